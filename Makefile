@@ -1,0 +1,40 @@
+# Two commands do everything: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO_SOURCE ?= /etc /usr/share/doc
+DEMO_DIR ?= demo
+
+.PHONY: help demo test check fmt bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -e .
+	touch $@
+
+$(BIN)/.tested: pyproject.toml $(BIN)/.installed
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[test,dev]'
+	touch $@
+
+demo: $(BIN)/.installed ## back up, edit, back up, restore and compare a real tree (DEMO_SOURCE="/etc /usr/share/doc")
+	@PATH="$(abspath $(BIN)):$$PATH" sh tests/support/demo.sh "$(DEMO_DIR)" $(DEMO_SOURCE)
+
+test: $(BIN)/.tested ## run the whole suite, real S3 servers included
+	@sh tests/support/tools.sh
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(BIN)/.tested ## lint, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(BIN)/.tested ## format the code
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+clean: ## remove everything that was made here
+	rm -rf $(VENV) $(DEMO_DIR) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

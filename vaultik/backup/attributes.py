@@ -1,0 +1,131 @@
+"""Read everything that Linux keeps of an entry besides its content.
+
+What isn't captured at a change is not read again until the next one, so all of it is taken. An
+attribute that can't be read (no right, not supported) is left out; the entry itself never is.
+"""
+
+from __future__ import annotations
+
+import functools
+import grp
+import os
+import pwd
+import stat
+from typing import TYPE_CHECKING
+
+from vaultik import linux
+from vaultik.index.entries import Attributes, signed
+from vaultik.model import EntryType, entry_type
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def of_descriptor(fd: int, st: os.stat_result, mount: int) -> Attributes:
+    """Return the attributes of an open regular file or directory; `st` is its fstat."""
+    return _attributes(
+        st,
+        mount,
+        birth_ns=_or_none(lambda: linux.birth_time_ns(fd, b"")),
+        inode_flags=_or_none(lambda: linux.get_inode_flags(fd)),
+        xattrs=_xattrs(fd),
+    )
+
+
+def of_name(directory: int, name: bytes, st: os.stat_result, mount: int) -> Attributes:
+    """Return the attributes of what stands under a name in an open directory; `st` is its lstat.
+
+    Inode flags need a descriptor and are left out.
+
+    Raises:
+        OSError: a symlink is gone.
+    """
+    path = b"/proc/self/fd/%d/%s" % (directory, name)
+    target = os.readlink(name, dir_fd=directory) if stat.S_ISLNK(st.st_mode) else None
+    return _attributes(
+        st,
+        mount,
+        birth_ns=_or_none(lambda: linux.birth_time_ns(directory, name)),
+        link_target=target,
+        xattrs=_xattrs(path),
+    )
+
+
+def of_stat(st: os.stat_result, mount: int) -> Attributes:
+    """Return what a stat alone tells: for a file that is still to be read, or can't be."""
+    return _attributes(st, mount)
+
+
+def _attributes(
+    st: os.stat_result,
+    mount: int,
+    *,
+    birth_ns: int | None = None,
+    link_target: bytes | None = None,
+    inode_flags: int | None = None,
+    xattrs: tuple[tuple[bytes, bytes], ...] = (),
+) -> Attributes:
+    kind = entry_type(st.st_mode)
+    return Attributes(
+        type=kind,
+        mode=stat.S_IMODE(st.st_mode),
+        uid=st.st_uid,
+        gid=st.st_gid,
+        user_name=_user_name(st.st_uid),
+        group_name=_group_name(st.st_gid),
+        size=st.st_size if kind == EntryType.FILE else len(link_target or b""),
+        mtime_ns=st.st_mtime_ns,
+        ctime_ns=st.st_ctime_ns,
+        birth_ns=birth_ns,
+        link_target=link_target,
+        rdev=st.st_rdev if kind in (EntryType.CHAR_DEVICE, EntryType.BLOCK_DEVICE) else None,
+        inode_flags=inode_flags,
+        inode=signed(st.st_ino),
+        mount=mount,
+        nlink=st.st_nlink,
+        xattrs=xattrs,
+    )
+
+
+def _xattrs(where: int | bytes) -> tuple[tuple[bytes, bytes], ...]:
+    follow = isinstance(where, int)
+    found = []
+    try:
+        names = os.listxattr(where) if follow else os.listxattr(where, follow_symlinks=False)
+        for name in names:
+            value = os.getxattr(where, name) if follow else os.getxattr(where, name, follow_symlinks=False)
+            found.append((os.fsencode(name), value))
+    except OSError:
+        pass
+    return tuple(found)
+
+
+def _or_none(read: Callable[[], int | None]) -> int | None:
+    try:
+        return read()
+    except OSError:
+        return None
+
+
+@functools.cache
+def _user_name(uid: int) -> str | None:
+    try:
+        return _text(pwd.getpwuid(uid).pw_name)
+    except KeyError:
+        return None
+
+
+@functools.cache
+def _group_name(gid: int) -> str | None:
+    try:
+        return _text(grp.getgrgid(gid).gr_name)
+    except KeyError:
+        return None
+
+
+def _text(name: str) -> str | None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return None
+    return name

@@ -1,0 +1,274 @@
+"""ChunkFile: stream one bundle once, from its files to a finished age file in the spool.
+
+    read, cut -> hash, claim (threads) -> group into frames -> compress (threads) -> encrypt, write
+
+Each arrow is a bounded, ordered stream. The bytes hashed are the bytes sealed. Only what nobody has
+claimed before is compressed; a bundle with nothing new leaves no file. One transaction at the end
+records places, contents and attributes; a kill before it costs the bundle's pass, nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
+
+from vaultik.backup import spool
+from vaultik.backup.ordered import map_ordered
+from vaultik.backup.read import BundleReader, Outcome, RawChunk
+from vaultik.core import age, chunk_table
+from vaultik.core.frames import FrameEncoder
+from vaultik.core.streams import PieceReader
+from vaultik.index import bundles, chunks, entries, runs
+from vaultik.index.chunks import Place
+from vaultik.index.db import transaction
+from vaultik.model import ChunkId, Mark
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from vaultik.core.chunker import Chunker
+    from vaultik.index.bundles import Piece
+
+FRAME_BYTES = 1 << 20
+"""Chunks below this size share a frame of up to about this much plaintext (FORMAT.md, "Blob")."""
+
+_BATCH_CHUNKS = 2048
+_THREADS = 2
+_AHEAD = 4
+
+
+class NewChunk(NamedTuple):
+    """A chunk that this bundle has to seal."""
+
+    chunk: int
+    hash: ChunkId
+    data: bytes
+
+
+class Frame(NamedTuple):
+    """A compressed frame and what is in it."""
+
+    data: bytes
+    chunks: list[tuple[int, ChunkId, int]]
+    """Row id, hash and size of each chunk, in order."""
+
+
+class BundleSealer:
+    """One pass over one bundle."""
+
+    def __init__(
+        self,
+        index: sqlite3.Connection,
+        claims: sqlite3.Connection,
+        bundle: int,
+        *,
+        run: int,
+        started: float,
+        chunker: Chunker,
+        level: int,
+        recipients: Sequence[str],
+        spool_dir: Path,
+        progress: Callable[[int, int, int], None] = lambda _files, _read, _new: None,
+    ) -> None:
+        """Prepare the pass.
+
+        Args:
+            index: for reading and the final transaction.
+            claims: a second connection, for the claims of threads.
+            bundle: the bundle's id.
+            run: row id of the run that problems are noted for.
+            started: when the run's scan began, by this machine's clock.
+            chunker: where to cut.
+            level: zstd level.
+            recipients: whom to seal to.
+            spool_dir: where the age file goes.
+            progress: told of files read, bytes read and new bytes as they come.
+        """
+        self._index = index
+        self._claims = claims
+        self._claim_lock = threading.Lock()
+        self._bundle = bundle
+        self._run = run
+        self._recipients = recipients
+        self._spool_dir = spool_dir
+        self._level = level
+        self._progress = progress
+        self._encoders = threading.local()
+        self._pieces = bundles.get_pieces(index, bundle)
+        self._reader = BundleReader(index, self._pieces, chunker, started)
+        self._contents: list[list[tuple[int, int]]] = [[] for _ in self._pieces]
+        self._places: list[Place] = []
+        self._table: list[tuple[ChunkId, int]] = []
+        self._plaintext_bytes = 0
+        self._bytes_read = 0
+        self._bytes_new = 0
+
+    def run(self) -> None:
+        """Stream the bundle and record it.
+
+        Raises:
+            LocalIndexError: the spool failed; nothing is recorded.
+            RecipientError: a recipient can't be used.
+        """
+        chunks.release_claims(self._index, self._bundle)
+        path = spool.part_path(self._spool_dir, self._bundle)
+        try:
+            with ThreadPoolExecutor(_THREADS) as threads:
+                sealed = self._seal(path, self._frames(threads))
+        finally:
+            self._reader.close()
+        with transaction(self._index):
+            self._record(sealed)
+
+    def _seal(self, path: Path, frames: Iterator[Frame]) -> age.Sealed | None:
+        first = next(frames, None)
+        with spool.spool_errors(self._spool_dir):
+            path.unlink(missing_ok=True)
+            if first is None:
+                return None
+            with spool.create(path) as file:
+                return age.seal(PieceReader(self._plaintext(chain([first], frames))), file, self._recipients)
+
+    def _plaintext(self, frames: Iterable[Frame]) -> Iterator[bytes]:
+        """Yield the blob's plaintext and note where every chunk stands in it."""
+        for frame in frames:
+            offset = 0
+            for chunk, digest, size in frame.chunks:
+                self._places.append(Place(self._plaintext_bytes, len(frame.data), offset, chunk))
+                self._table.append((digest, size))
+                offset += size
+            self._plaintext_bytes += len(frame.data)
+            yield frame.data
+        yield chunk_table.tail(self._plaintext_bytes, self._table)
+
+    def _frames(self, threads: ThreadPoolExecutor) -> Iterator[Frame]:
+        claimed = map_ordered(threads, self._hash_and_claim, _batches(self._reader.chunks()), _AHEAD)
+        return map_ordered(threads, self._encode, self._groups(claimed), _AHEAD)
+
+    def _hash_and_claim(self, batch: list[RawChunk]) -> list[tuple[RawChunk, NewChunk | int]]:
+        digests = [ChunkId(hashlib.sha256(raw.data).digest()) for raw in batch]
+        with self._claim_lock:
+            claims = chunks.claim(self._claims, self._bundle, [(d, len(r.data)) for d, r in zip(digests, batch, strict=True)])
+        return [
+            (raw, NewChunk(claim.chunk, digest, raw.data) if claim.is_new else claim.chunk)
+            for raw, digest, claim in zip(batch, digests, claims, strict=True)
+        ]
+
+    def _groups(self, claimed: Iterable[list[tuple[RawChunk, NewChunk | int]]]) -> Iterator[list[NewChunk]]:
+        """Note every file's chunks, and yield the new ones in groups that make one frame each."""
+        group: list[NewChunk] = []
+        group_bytes = 0
+        for batch in claimed:
+            read, new = self._bytes_read, self._bytes_new
+            for raw, found in batch:
+                self._bytes_read += len(raw.data)
+                if isinstance(found, int):
+                    self._contents[raw.piece].append((raw.offset, found))
+                    continue
+                self._contents[raw.piece].append((raw.offset, found.chunk))
+                self._bytes_new += len(raw.data)
+                if group and group_bytes + len(found.data) > FRAME_BYTES:
+                    yield group
+                    group, group_bytes = [], 0
+                group.append(found)
+                group_bytes += len(found.data)
+            self._progress(0, self._bytes_read - read, self._bytes_new - new)
+        if group:
+            yield group
+
+    def _encode(self, group: list[NewChunk]) -> Frame:
+        encoder: FrameEncoder | None = getattr(self._encoders, "encoder", None)
+        if encoder is None:
+            encoder = self._encoders.encoder = FrameEncoder(self._level)
+        data = encoder.encode(group[0].data if len(group) == 1 else b"".join(new.data for new in group))
+        return Frame(data, [(new.chunk, new.hash, len(new.data)) for new in group])
+
+    def _record(self, sealed: age.Sealed | None) -> None:
+        chunks.place_chunks(self._index, self._places)
+        current = set(bundles.get_pieces(self._index, self._bundle))
+        bundles.set_chunked(
+            self._index,
+            self._bundle,
+            sealed=(sealed.size_bytes, sealed.header_length, sealed.plaintext_bytes, sealed.sha256) if sealed else None,
+            files=sum(1 for piece in self._pieces if piece.start == 0),
+            bytes_read=self._bytes_read,
+            bytes_new=self._bytes_new,
+        )
+        for piece, outcome, content in zip(self._pieces, self._reader.outcomes, self._contents, strict=True):
+            if piece in current:
+                record_piece(self._index, self._run, piece, outcome, content)
+        self._progress(sum(1 for piece in self._pieces if piece.stop is None or not piece.cut & bundles.Cut.STOP), 0, 0)
+
+
+def record_piece(
+    index: sqlite3.Connection, run: int, piece: Piece, outcome: Outcome, content: Sequence[tuple[int, int]]
+) -> None:
+    """Record what came of one piece: content and attributes of one and the same moment.
+
+    Args:
+        index: within a transaction, the piece no longer planned.
+        run: row id of the run that problems are noted for.
+        piece: the slice.
+        outcome: what the reader says of it.
+        content: (file offset, chunk row), ascending.
+    """
+    path = entries.path_of(index, piece.entry)
+    if outcome.attributes is None:
+        if outcome.reason is None:
+            runs.add_problem(index, run, runs.VANISHED, path, "vanished since the scan")
+            entries.remove_tree(index, piece.entry)
+        else:
+            _record_unreadable(index, run, piece.entry, path, outcome.reason)
+        return
+    changed, fresh = outcome.changed, outcome.attributes
+    if piece.stop is not None:
+        changed = changed or entries.is_other_state(index, piece.entry, fresh)
+        if changed and entries.may_reread(index, piece.entry):
+            entries.plan_reread(index, piece.entry, fresh)
+            return
+        entries.add_extent(index, piece.entry, content, changed=changed)
+        if not entries.is_last_extent(index, piece.entry):
+            return
+        changed = entries.finish_extents(index, piece.entry)
+        if changed:
+            fresh = fresh._replace(size=entries.content_end(index, piece.entry))
+    else:
+        entries.set_content(index, piece.entry, content)
+    known = entries.find_known(index, piece.entry)
+    assert known is not None
+    marks = Mark(known.marks) & (Mark.SOURCE | Mark.IMPLIED) | (Mark.CHANGED if changed else Mark(0))
+    entries.set_attributes(index, piece.entry, marks, fresh, again=outcome.again or changed)
+    entries.copy_to_followers(index, piece.entry)
+    if changed:
+        runs.add_problem(index, run, runs.CHANGED, path, "changed while it was read")
+
+
+def _record_unreadable(index: sqlite3.Connection, run: int, entry: int, path: bytes, reason: str) -> None:
+    known = entries.find_known(index, entry)
+    if known is None:
+        return
+    entries.drop_plan(index, entry)
+    entries.set_content(index, entry, ())
+    entries.set_marks(index, entry, Mark(known.marks) & Mark.SOURCE | Mark.UNREADABLE, again=True)
+    entries.copy_to_followers(index, entry)
+    runs.add_problem(index, run, runs.UNREADABLE, path, reason)
+
+
+def _batches(raw: Iterable[RawChunk]) -> Iterator[list[RawChunk]]:
+    """Group chunks into about a frame's worth: one claim transaction each."""
+    batch: list[RawChunk] = []
+    size = 0
+    for chunk in raw:
+        batch.append(chunk)
+        size += len(chunk.data)
+        if size >= FRAME_BYTES or len(batch) == _BATCH_CHUNKS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+

@@ -1,0 +1,98 @@
+"""Which paths stay out of a backup: gitignore rules, cache tags, marker files, vaultik's own files."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pathspec
+
+from vaultik.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+CACHE_TAG = b"CACHEDIR.TAG"
+CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
+
+
+class Excludes:
+    """The rules of one config, asked once per path.
+
+    Patterns follow gitignore: the last one that fits wins, `!` takes a path in again, but not below
+    a directory that is left out. Anchored patterns (with a slash) count from "/".
+    """
+
+    def __init__(
+        self,
+        patterns: Sequence[str] = (),
+        *,
+        caches: bool = False,
+        if_present: Sequence[str] = (),
+        own: Iterable[Path] = (),
+    ) -> None:
+        """Compile the rules.
+
+        Args:
+            patterns: gitignore lines.
+            caches: leave out what lies in directories with a valid CACHEDIR.TAG (but the tag).
+            if_present: leave out what lies in directories that hold a file of such a name (but it).
+            own: files and directories of vaultik's own, left out wherever they are met.
+
+        Raises:
+            ConfigError: a pattern is none.
+        """
+        try:
+            self._spec = pathspec.GitIgnoreSpec.from_lines(patterns) if patterns else None
+        except ValueError as exc:
+            raise ConfigError(f"exclude: {exc}", hint="patterns follow the rules of .gitignore") from exc
+        self._caches = caches
+        self._markers = [os.fsencode(name) for name in if_present]
+        self._own = set(_identities(own))
+
+    def excludes(self, path: bytes, st: os.stat_result) -> bool:
+        """Tell whether the entry at an absolute path stays out."""
+        if (st.st_dev, st.st_ino) in self._own:
+            return True
+        if self._spec is None:
+            return False
+        text = os.fsdecode(path[1:])
+        return self._spec.match_file(text + "/" if stat.S_ISDIR(st.st_mode) else text)
+
+    def tag_of(self, directory: int, names: Mapping[bytes, object]) -> bytes | None:
+        """Return the name of the file that keeps a directory's other contents out, if one does.
+
+        Args:
+            directory: its open descriptor.
+            names: what it holds.
+        """
+        for marker in self._markers:
+            if marker in names:
+                return marker
+        if self._caches and CACHE_TAG in names and _has_signature(directory):
+            return CACHE_TAG
+        return None
+
+
+def _identities(paths: Iterable[Path]) -> Iterable[tuple[int, int]]:
+    for path in paths:
+        try:
+            st = path.stat()
+        except OSError:
+            continue
+        yield st.st_dev, st.st_ino
+
+
+def _has_signature(directory: int) -> bool:
+    try:
+        fd = os.open(CACHE_TAG, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    except OSError:
+        return False
+    try:
+        return stat.S_ISREG(os.fstat(fd).st_mode) and os.read(fd, len(CACHE_SIGNATURE)) == CACHE_SIGNATURE
+    except OSError:
+        return False
+    finally:
+        os.close(fd)

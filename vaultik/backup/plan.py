@@ -1,0 +1,75 @@
+"""Cut the list of changed files into bundles: many whole small files each, or an extent of a large one.
+
+Pure but for the reader of data ranges that the caller hands in. Theory: a bundle becomes one blob,
+so its size bounds the spool, the memory and what a killed run reads again. A file larger than a
+bundle is cut at nominal offsets; where exactly two extents meet FastCDC decides when they are read
+(chunk.py), so that the cuts are those of the content and not of the plan.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vaultik.index.bundles import Cut, Piece, PlannedBundle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from vaultik.index.bundles import ChangedFile
+
+PIECES_PER_BUNDLE = 16_384
+"""Bounds a bundle's chunk table and its one transaction where files are tiny."""
+
+_BLOCK = 512
+
+
+def plan_bundles(
+    changed: Iterable[ChangedFile],
+    *,
+    limit: int,
+    longest_chunk: int,
+    data_ranges: Callable[[int, int], list[tuple[int, int]]],
+) -> Iterator[PlannedBundle]:
+    """Yield bundles that together read every changed file once, in order.
+
+    Args:
+        changed: the files.
+        limit: most plaintext bytes of one bundle (blob_size_limit).
+        longest_chunk: FastCDC's maximum; an extent may end that much later than planned.
+        data_ranges: gives the (start, stop) of an entry's data, for a large file with holes.
+    """
+    pieces: list[Piece] = []
+    total = 0
+    for piece, size in _pieces(changed, limit, longest_chunk, data_ranges):
+        if pieces and (total + size > limit or len(pieces) == PIECES_PER_BUNDLE):
+            yield PlannedBundle(pieces, total)
+            pieces, total = [], 0
+        pieces.append(piece)
+        total += size
+    if pieces:
+        yield PlannedBundle(pieces, total)
+
+
+def _pieces(
+    changed: Iterable[ChangedFile],
+    limit: int,
+    longest_chunk: int,
+    data_ranges: Callable[[int, int], list[tuple[int, int]]],
+) -> Iterator[tuple[Piece, int]]:
+    for file in changed:
+        if file.size <= limit:
+            yield Piece(file.entry, 0, None, Cut.NONE), file.size
+            continue
+        sparse = file.blocks * _BLOCK < file.size
+        ranges = data_ranges(file.entry, file.size) if sparse else [(0, file.size)]
+        # A file that is one hole still has to be opened, for its stat.
+        for start, stop in ranges or [(0, 0)]:
+            yield from _extents(file.entry, start, stop, limit - longest_chunk)
+
+
+def _extents(entry: int, start: int, stop: int, extent: int) -> Iterator[tuple[Piece, int]]:
+    at = start
+    while stop - at > extent:
+        yield Piece(entry, at, at + extent, Cut.STOP | (Cut.START if at > start else Cut.NONE)), extent
+        at += extent
+    yield Piece(entry, at, stop, Cut.START if at > start else Cut.NONE), stop - at

@@ -1,0 +1,227 @@
+"""Read the pieces of a bundle from the source: open, fstat, read, fstat, cut into chunks.
+
+It knows files and FastCDC, not what becomes of a chunk. Guarantees: no symlink is followed, nothing
+but a regular file is read, never more than the fstat before reading promised; the bytes of a chunk
+are handed out once, so that whatever is hashed is what is sealed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from vaultik.backup import attributes
+from vaultik.directories import OPEN_DIRECTORY, DirectoryCache
+from vaultik.index import bundles, entries
+from vaultik.index.bundles import Cut, Piece
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator, Sequence
+
+    from vaultik.core.chunker import Chunker
+    from vaultik.index.entries import Attributes
+
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_RACY_NS = 2_000_000_000
+"""A file written this shortly before the scan may change again within its file system's clock tick."""
+
+_GONE = (FileNotFoundError, NotADirectoryError)
+
+
+class RawChunk(NamedTuple):
+    """A chunk as it was read."""
+
+    piece: int
+    offset: int
+    data: bytes
+
+
+class Outcome(NamedTuple):
+    """What came of one piece."""
+
+    attributes: Attributes | None
+    """Of the fstat before reading, `size` as really read; None if nothing could be read."""
+    changed: bool = False
+    """The file changed while it was read, or since its other extents were planned."""
+    again: bool = False
+    """Written so recently that the next scan must look again."""
+    reason: str | None = None
+    """Why it could not be read; None with no attributes: it vanished."""
+
+
+class BundleReader:
+    """Reads the pieces of one bundle, one after the other."""
+
+    def __init__(self, index: sqlite3.Connection, pieces: Sequence[Piece], chunker: Chunker, started: float) -> None:
+        """Prepare to read.
+
+        Args:
+            index: for names and boundaries.
+            pieces: what to read.
+            chunker: where to cut.
+            started: when the scan began, by this machine's clock.
+        """
+        self._index = index
+        self._pieces = pieces
+        self._chunker = chunker
+        self._racy_ns = int(started * 1e9) - _RACY_NS
+        self._root_fd = os.open(b"/", OPEN_DIRECTORY)
+        self._cache = DirectoryCache(entries.ROOT, self._root_fd, self._lookup)
+        self._buffer = bytearray()
+        self._read_to = 0
+        self.outcomes: list[Outcome] = []
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        self._cache.close()
+        os.close(self._root_fd)
+
+    def chunks(self) -> Iterator[RawChunk]:
+        """Yield the chunks of all pieces, in order; afterwards `outcomes` has one entry per piece."""
+        for number, piece in enumerate(self._pieces):
+            outcome = Outcome(None)
+            try:
+                fd = self._open(piece.entry)
+                try:
+                    outcome = yield from self._piece(number, piece, fd)
+                finally:
+                    os.close(fd)
+            except _GONE:
+                outcome = Outcome(None)
+            except OSError as exc:
+                outcome = Outcome(None, reason=exc.strerror or str(exc))
+            self.outcomes.append(outcome)
+
+    def _lookup(self, entry: int) -> tuple[int, bytes]:
+        return entries.parent_and_name(self._index, entry)
+
+    def _open(self, entry: int) -> int:
+        parent, name = self._lookup(entry)
+        directory = self._cache.open(parent)
+        try:
+            return os.open(name, _OPEN_FILE | os.O_NOATIME, dir_fd=directory)
+        except PermissionError:
+            # O_NOATIME is the owner's and root's only.
+            return os.open(name, _OPEN_FILE, dir_fd=directory)
+
+    def _piece(self, number: int, piece: Piece, fd: int) -> Iterator[RawChunk]:
+        before = os.fstat(fd)
+        if not stat.S_ISREG(before.st_mode):
+            return Outcome(None)
+        known = entries.find_known(self._index, piece.entry)
+        found = attributes.of_descriptor(fd, before, known.mount if known else 0)
+        if piece.stop is None:
+            yield from self._whole(number, fd, before)
+            size = self._read_to
+            short = size < before.st_size
+        else:
+            start, stop = self._settle(piece, fd)
+            self._read_to = start
+            for begin, end in _data_ranges(fd, start, stop):
+                yield from self._range(number, fd, begin, end)
+            size, short = before.st_size, False
+        changed = short or _differs(before, os.fstat(fd))
+        return Outcome(found._replace(size=size), changed=changed, again=before.st_mtime_ns >= self._racy_ns)
+
+    def _whole(self, number: int, fd: int, st: os.stat_result) -> Iterator[RawChunk]:
+        """Read a file from its beginning to the size that its stat gives; `_read_to` is where it ended."""
+        self._read_to = st.st_size
+        ranges = data_ranges(fd, st.st_size) if st.st_blocks * 512 < st.st_size else [(0, st.st_size)]
+        for begin, end in ranges:
+            reached = yield from self._range(number, fd, begin, end)
+            if reached < end:
+                self._read_to = reached
+                return
+
+    def _range(self, number: int, fd: int, begin: int, end: int) -> Iterator[RawChunk]:
+        """Read and cut [begin, end). Returns where the data ended."""
+        if end - begin <= self._chunker.minimum:
+            data = _read_fully(fd, begin, end - begin)
+            if data:
+                yield RawChunk(number, begin, data)
+            return begin + len(data)
+        # Twice the longest chunk: one more can always be cut before the rest has to be moved.
+        size = min(end - begin, 2 * self._chunker.maximum)
+        if len(self._buffer) < size:
+            self._buffer = bytearray(size)
+        view = memoryview(self._buffer)[:size]
+        filled, at = 0, begin
+        while True:
+            filled += _read_into(fd, view[filled : end - at], at + filled)
+            final = at + filled >= end or filled < size
+            used = 0
+            for length in self._chunker.cut(view[:filled], final=final):
+                yield RawChunk(number, at + used, bytes(view[used : used + length]))
+                used += length
+            at += used
+            if final:
+                return at
+            filled -= used
+            view[:filled] = bytes(view[used : used + filled])
+
+    def _settle(self, piece: Piece, fd: int) -> tuple[int, int]:
+        """Return where an extent really begins and ends."""
+        assert piece.stop is not None
+        start = self._boundary(piece.entry, piece.start, fd) if piece.cut & Cut.START else piece.start
+        stop = self._boundary(piece.entry, piece.stop, fd) if piece.cut & Cut.STOP else piece.stop
+        return start, stop
+
+    def _boundary(self, entry: int, nominal: int, fd: int) -> int:
+        known = bundles.find_boundary(self._index, entry, nominal)
+        if known is not None:
+            return known
+        longest = self._chunker.maximum
+        begin = max(0, nominal - longest)
+        data = _read_fully(fd, begin, nominal - begin + longest)
+        cut = begin + self._chunker.first_cut_at_or_after(data, nominal - begin)
+        return bundles.agree_boundary(self._index, entry, nominal, cut)
+
+
+def data_ranges(fd: int, size: int) -> list[tuple[int, int]]:
+    """Return the (start, stop) of a file's data, ascending; what lies between is a hole."""
+    return list(_data_ranges(fd, 0, size))
+
+
+def _data_ranges(fd: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    at = start
+    while at < stop:
+        try:
+            begin = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as exc:
+            if exc.errno == errno.ENXIO:  # only a hole is left
+                return
+            if exc.errno != errno.EINVAL:  # EINVAL: the file system doesn't know holes
+                raise
+            yield at, stop
+            return
+        if begin >= stop:
+            return
+        at = min(os.lseek(fd, begin, os.SEEK_HOLE), stop)
+        yield begin, at
+
+
+def _differs(before: os.stat_result, after: os.stat_result) -> bool:
+    return (before.st_size, before.st_mtime_ns, before.st_ctime_ns) != (after.st_size, after.st_mtime_ns, after.st_ctime_ns)
+
+
+def _read_fully(fd: int, offset: int, size: int) -> bytes:
+    data = os.pread(fd, size, offset)
+    while 0 < len(data) < size:
+        more = os.pread(fd, size - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def _read_into(fd: int, view: memoryview, offset: int) -> int:
+    filled = 0
+    while filled < len(view):
+        got = os.preadv(fd, [view[filled:]], offset + filled)
+        if got == 0:
+            break
+        filled += got
+    return filled

@@ -1,0 +1,88 @@
+"""SealBlob: make a chunked bundle's file a blob: read it back, name it by its hash, record it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+from vaultik.backup import spool
+from vaultik.core import age
+from vaultik.index import bundles, chunks
+from vaultik.index.db import transaction
+from vaultik.model import BlobId
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from vaultik.index.bundles import Bundle
+
+_HEADER_AT_MOST = 1 << 16
+
+
+def seal_bundle(
+    index: sqlite3.Connection, bundle: int, *, spool_dir: Path, recipients: Sequence[str], store_time: float
+) -> None:
+    """Check what a bundle's pass left in the spool and record it as a blob.
+
+    The file is read back from the disk and has to have the length and SHA-256 that were counted
+    when it was written, and the age header it begins with. One that doesn't, or is gone, is taken
+    back: its files are read again in this run.
+
+    Args:
+        index: the index.
+        bundle: a chunked bundle.
+        spool_dir: where its `.part` lies.
+        recipients: whom it was sealed to.
+        store_time: the store's time, which begins the blob's lease.
+
+    Raises:
+        LocalIndexError: the spool failed.
+    """
+    row = bundles.get_bundle(index, bundle)
+    if row.sha256 is None:
+        with transaction(index):
+            bundles.set_sealed(index, bundle, None)
+        return
+    blob = BlobId(row.sha256)
+    with spool.spool_errors(spool_dir):
+        whole = _finish_file(spool.part_path(spool_dir, bundle), spool.blob_path(spool_dir, blob), row)
+    with transaction(index):
+        if not whole:
+            bundles.take_back(index, bundle)
+            return
+        number = chunks.add_blob(
+            index,
+            bundle,
+            blob,
+            size=row.sealed_size,
+            header_length=row.header_length,
+            recipients=" ".join(recipients),
+            sealed_at=store_time,
+        )
+        bundles.set_sealed(index, bundle, number)
+
+
+def _finish_file(part: Path, final: Path, row: Bundle) -> bool:
+    """Bring the file under its final name, durably. Returns False if its bytes are not those counted."""
+    source = part if part.exists() else final
+    if not source.exists() or not _is_as_counted(source, row):
+        return False
+    part.rename(final) if source is part else None
+    spool.sync_directory(final.parent)
+    return True
+
+
+def _is_as_counted(path: Path, row: Bundle) -> bool:
+    with path.open("rb", buffering=0) as file:
+        os.fsync(file.fileno())
+        start = file.read(_HEADER_AT_MOST)
+        file.seek(0)
+        return (
+            age.header_length(start) == row.header_length
+            and row.sealed_size == age.sealed_size(row.header_length, row.plaintext_bytes)
+            and os.fstat(file.fileno()).st_size == row.sealed_size
+            and hashlib.file_digest(file, "sha256").digest() == row.sha256
+        )

@@ -1,0 +1,289 @@
+"""A run's working set: its config, its connections, its place in the index.
+
+Made once, in the process that holds the lock, before any fork. Connections, clients and threads
+never cross a fork: each process opens its own on first use.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from vaultik.backup import plan, scan, spool
+from vaultik.backup.chunk import BundleSealer
+from vaultik.backup.exclude import Excludes
+from vaultik.backup.read import data_ranges
+from vaultik.backup.reconcile import forget_all, reconcile
+from vaultik.backup.seal import seal_bundle
+from vaultik.backup.upload import upload_bundle
+from vaultik.core.age import check_recipient
+from vaultik.core.chunker import Chunker
+from vaultik.directories import OPEN_DIRECTORY, DirectoryCache
+from vaultik.index import bundles, chunks, db, entries, runs, state
+from vaultik.index.db import mapped, transaction
+from vaultik.store.open import open_store
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from vaultik.config import Config
+    from vaultik.store.base import Store
+
+
+class Session:
+    """One run of one config, as every process of it sees it."""
+
+    def __init__(self, config: Config, *, host: str, run_id: str, emit: Callable[..., None] = lambda **_event: None) -> None:
+        """Prepare; nothing is opened yet.
+
+        Args:
+            config: the run's configuration.
+            host: name under which snapshots say where they come from.
+            run_id: identity of the run, new for each.
+            emit: takes progress (numbers by name) and notices (`notice=text`).
+
+        Raises:
+            RecipientError: a recipient can't be used.
+            ConfigError: fastcdc isn't compiled, or an exclude pattern is none.
+        """
+        self.config = config
+        self.host = host
+        self.run_id = run_id
+        self.emit = emit
+        self.recipients = [check_recipient(text) for text in config.recipients]
+        if config.audit_recipient:
+            check_recipient(config.audit_recipient)
+        self.chunker = Chunker(config.chunk_size)
+        self.spool_dir: Path = config.spool_dir
+        self.put_only = config.s3.access == "put_only"
+        self.started = time.time()
+        self.run = 0
+        self._pid = 0
+        self._open: dict[str, Any] = {}
+        self._excludes()
+
+    @property
+    def chunker_name(self) -> str:
+        """The chunking parameters, as snapshots record them."""
+        return f"fastcdc-1 {self.chunker.minimum} {self.chunker.average} {self.chunker.maximum}"
+
+    # -- what each process has of its own ---------------------------------------------------------
+
+    def index(self) -> sqlite3.Connection:
+        """Return this process's connection to the index."""
+        return self._own("index", lambda: db.open_index(self.config.index_path))
+
+    def claims(self) -> sqlite3.Connection:
+        """Return this process's second connection, for the claims of threads."""
+        return self._own("claims", lambda: db.open_index(self.config.index_path))
+
+    def store(self) -> Store:
+        """Return this process's client of the store."""
+        s3 = self.config.s3
+        return self._own(
+            "store",
+            lambda: open_store(
+                s3.endpoint,
+                s3.bucket,
+                s3.prefix,
+                region=s3.region,
+                access_key_id=s3.access_key_id,
+                secret_access_key=s3.secret_access_key,
+                put_only=self.put_only,
+                checksums=s3.checksums,
+            ),
+        )
+
+    def close(self) -> None:
+        """Close what this process opened: before a fork, and at the end."""
+        if self._pid == os.getpid():
+            for opened in self._open.values():
+                opened.close()
+        self._open = {}
+
+    def is_stored(self, key: str, size: int) -> bool:
+        """Look whether the store holds an object of that key and size; False with put-only credentials."""
+        if self.put_only:
+            return False
+        found = self.store().head(key)
+        return found is not None and found.size_bytes == size
+
+    def _own(self, what: str, make: Callable[[], Any]) -> Any:
+        if self._pid != os.getpid():
+            # What the parent opened is left alone: closing it here would reach into the parent's.
+            self._pid, self._open = os.getpid(), {}
+        if what not in self._open:
+            self._open[what] = make()
+        return self._open[what]
+
+    # -- the steps --------------------------------------------------------------------------------
+
+    def begin(self, *, adopt: bool = False) -> None:
+        """Open the index for a new run and take over what an interrupted one left.
+
+        Raises:
+            LocalIndexError: it can't be used; a damaged one is moved aside and a fresh one made.
+        """
+        self._sound_index()
+        index = self.index()
+        with mapped(self.config.index_path), transaction(index):
+            if adopt:
+                state.adopt(index, self.config.path)
+            state.bind_config(index, self.config.path)
+            state.source_uuid(index, self.config.index_path)
+            if state.bind_chunker(index, self.chunker_name):
+                self.emit(notice="the chunk size changed: every file is read and uploaded again")
+            self.run = runs.add_run(index, self.run_id, self.started)
+            bundles.take_over(index, self.run)
+        spool.make_spool(self.spool_dir)
+        spool.clean(self.spool_dir, self._spooled(index))
+
+    def scan(self) -> None:
+        """ScanSource: reconcile, scan, plan."""
+        index = self.index()
+        self._bind_store()
+        counts = scan.Scan(
+            index,
+            self.run,
+            source_dirs=self.config.source_dirs,
+            excludes=self._excludes(),
+            one_file_system=self.config.one_file_system,
+            progress=lambda files, size: self.emit(scanned_files=files, scanned_bytes=size),
+        ).run()
+        planned = self.plan()
+        with transaction(index):
+            runs.add_counts(index, self.run, counts.as_dict())
+            runs.set_scanned(index, self.run)
+        self.emit(planned_bundles=planned, planned_bytes=self._planned_bytes(index))
+
+    def plan(self) -> int:
+        """Put every changed file that has none into a new bundle. Returns how many bundles that makes."""
+        index = self.index()
+        with transaction(index):
+            chunks.mark_lost(index)
+            entries.link_groups(index)
+            made = plan.plan_bundles(
+                list(bundles.iter_unplanned(index)),
+                limit=self.config.blob_size_limit,
+                longest_chunk=self.chunker.maximum,
+                data_ranges=self._data_ranges,
+            )
+            return bundles.add_bundles(index, self.run, made)
+
+    def chunk(self, bundle: int) -> None:
+        """ChunkFile: stream a bundle's files into the spool."""
+        BundleSealer(
+            self.index(),
+            self.claims(),
+            bundle,
+            run=self.run,
+            started=self.started,
+            chunker=self.chunker,
+            level=self.config.compression_level,
+            recipients=self.recipients,
+            spool_dir=self.spool_dir,
+            progress=lambda files, read, new: self.emit(files=files, read=read, new=new),
+        ).run()
+
+    def seal(self, bundle: int) -> None:
+        """SealBlob: make what ChunkFile left a blob."""
+        seal_bundle(
+            self.index(), bundle, spool_dir=self.spool_dir, recipients=self.recipients, store_time=self.store().now()
+        )
+
+    def upload(self, bundle: int) -> None:
+        """UploadBlob: store a sealed blob."""
+        sent = upload_bundle(
+            self.index(), bundle, store=self.store(), spool_dir=self.spool_dir, is_stored=self.is_stored
+        )
+        self.emit(stored=sent, blobs=1 if sent else 0)
+
+    def next_wave(self) -> int | None:
+        """Return the wave to build next; None when all content is uploaded and nothing needs mending."""
+        index = self.index()
+        wave = bundles.next_wave(index, self.run)
+        if wave is None and self.plan():
+            wave = bundles.next_wave(index, self.run)
+        return wave
+
+    def finish(self) -> None:
+        """Leave the receipt of a run whose snapshot is written."""
+        index = self.index()
+        with transaction(index):
+            files, read, new, stored, blobs = index.execute(
+                "SELECT total(files), total(bytes_read), total(bytes_new), total(sealed_size), count(blob) FROM bundles"
+                " WHERE run = ?",
+                (self.run,),
+            ).fetchone()
+            totals = {"files_read": files, "bytes_read": read, "bytes_new": new, "bytes_stored": stored, "blobs": blobs}
+            runs.add_counts(index, self.run, {name: int(number) for name, number in totals.items()})
+            unreadable = runs.count_problems(index, self.run, runs.UNREADABLE)
+            runs.set_receipt(index, self.run, snapshot=None, exit_code=3 if unreadable else 0, finished=time.time())
+        spool.clean(self.spool_dir, ())
+
+    # -- parts ------------------------------------------------------------------------------------
+
+    def _sound_index(self) -> None:
+        path = self.config.index_path
+        try:
+            index = self.index()
+            with mapped(path):
+                sound = not runs.was_interrupted(index) or db.quick_check(index)
+        except db.LocalIndexError as exc:
+            if exc.__cause__ is None or not db.is_damage(exc.__cause__):
+                raise
+            sound = False
+        if not sound:
+            self.close()
+            aside = db.move_aside(path)
+            self.emit(notice=f"the index was damaged; it is kept as {aside}, a fresh one is built (a full upload at worst)")
+
+    def _bind_store(self) -> None:
+        index, store = self.index(), self.store()
+        moved = state.bind_location(index, store.location)
+        if moved and self.put_only:
+            forget_all(index)
+        forgotten = reconcile(index, store, self.recipients, put_only=self.put_only)
+        if moved or forgotten:
+            self.emit(notice=f"{forgotten} blobs can't be relied on in this store: what they held is uploaded again")
+
+    def _excludes(self) -> Excludes:
+        config, index_path = self.config, self.config.index_path
+        own = [index_path.with_name(index_path.name + end) for end in ("", "-wal", "-shm", ".lock", ".source", ".snapshot")]
+        return Excludes(
+            config.exclude,
+            caches=config.exclude_caches,
+            if_present=config.exclude_if_present,
+            own=[*own, config.spool_dir, *([config.local_store] if config.local_store else [])],
+        )
+
+    def _data_ranges(self, entry: int, size: int) -> list[tuple[int, int]]:
+        index = self.index()
+        root = os.open(b"/", OPEN_DIRECTORY)
+        cache = DirectoryCache(entries.ROOT, root, lambda at: entries.parent_and_name(index, at))
+        try:
+            parent, name = entries.parent_and_name(index, entry)
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=cache.open(parent))
+        except OSError:
+            return [(0, size)]  # whoever reads it finds out why
+        finally:
+            cache.close()
+            os.close(root)
+        try:
+            return data_ranges(fd, size)
+        finally:
+            os.close(fd)
+
+    def _spooled(self, index: sqlite3.Connection) -> list[Path]:
+        rows = index.execute(
+            "SELECT b.id, coalesce(s.hash, b.sha256) FROM bundles AS b LEFT JOIN blobs AS s ON s.id = b.blob"
+            " WHERE b.state IN (1, 2) AND b.sha256 IS NOT NULL"
+        ).fetchall()
+        return [p for number, digest in rows for p in (spool.part_path(self.spool_dir, number), spool.blob_path(self.spool_dir, digest))]
+
+    def _planned_bytes(self, index: sqlite3.Connection) -> int:
+        (size,) = index.execute("SELECT total(planned_bytes) FROM bundles WHERE run = ? AND state = 0", (self.run,)).fetchone()
+        return int(size)

@@ -1,0 +1,78 @@
+"""The spool: sealed blobs on their way out. Ciphertext only, 0600, bounded by the graph.
+
+`<bundle>.part` is being written or waits to be sealed; a name of 64 hex digits is a blob that waits
+to be uploaded. Everything else in the directory is not vaultik's and is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO
+
+from vaultik.errors import LocalIndexError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from vaultik.model import BlobId
+
+_OURS = re.compile(r"\d+\.part|[0-9a-f]{64}|snapshot-[^/]+\.(?:sqlite|age)(?:-journal)?")
+
+
+def part_path(spool: Path, bundle: int) -> Path:
+    """Return where a bundle is sealed to."""
+    return spool / f"{bundle}.part"
+
+
+def blob_path(spool: Path, blob: BlobId) -> Path:
+    """Return where a sealed blob waits."""
+    return spool / blob.hex()
+
+
+def make_spool(spool: Path) -> None:
+    """Make the directory, 0700.
+
+    Raises:
+        LocalIndexError: it can't be made.
+    """
+    with spool_errors(spool):
+        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def create(path: Path) -> BinaryIO:
+    """Open a new private file for writing, in the place of an older one of that name."""
+    fd = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    return os.fdopen(fd, "w+b", buffering=0)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def clean(spool: Path, keep: Iterable[Path]) -> None:
+    """Remove what an ended run left, but for the files of bundles that go on."""
+    wanted = {path.name for path in keep}
+    with spool_errors(spool):
+        for path in spool.iterdir():
+            if path.name not in wanted and _OURS.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def spool_errors(spool: Path) -> Iterator[None]:
+    """Turn the system's errors into LocalIndexError that names the spool."""
+    try:
+        yield
+    except OSError as exc:
+        raise LocalIndexError(
+            f"spool {spool}: {exc.strerror or exc}",
+            hint="it needs room for workers + 1 blobs (blob_size_limit each); set spool_dir to a larger disk",
+        ) from exc

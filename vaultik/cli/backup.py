@@ -1,0 +1,147 @@
+"""`vaultik backup`: one run, with progress for a person, silence for cron, JSON for a program."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vaultik.cli.common import printable
+from vaultik.cli.progress import ProgressDisplay, human_bytes
+from vaultik.config import load_config
+from vaultik.errors import IndexLockedError
+
+if TYPE_CHECKING:
+    from vaultik.tasks.run import BackupResult
+
+EPILOG = """\b
+Example:
+  vaultik backup /etc/vaultik.yaml
+  vaultik backup /etc/vaultik.yaml --cron      # silent unless something is wrong
+\b
+Exit codes: 0 done; 3 a snapshot was written but some files could not be read;
+1 failed, nothing new to rely on; 2 configuration; 130/143 interrupted.
+"""
+
+_SHOWN_PROBLEMS = 20
+
+
+@click.command(epilog=EPILOG)
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--cron", is_flag=True, help="Print nothing unless something went wrong; a run that is going on already is no error.")
+@click.option("--workers", type=click.IntRange(1, 64), help="Luigi processes (default: as many as the work merits).")
+@click.option("--adopt", is_flag=True, help="Take over the index of a config file that was moved here.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.option("--quiet", is_flag=True, help="No progress, no summary; problems are still named.")
+def backup(config: Path, cron: bool, workers: int | None, adopt: bool, as_json: bool, quiet: bool) -> None:  # noqa: FBT001 - click's calling convention
+    """Back up what CONFIG names and write a snapshot."""
+    settings = load_config(config)
+    if not cron:
+        for warning in settings.warnings:
+            _say(warning)
+    from vaultik.tasks.run import run_backup  # noqa: PLC0415 - luigi takes its time; a bad config doesn't wait for it
+
+    begun = time.monotonic()
+    display = _Display(shown=not (cron or as_json or quiet))
+    try:
+        with display:
+            result = run_backup(settings, host=socket.gethostname(), workers=workers, adopt=adopt, watch=display.watch)
+    except IndexLockedError:
+        if cron:
+            return
+        raise
+    seconds = time.monotonic() - begun
+    if not cron or result.run.exit_code:
+        _name_problems(result, everything=cron or as_json)
+    if as_json:
+        click.echo(json.dumps(_summary(result, display.sent, seconds)))
+    elif not cron and not quiet:
+        _print_summary(result, display, seconds)
+    sys.exit(result.run.exit_code)
+
+
+class _Display(ProgressDisplay):
+    """Turns a run's events into what a person sees."""
+
+    def __init__(self, *, shown: bool) -> None:
+        super().__init__("scanning", enabled=shown)
+        self._shown = shown
+        self.sent = 0
+        self.blobs = 0
+        self._seen = 0
+        self._new = 0
+        self._read = 0
+
+    def watch(self, event: dict[str, Any]) -> None:
+        """Take one event of the run."""
+        if "notice" in event:
+            if self._shown:
+                _say(event["notice"])
+            return
+        if "scanned_files" in event:
+            self._seen += event["scanned_files"]
+            self.describe(f"scanning: {self._seen:,} files seen")
+        if "planned_bytes" in event:
+            self.total(files=0, bytes=event["planned_bytes"], blobs=event["planned_bundles"])
+            self.describe("reading")
+        self._new += event.get("new", 0)
+        self._read += event.get("read", 0)
+        self.sent += event.get("stored", 0)
+        self.blobs += event.get("blobs", 0)
+        if self._read:
+            self.describe(f"backing up: {human_bytes(self._new)} new, {human_bytes(self._read - self._new)} known, {human_bytes(self.sent)} stored")
+        self.advance(files=event.get("files", 0), bytes=event.get("read", 0), blobs=event.get("blobs", 0))
+
+
+def _name_problems(result: BackupResult, *, everything: bool) -> None:
+    problems = [p for p in result.problems if p.kind != "vanished"]
+    shown = problems if everything else problems[:_SHOWN_PROBLEMS]
+    for problem in shown:
+        _say(f"{printable(problem.path)}: {problem.reason}")
+    if len(shown) < len(problems):
+        _say(f"... and {len(problems) - len(shown):,} more (--json names them all)")
+
+
+def _summary(result: BackupResult, sent: int, seconds: float) -> dict[str, Any]:
+    kinds = [p.kind for p in result.problems]
+    return {
+        "snapshot": result.run.snapshot,
+        "exit_code": result.run.exit_code,
+        "seconds": round(seconds, 3),
+        **result.run.counts,
+        "bytes_uploaded": sent,
+        "unreadable": kinds.count("unreadable"),
+        "changed_while_read": kinds.count("changed"),
+        "vanished": kinds.count("vanished"),
+        "problems": [
+            {"kind": p.kind, "path": os.fsdecode(p.path).encode("utf-8", "backslashreplace").decode(), "reason": p.reason}
+            for p in result.problems
+        ],
+    }
+
+
+def _print_summary(result: BackupResult, display: _Display, seconds: float) -> None:
+    c = result.run.counts
+    kinds = [p.kind for p in result.problems]
+    click.echo(f"snapshot {result.run.snapshot} in {seconds:.1f} s")
+    click.echo(
+        f"  files    {c['files']:,} seen ({human_bytes(c['bytes'])}), {c['files_read']:,} read,"
+        f" {kinds.count('unreadable'):,} unreadable, {kinds.count('changed'):,} changed while read"
+    )
+    click.echo(
+        f"  bytes    {human_bytes(c['bytes_read'])} read, {human_bytes(c['bytes_new'])} new,"
+        f" {human_bytes(c['bytes_read'] - c['bytes_new'])} known already"
+    )
+    click.echo(f"  stored   {human_bytes(c['bytes_stored'])} in {c['blobs']:,} blobs ({human_bytes(display.sent)} sent)")
+
+
+def _say(text: str) -> None:
+    click.echo(f"vaultik: {text}", err=True)
+
+

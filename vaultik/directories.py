@@ -1,0 +1,76 @@
+"""Reach any directory of a tree by descriptors, never by a long path and never through a symlink.
+
+A tree may be deeper than PATH_MAX and than the number of descriptors a process may hold. The cache
+keeps a bounded number of directories open and opens the others again, walking down from the nearest
+one that is. It knows nothing of what a caller does there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class DirectoryCache:
+    """Descriptors of a tree's directories by id, at most `capacity` at a time.
+
+    A descriptor that `open` gave stays valid until the next call of `open` or `close`.
+    """
+
+    def __init__(self, root_id: int, root_fd: int, lookup: Callable[[int], tuple[int, bytes]], capacity: int = 128) -> None:
+        """Begin at an open root, which stays the caller's.
+
+        Args:
+            root_id: id of the directory behind `root_fd`.
+            root_fd: an open directory.
+            lookup: gives (parent id, name) of any other directory's id.
+            capacity: how many descriptors to hold at most, at least 2.
+        """
+        self._root_id = root_id
+        self._root_fd = root_fd
+        self._lookup = lookup
+        self._capacity = capacity
+        self._fds: OrderedDict[int, int] = OrderedDict()
+
+    def open(self, directory: int) -> int:
+        """Return a descriptor of the directory.
+
+        Raises:
+            OSError: it is gone, isn't a directory (any more) or may not be opened.
+        """
+        missing: list[tuple[int, bytes]] = []
+        at = directory
+        while at != self._root_id and at not in self._fds:
+            parent, name = self._lookup(at)
+            missing.append((at, name))
+            at = parent
+        fd = self._root_fd if at == self._root_id else self._fds[at]
+        if at != self._root_id:
+            self._fds.move_to_end(at)
+        for at, name in reversed(missing):
+            fd = self._keep(at, os.open(name, OPEN_DIRECTORY, dir_fd=fd))
+        return fd
+
+    def forget(self, directory: int) -> None:
+        """Close a directory that won't be asked for again soon."""
+        fd = self._fds.pop(directory, None)
+        if fd is not None:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Close every descriptor but the root's."""
+        while self._fds:
+            os.close(self._fds.popitem()[1])
+
+    def _keep(self, directory: int, fd: int) -> int:
+        if len(self._fds) >= self._capacity:
+            # The newest one is the parent that the next step needs.
+            os.close(self._fds.popitem(last=False)[1])
+        self._fds[directory] = fd
+        return fd

@@ -1,0 +1,1 @@
+"""The local index: what the source remembers between runs. A cache; restore never needs it."""

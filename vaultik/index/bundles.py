@@ -1,0 +1,222 @@
+"""Bundles in the index: what each run has to read, in which slices, and how far it has come.
+
+It keeps the books; backup/plan.py decides how files are cut into bundles. States only ever go up:
+planned, chunked, sealed, uploaded; a task is complete when its bundle's state says so.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, NamedTuple
+
+from vaultik.index.chunks import release_claims
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Iterator, Sequence
+
+BUNDLES_PER_WAVE = 32
+"""Luigi's cost per task stays flat when the root yields waves of 16 to 64 bundles."""
+
+
+class BundleState(enum.IntEnum):
+    """How far a bundle has come."""
+
+    PLANNED = 0
+    CHUNKED = 1
+    SEALED = 2
+    UPLOADED = 3
+
+
+class Cut(enum.IntFlag):
+    """Which ends of a piece are nominal offsets whose real boundary FastCDC finds."""
+
+    NONE = 0
+    START = 1
+    STOP = 2
+
+
+class Piece(NamedTuple):
+    """A slice of one file's bytes; `stop` None is the end of the file."""
+
+    entry: int
+    start: int
+    stop: int | None
+    cut: Cut
+
+
+class PlannedBundle(NamedTuple):
+    """What one blob shall hold."""
+
+    pieces: list[Piece]
+    bytes: int
+
+
+class ChangedFile(NamedTuple):
+    """A regular file whose content must be read."""
+
+    entry: int
+    size: int
+    blocks: int
+
+
+class Bundle(NamedTuple):
+    """A bundle's row."""
+
+    id: int
+    state: BundleState
+    sealed_size: int
+    header_length: int
+    plaintext_bytes: int
+    sha256: bytes | None
+    blob: int | None
+
+
+def take_over(index: sqlite3.Connection, run: int) -> None:
+    """Give a new run what an interrupted one left: finished bundles first (wave 0), then the others.
+
+    Claims of bundles that have to be streamed again are released.
+    """
+    index.execute("DELETE FROM bundles WHERE state = 3")
+    index.execute("DELETE FROM bundles WHERE state = 0 AND id NOT IN (SELECT bundle FROM pieces)")
+    index.execute(
+        "UPDATE chunks SET bundle = NULL WHERE blob IS NULL AND bundle IS NOT NULL"
+        " AND bundle NOT IN (SELECT id FROM bundles WHERE state = 1)"
+    )
+    index.execute("UPDATE bundles SET run = ?, wave = 0 WHERE state > 0", (run,))
+    _number_waves(index, run, [row[0] for row in index.execute("SELECT id FROM bundles WHERE state = 0 ORDER BY id")])
+
+
+def iter_unplanned(index: sqlite3.Connection) -> Iterator[ChangedFile]:
+    """Yield the changed files that no bundle has yet, in entry order; hard link leaders only."""
+    rows = index.execute(
+        "SELECT c.entry, c.size, c.blocks FROM changed AS c JOIN entries AS e ON e.id = c.entry"
+        " WHERE (e.hardlink IS NULL OR e.hardlink = e.id)"
+        " AND NOT EXISTS (SELECT 1 FROM pieces AS p WHERE p.entry = c.entry) ORDER BY c.entry"
+    )
+    return map(ChangedFile._make, rows)
+
+
+def add_bundles(index: sqlite3.Connection, run: int, bundles: Iterable[PlannedBundle]) -> int:
+    """Record planned bundles in new waves of a run. Returns how many there were."""
+    ids = []
+    for bundle in bundles:
+        (number,) = index.execute(
+            "INSERT INTO bundles (run, wave, state, planned_bytes) VALUES (?, -1, 0, ?) RETURNING id", (run, bundle.bytes)
+        ).fetchone()
+        index.executemany(
+            "INSERT INTO pieces VALUES (?, ?, ?, ?, ?, ?)",
+            ((number, ordinal, p.entry, p.start, p.stop, int(p.cut)) for ordinal, p in enumerate(bundle.pieces)),
+        )
+        ids.append(number)
+    _number_waves(index, run, ids)
+    return len(ids)
+
+
+def next_wave(index: sqlite3.Connection, run: int) -> int | None:
+    """Return the first wave of a run that has a bundle not uploaded yet."""
+    row = index.execute("SELECT min(wave) FROM bundles WHERE run = ? AND state < 3", (run,)).fetchone()
+    return None if row[0] is None else int(row[0])
+
+
+def wave_bundles(index: sqlite3.Connection, run: int, wave: int) -> list[int]:
+    """Return the ids of a wave's bundles, ascending."""
+    return [row[0] for row in index.execute("SELECT id FROM bundles WHERE run = ? AND wave = ? ORDER BY id", (run, wave))]
+
+
+def count_bundles(index: sqlite3.Connection, run: int) -> int:
+    """Count a run's bundles that are not uploaded yet."""
+    return int(index.execute("SELECT count(*) FROM bundles WHERE run = ? AND state < 3", (run,)).fetchone()[0])
+
+
+def bundle_before(index: sqlite3.Connection, bundle: int, distance: int) -> int | None:
+    """Return the bundle that stands `distance` places before another in the same run, if any."""
+    row = index.execute(
+        "SELECT id FROM bundles WHERE run = (SELECT run FROM bundles WHERE id = ?1) AND id < ?1"
+        " ORDER BY id DESC LIMIT 1 OFFSET ?2",
+        (bundle, distance - 1),
+    ).fetchone()
+    return row[0] if row else None
+
+
+def get_bundle(index: sqlite3.Connection, bundle: int) -> Bundle:
+    """Return a bundle's row."""
+    row = index.execute(
+        "SELECT id, state, sealed_size, header_length, plaintext_bytes, sha256, blob FROM bundles WHERE id = ?", (bundle,)
+    ).fetchone()
+    return Bundle(row[0], BundleState(row[1]), *row[2:])
+
+
+def get_pieces(index: sqlite3.Connection, bundle: int) -> list[Piece]:
+    """Return a bundle's slices in order."""
+    rows = index.execute("SELECT entry, start, stop, cut FROM pieces WHERE bundle = ? ORDER BY ordinal", (bundle,))
+    return [Piece(entry, start, stop, Cut(cut)) for entry, start, stop, cut in rows]
+
+
+def agree_boundary(index: sqlite3.Connection, entry: int, nominal: int, actual: int) -> int:
+    """Settle where two neighbouring extents of a file meet: the first answer holds for both."""
+    index.execute("INSERT OR IGNORE INTO boundaries VALUES (?, ?, ?)", (entry, nominal, actual))
+    found = find_boundary(index, entry, nominal)
+    assert found is not None
+    return found
+
+
+def find_boundary(index: sqlite3.Connection, entry: int, nominal: int) -> int | None:
+    """Return a boundary that was settled already."""
+    row = index.execute("SELECT actual FROM boundaries WHERE entry = ? AND nominal = ?", (entry, nominal)).fetchone()
+    return row[0] if row else None
+
+
+def set_chunked(
+    index: sqlite3.Connection,
+    bundle: int,
+    *,
+    sealed: tuple[int, int, int, bytes] | None,
+    files: int,
+    bytes_read: int,
+    bytes_new: int,
+) -> None:
+    """Record that a bundle is chunked.
+
+    Args:
+        index: within a transaction.
+        bundle: the bundle's id.
+        sealed: stored size, age header length, plaintext bytes and SHA-256 of the `.part`; None if
+            nothing was new and there is none.
+        files: how many files it read, whole or in part.
+        bytes_read: plaintext bytes read.
+        bytes_new: those of them in chunks that nobody had.
+    """
+    size, header_length, plaintext_bytes, sha256 = sealed or (0, 0, 0, None)
+    index.execute("DELETE FROM pieces WHERE bundle = ?", (bundle,))
+    index.execute(
+        "UPDATE bundles SET state = 1, sealed_size = ?, header_length = ?, plaintext_bytes = ?, sha256 = ?,"
+        " files = ?, bytes_read = ?, bytes_new = ? WHERE id = ?",
+        (size, header_length, plaintext_bytes, sha256, files, bytes_read, bytes_new, bundle),
+    )
+
+
+def set_sealed(index: sqlite3.Connection, bundle: int, blob: int | None) -> None:
+    """Record that a bundle is a blob (or needs none)."""
+    index.execute("UPDATE bundles SET state = 2, blob = ? WHERE id = ?", (blob, bundle))
+
+
+def set_uploaded(index: sqlite3.Connection, bundle: int, blob: int | None) -> None:
+    """Record that a bundle's blob is stored."""
+    index.execute("UPDATE bundles SET state = 3 WHERE id = ?", (bundle,))
+    index.execute("UPDATE blobs SET uploaded = 1 WHERE id = ?", (blob,))
+
+
+def take_back(index: sqlite3.Connection, bundle: int) -> None:
+    """End a bundle whose sealed bytes are gone: its chunks are released, mending reads their files again."""
+    release_claims(index, bundle)
+    index.execute("UPDATE bundles SET state = 3, blob = NULL, sealed_size = 0 WHERE id = ?", (bundle,))
+
+
+def _number_waves(index: sqlite3.Connection, run: int, bundles: Sequence[int]) -> None:
+    (last,) = index.execute("SELECT max(wave) FROM bundles WHERE run = ?", (run,)).fetchone()
+    first = 1 if last is None or last < 1 else last + 1
+    index.executemany(
+        "UPDATE bundles SET run = ?, wave = ? WHERE id = ?",
+        ((run, first + n // BUNDLES_PER_WAVE, bundle) for n, bundle in enumerate(bundles)),
+    )

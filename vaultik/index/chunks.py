@@ -1,0 +1,151 @@
+"""Chunks and blobs in the index: claims, sealing, uploading, forgetting, and what got lost.
+
+A chunk row has one of three states: claimed (bundle set), in a blob (blob set), or released
+(neither). Row ids never change while anything refers to them, so a chunk that is lost and sealed
+again mends every file that has it. Invariant for a commit: every chunk that an entry refers to is
+in a blob that is uploaded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from vaultik.index.db import transaction
+from vaultik.model import BlobId, ChunkId
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Iterator, Sequence
+
+_CLAIM = """
+INSERT INTO chunks (hash, size, bundle) VALUES (?, ?, ?)
+ON CONFLICT (hash) DO UPDATE SET bundle = excluded.bundle WHERE bundle IS NULL AND blob IS NULL
+RETURNING id"""
+
+
+class Claim(NamedTuple):
+    """The row of one chunk, and whether the caller is the one to seal it."""
+
+    chunk: int
+    is_new: bool
+
+
+class Place(NamedTuple):
+    """Where in its blob a chunk stands: FORMAT.md, `chunks`."""
+
+    frame_offset: int
+    frame_length: int
+    offset: int
+    chunk: int
+
+
+class BlobRow(NamedTuple):
+    """A blob as the index knows it."""
+
+    id: int
+    hash: BlobId
+    size: int
+    recipients: str
+    uploaded: bool
+
+
+def claim(index: sqlite3.Connection, bundle: int, chunks: Sequence[tuple[ChunkId, int]]) -> list[Claim]:
+    """Claim for a bundle those of `chunks` (id, size) that nobody has, in one transaction.
+
+    Order is kept. A chunk that stands twice in `chunks` is new the first time only.
+    """
+    claims = []
+    with transaction(index):
+        for chunk, size in chunks:
+            row = index.execute(_CLAIM, (chunk, size, bundle)).fetchone()
+            if row is None:
+                row = index.execute("SELECT id FROM chunks WHERE hash = ?", (chunk,)).fetchone()
+                claims.append(Claim(row[0], is_new=False))
+            else:
+                claims.append(Claim(row[0], is_new=True))
+    return claims
+
+
+def release_claims(index: sqlite3.Connection, bundle: int) -> None:
+    """Give up what a bundle claimed and didn't seal."""
+    index.execute("UPDATE chunks SET bundle = NULL WHERE blob IS NULL AND bundle = ?", (bundle,))
+
+
+def place_chunks(index: sqlite3.Connection, places: Iterable[Place]) -> None:
+    """Record where chunks stand in the blob that their bundle becomes."""
+    index.executemany("UPDATE chunks SET frame_offset = ?, frame_length = ?, offset = ? WHERE id = ?", places)
+
+
+def add_blob(
+    index: sqlite3.Connection, bundle: int, blob: BlobId, *, size: int, header_length: int, recipients: str, sealed_at: float
+) -> int:
+    """Record a sealed blob and move its bundle's claims into it. Returns the blob's row id."""
+    row = index.execute(
+        "INSERT INTO blobs (hash, size, header_length, recipients, sealed_at, uploaded) VALUES (?, ?, ?, ?, ?, 0)"
+        " RETURNING id",
+        (blob, size, header_length, recipients, sealed_at),
+    ).fetchone()
+    index.execute("UPDATE chunks SET blob = ?, bundle = NULL WHERE blob IS NULL AND bundle = ?", (row[0], bundle))
+    return int(row[0])
+
+
+def get_blob(index: sqlite3.Connection, blob: int) -> BlobRow:
+    """Return a blob by its row id."""
+    row = index.execute("SELECT id, hash, size, recipients, uploaded FROM blobs WHERE id = ?", (blob,)).fetchone()
+    return BlobRow(*row)
+
+
+def iter_uploaded(index: sqlite3.Connection) -> Iterator[BlobRow]:
+    """Yield the blobs thought to be stored, ascending by hash."""
+    rows = index.execute("SELECT id, hash, size, recipients, uploaded FROM blobs WHERE uploaded = 1 ORDER BY hash")
+    return map(BlobRow._make, rows)
+
+
+def forget_blobs(index: sqlite3.Connection, blobs: Sequence[int]) -> None:
+    """Forget blobs that can't be relied on: their chunks become released, to be sealed afresh."""
+    if not blobs:
+        return
+    index.execute("CREATE TEMP TABLE forgotten (id INTEGER PRIMARY KEY)")
+    try:
+        index.executemany("INSERT INTO forgotten VALUES (?)", ((blob,) for blob in blobs))
+        index.execute("UPDATE chunks SET blob = NULL, bundle = NULL WHERE blob IN (SELECT id FROM forgotten)")
+        index.execute("DELETE FROM blobs WHERE id IN (SELECT id FROM forgotten)")
+    finally:
+        index.execute("DROP TABLE forgotten")
+
+
+def forget_unreferenced(index: sqlite3.Connection) -> None:
+    """Forget the chunks, and then the blobs, that no entry refers to.
+
+    A later run must not rely on them: prune may delete what no snapshot refers to.
+    """
+    index.execute(
+        "DELETE FROM chunks WHERE id NOT IN (SELECT chunk FROM entry_chunks UNION ALL SELECT chunk FROM extent_chunks)"
+    )
+    index.execute("DELETE FROM blobs WHERE id NOT IN (SELECT blob FROM chunks WHERE blob IS NOT NULL)")
+
+
+def mark_lost(index: sqlite3.Connection) -> int:
+    """Put every file that refers to a chunk without a blob on the list of changed files.
+
+    Returns:
+        How many files that adds. Claims of bundles still on their way don't count as lost.
+    """
+    if index.execute("SELECT 1 FROM chunks WHERE blob IS NULL AND bundle IS NULL LIMIT 1").fetchone() is None:
+        return 0
+    return index.execute(
+        "INSERT OR IGNORE INTO changed (entry, size, blocks, mtime_ns, ctime_ns, inode)"
+        " SELECT e.id, e.size, (e.size + 511) / 512, e.mtime_ns, e.ctime_ns, e.inode FROM entries AS e WHERE e.id IN"
+        " (SELECT ec.entry FROM entry_chunks AS ec JOIN chunks AS c ON c.id = ec.chunk"
+        "  WHERE c.blob IS NULL AND c.bundle IS NULL)"
+    ).rowcount
+
+
+def unstored_chunks(index: sqlite3.Connection) -> int:
+    """Count the chunks that an entry refers to and that no uploaded blob holds: 0 before a commit."""
+    return int(
+        index.execute(
+            "SELECT count(*) FROM entry_chunks AS ec JOIN chunks AS c ON c.id = ec.chunk"
+            " LEFT JOIN blobs AS b ON b.id = c.blob WHERE b.uploaded IS NOT 1"
+        ).fetchone()[0]
+    )

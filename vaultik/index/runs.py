@@ -1,0 +1,104 @@
+"""Runs and their receipts: what was tried, what came of it, what could not be read."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, NamedTuple
+
+from vaultik.model import SnapshotId
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Mapping
+
+UNREADABLE = "unreadable"
+CHANGED = "changed"
+VANISHED = "vanished"
+NOTICE = "notice"
+
+_RUNS_KEPT = 1000
+
+
+class Run(NamedTuple):
+    """One attempt at a backup."""
+
+    id: int
+    run_id: str
+    started: float
+    scanned: bool
+    snapshot: SnapshotId | None
+    exit_code: int | None
+    counts: dict[str, int]
+
+
+class Problem(NamedTuple):
+    """Something a run says of one path."""
+
+    kind: str
+    path: bytes
+    reason: str
+
+
+def add_run(index: sqlite3.Connection, run_id: str, started: float) -> int:
+    """Record that a run begins, and forget the oldest ones. Returns its row id."""
+    (run,) = index.execute("INSERT INTO runs (run_id, started) VALUES (?, ?) RETURNING id", (run_id, started)).fetchone()
+    index.execute("DELETE FROM runs WHERE id <= ?", (run - _RUNS_KEPT,))
+    index.execute("DELETE FROM commits WHERE run <= ?", (run - _RUNS_KEPT,))
+    index.execute("DELETE FROM problems WHERE run <= ?", (run - _RUNS_KEPT,))
+    return int(run)
+
+
+def find_run(index: sqlite3.Connection, run_id: str) -> Run | None:
+    """Return a run by its id, or None."""
+    row = index.execute(
+        "SELECT id, run_id, started, scanned, snapshot, exit_code, counts FROM runs WHERE run_id = ?", (run_id,)
+    ).fetchone()
+    if row is None:
+        return None
+    number, run_id, started, scanned, snapshot, exit_code, counts = row
+    return Run(number, run_id, started, bool(scanned), SnapshotId(snapshot) if snapshot else None, exit_code, json.loads(counts))
+
+
+def was_interrupted(index: sqlite3.Connection) -> bool:
+    """Tell whether the last run left no receipt."""
+    row = index.execute("SELECT exit_code FROM runs ORDER BY id DESC LIMIT 1").fetchone()
+    return row is not None and row[0] is None
+
+
+def add_counts(index: sqlite3.Connection, run: int, counts: Mapping[str, int]) -> None:
+    """Add numbers to what a run counted."""
+    (text,) = index.execute("SELECT counts FROM runs WHERE id = ?", (run,)).fetchone()
+    total: dict[str, int] = json.loads(text)
+    for name, number in counts.items():
+        total[name] = total.get(name, 0) + number
+    index.execute("UPDATE runs SET counts = ? WHERE id = ?", (json.dumps(total), run))
+
+
+def set_scanned(index: sqlite3.Connection, run: int) -> None:
+    """Record that a run's scan is complete."""
+    index.execute("UPDATE runs SET scanned = 1 WHERE id = ?", (run,))
+
+
+def add_problem(index: sqlite3.Connection, run: int, kind: str, path: bytes, reason: str) -> None:
+    """Record something of one path."""
+    index.execute("INSERT INTO problems (run, kind, path, reason) VALUES (?, ?, ?, ?)", (run, kind, path, reason))
+
+
+def get_problems(index: sqlite3.Connection, run: int) -> list[Problem]:
+    """Return what a run said of paths, in order."""
+    rows = index.execute("SELECT kind, path, reason FROM problems WHERE run = ? ORDER BY id", (run,))
+    return [Problem._make(row) for row in rows]
+
+
+def count_problems(index: sqlite3.Connection, run: int, kind: str) -> int:
+    """Count a run's problems of a kind."""
+    row = index.execute("SELECT count(*) FROM problems WHERE run = ? AND kind = ?", (run, kind)).fetchone()
+    return int(row[0])
+
+
+def set_receipt(index: sqlite3.Connection, run: int, *, snapshot: SnapshotId | None, exit_code: int, finished: float) -> None:
+    """Record how a run ended. It is complete from now on."""
+    index.execute(
+        "UPDATE runs SET snapshot = coalesce(?, snapshot), exit_code = ?, finished = ? WHERE id = ?",
+        (snapshot, exit_code, finished, run),
+    )

@@ -1,0 +1,124 @@
+"""What the index remembers of itself: its source, its store, its config, its last snapshot.
+
+Everything here is a row of the table `state`. The source UUID also lies in a file beside the index,
+so that a rebuilt index is the same source to the store.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vaultik.errors import LocalIndexError
+from vaultik.model import SnapshotId
+
+if TYPE_CHECKING:
+    import sqlite3
+    from pathlib import Path
+
+
+class Base(NamedTuple):
+    """The last snapshot that this index committed."""
+
+    snapshot: SnapshotId
+    manifest_sha256: str
+
+
+def get_state(index: sqlite3.Connection, key: str) -> Any:
+    """Return a remembered value, or None."""
+    row = index.execute("SELECT value FROM state WHERE key = ?", (key,)).fetchone()
+    return row[0] if row else None
+
+
+def set_state(index: sqlite3.Connection, key: str, value: str | float | bytes) -> None:
+    """Remember a value."""
+    index.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (key, value))
+
+
+def get_base(index: sqlite3.Connection) -> Base | None:
+    """Return the last committed snapshot, or None after a lost index."""
+    snapshot = get_state(index, "base_snapshot")
+    return Base(SnapshotId(snapshot), get_state(index, "base_manifest")) if snapshot else None
+
+
+def set_base(index: sqlite3.Connection, base: Base) -> None:
+    """Record a committed snapshot."""
+    set_state(index, "base_snapshot", base.snapshot)
+    set_state(index, "base_manifest", base.manifest_sha256)
+
+
+def source_uuid(index: sqlite3.Connection, index_path: Path) -> str:
+    """Return the source's UUID, made once and kept in the index and in a file beside it.
+
+    Raises:
+        LocalIndexError: the file can't be written or holds something else.
+    """
+    path = index_path.with_name(index_path.name + ".source")
+    known = get_state(index, "source")
+    try:
+        if path.exists():
+            beside = str(uuid.UUID(path.read_text().strip()))
+            if known is None:
+                set_state(index, "source", beside)
+            return str(known or beside)
+        known = known or str(uuid.uuid4())
+        _write_durably(path, f"{known}\n")
+    except ValueError as exc:
+        raise LocalIndexError(f"source file {path}: not a UUID", hint="remove it to become a new source") from exc
+    except OSError as exc:
+        raise LocalIndexError(f"source file {path}: {exc.strerror}") from exc
+    set_state(index, "source", known)
+    return str(known)
+
+
+def bind_config(index: sqlite3.Connection, config_path: Path) -> None:
+    """Tie the index to one config file.
+
+    Raises:
+        LocalIndexError: another config uses it.
+    """
+    path = str(config_path.resolve())
+    bound = get_state(index, "config")
+    if bound is not None and bound != path:
+        raise LocalIndexError(
+            f"index belongs to the config {bound}, not to {path}",
+            hint="give each config its own index_path, or pass --adopt if the config file was moved",
+        )
+    set_state(index, "config", path)
+
+
+def adopt(index: sqlite3.Connection, config_path: Path) -> None:
+    """Tie the index to a config file that was moved."""
+    set_state(index, "config", str(config_path.resolve()))
+
+
+def bind_chunker(index: sqlite3.Connection, chunker: str) -> bool:
+    """Remember the chunking parameters; on a change every file has to be read and cut again.
+
+    Returns:
+        True if they changed: nothing cut before can be deduplicated against.
+    """
+    bound = get_state(index, "chunker")
+    set_state(index, "chunker", chunker)
+    if bound is None or bound == chunker:
+        return False
+    index.execute("UPDATE entries SET again = 1 WHERE type = 'f'")
+    return True
+
+
+def bind_location(index: sqlite3.Connection, location: str) -> bool:
+    """Remember the store. Returns True if it is another one than before."""
+    bound = get_state(index, "location")
+    set_state(index, "location", location)
+    return bound not in (None, location)
+
+
+def _write_durably(path: Path, text: str) -> None:
+    aside = path.with_name(path.name + ".new")
+    fd = os.open(aside, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(fd, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.rename(path)

@@ -1,0 +1,95 @@
+"""What Linux offers and Python's os doesn't: renameat2, syncfs, statx, inode flags, prctl."""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import fcntl
+import os
+import signal
+import struct
+import time
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_RENAME_NOREPLACE = 1
+_PR_SET_PDEATHSIG = 1
+_FS_IOC_GETFLAGS = 0x80086601
+_FS_IOC_SETFLAGS = 0x40086602
+_AT_SYMLINK_NOFOLLOW = 0x100
+_AT_EMPTY_PATH = 0x1000
+_STATX_BTIME = 0x800
+_STATX_MASK_AT = 0
+_STATX_BTIME_AT = 80
+
+
+def rename_noreplace(old_directory: int, old: bytes, new_directory: int, new: bytes) -> None:
+    """Rename, unless the new name is taken (renameat2 with RENAME_NOREPLACE).
+
+    Raises:
+        OSError: EEXIST if it is; EINVAL where the file system can't do it.
+    """
+    _check(_libc.renameat2(old_directory, old, new_directory, new, _RENAME_NOREPLACE))
+
+
+def syncfs(fd: int) -> None:
+    """Make durable everything written to the file system that holds `fd`."""
+    _check(_libc.syncfs(fd))
+
+
+def birth_time_ns(directory: int, name: bytes) -> int | None:
+    """Return when an entry was made (statx), None where the file system doesn't keep it.
+
+    Args:
+        directory: an open directory; with an empty name, the descriptor that is meant itself.
+        name: the entry, never followed if it is a symlink.
+    """
+    buffer = ctypes.create_string_buffer(256)
+    flags = _AT_SYMLINK_NOFOLLOW | (0 if name else _AT_EMPTY_PATH)
+    _check(_libc.statx(directory, name, flags, _STATX_BTIME, buffer))
+    (mask,) = struct.unpack_from("=I", buffer, _STATX_MASK_AT)
+    if not mask & _STATX_BTIME:
+        return None
+    seconds, nanoseconds = struct.unpack_from("=qI", buffer, _STATX_BTIME_AT)
+    return int(seconds) * 1_000_000_000 + int(nanoseconds)
+
+
+def get_inode_flags(fd: int) -> int | None:
+    """Return the flags that chattr sets, None where the file system has none."""
+    flags = array.array("l", [0])
+    try:
+        fcntl.ioctl(fd, _FS_IOC_GETFLAGS, flags)
+    except OSError:
+        return None
+    return flags[0] & 0xFFFFFFFF
+
+
+def set_inode_flags(fd: int, flags: int) -> None:
+    """Set the flags that chattr sets.
+
+    Raises:
+        OSError: no right, or the file system doesn't know them.
+    """
+    fcntl.ioctl(fd, _FS_IOC_SETFLAGS, array.array("l", [flags]))
+
+
+def die_with_parent(parent: int) -> None:
+    """Let this process be killed when its parent ends, also if that happened already.
+
+    Args:
+        parent: process id of the parent that is meant.
+    """
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def boottime() -> float:
+    """Return seconds since boot, time asleep included; unlike the wall clock it never jumps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _check(result: int) -> None:
+    if result == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -1,0 +1,1 @@
+"""Snapshot DBs: writing them from the index, finding and reading them in a store."""

@@ -1,0 +1,1 @@
+"""Where sealed bytes live: one contract over a directory, S3 and memory."""

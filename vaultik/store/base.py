@@ -1,0 +1,128 @@
+"""The contract of every store: immutable objects under names, in a bucket and prefix.
+
+A store knows names, sizes and bytes; it does not know what the bytes are. Keys are relative to the
+prefix and have no leading slash. Guarantees that every implementation keeps:
+
+- `put` is atomic: a reader sees the whole object or none, whatever is killed, and an object that
+  is there is never replaced where the store can refuse it.
+- `walk` yields keys in ascending byte order of the key.
+- times are the store's own, never this machine's.
+- only StoreError and its kinds leave it (an OSError of a local file that is being sent does too).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+
+class ObjectInfo(NamedTuple):
+    """One stored object, as a listing shows it."""
+
+    key: str
+    """Relative to the store's prefix."""
+    size_bytes: int
+    modified: float
+    """LastModified by the store's clock, seconds since 1970."""
+
+
+class Listing(NamedTuple):
+    """One level of the store's name tree."""
+
+    objects: list[ObjectInfo]
+    prefixes: list[str]
+    """Common prefixes with their trailing slash, relative to the store's prefix."""
+
+
+class ByteStream(Protocol):
+    """What `Store.open` gives: bytes in order, no seeking."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes (all that is left when negative), b"" at the end.
+
+        Raises:
+            StoreUnavailableError: the store broke off and could not be resumed.
+        """
+        ...
+
+
+class Store(Protocol):
+    """A bucket and prefix, or a directory."""
+
+    @property
+    def location(self) -> str:
+        """Endpoint, bucket and prefix in one line without any secret; equal for equal stores."""
+        ...
+
+    def now(self) -> float:
+        """Return the store's own time, seconds since 1970.
+
+        From the last answer plus CLOCK_BOOTTIME since; asks the store when there was none yet.
+
+        Raises:
+            StoreUnavailableError: it was asked and didn't answer.
+        """
+        ...
+
+    def put(self, key: str, body: Path | bytes, *, sha256: bytes, once: bool = False) -> bool:
+        """Store `body` under `key` unless an object stands there; durable on return.
+
+        Args:
+            key: the object's name.
+            body: the bytes, or the path of a file that holds them.
+            sha256: digest of the whole body, 32 bytes; sent as a checksum where the store
+                takes one.
+            once: send it a single time, without retries of any kind.
+
+        Returns:
+            True if this call stored it, False if an object stood there already (HTTP 412, EEXIST).
+
+        Raises:
+            StoreAccessError: refused.
+            StoreUnavailableError: no answer after retries; the object may or may not stand there.
+        """
+        ...
+
+    def open(self, key: str, *, offset: int = 0, length: int | None = None) -> AbstractContextManager[ByteStream]:
+        """Open an object, or `length` bytes of it from `offset`, for reading.
+
+        A range that runs past the end is cut at the end.
+
+        Raises:
+            ObjectNotFoundError: no such object (raised on entering the context).
+            StoreAccessError: refused.
+            StoreUnavailableError: no answer after retries.
+        """
+        ...
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Return the object's size and time, or None if there is none.
+
+        Raises:
+            StoreAccessError, StoreUnavailableError: as above.
+        """
+        ...
+
+    def walk(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Yield every object whose key begins with `prefix`, ascending, in bounded memory."""
+        ...
+
+    def children(self, prefix: str = "") -> Listing:
+        """Return one level below `prefix` (empty or ending in a slash): objects and prefixes."""
+        ...
+
+    def delete(self, keys: Iterable[str]) -> dict[str, str]:
+        """Delete objects; one that isn't there counts as deleted.
+
+        Returns:
+            For each key that could not be deleted, the store's reason. Empty is success.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release connections. The store can't be used after."""
+        ...

@@ -1,0 +1,1 @@
+"""Luigi targets: `exists()` and little more."""

@@ -1,0 +1,132 @@
+"""Run one backup from config to receipt: lock, session, scan here, the rest in worker processes."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vaultik.backup.session import Session
+from vaultik.errors import LocalIndexError, VaultikError
+from vaultik.index import bundles, runs
+from vaultik.index.db import mapped
+from vaultik.index.lock import RunLock
+from vaultik.tasks import runtime
+from vaultik.tasks.backup import Backup, ScanSource, new_run_id
+from vaultik.tasks.build import build
+from vaultik.tasks.process import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vaultik.config import Config
+    from vaultik.index.runs import Problem, Run
+
+_POLL_S = 0.1
+
+
+class BackupResult(NamedTuple):
+    """The receipt of a finished run."""
+
+    run: Run
+    problems: list[Problem]
+
+
+class RunFailedError(VaultikError):
+    """A run left no receipt. The error is that of the task that failed."""
+
+    def __init__(self, message: str, hint: str | None, code: int) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = code  # type: ignore[misc] - one instance says what its task's error would have said
+
+
+def run_backup(
+    config: Config,
+    *,
+    host: str,
+    workers: int | None = None,
+    adopt: bool = False,
+    watch: Callable[[dict[str, Any]], None] = lambda _event: None,
+) -> BackupResult:
+    """Back up once.
+
+    Args:
+        config: what and where to.
+        host: name under which the snapshot says where it comes from.
+        workers: Luigi processes; None for as many as the work merits.
+        adopt: take over an index that belongs to a config file which was moved.
+        watch: told of every progress event and notice, from a thread that ends before this returns.
+
+    Raises:
+        IndexLockedError: a run of this index is going on.
+        VaultikError: the run failed; what is stored already is not lost, the next run goes on.
+    """
+    lock = RunLock(config.index_path)
+    record = Record()
+    watcher = _Watcher(record, watch)
+    session = Session(config, host=host, run_id=new_run_id(), emit=record.add)
+    try:
+        session.begin(adopt=adopt)
+        runtime.activate(session, record)
+        watcher.start()
+        _build(session, workers)
+        watcher.stop()
+        return _result(session, watcher.errors)
+    finally:
+        watcher.stop()
+        runtime.deactivate()
+        session.close()
+        record.close()
+        lock.release()
+
+
+def _build(session: Session, workers: int | None) -> None:
+    # The scan alone first: it says how many processes the rest is worth.
+    build([ScanSource(host=session.host, run_id=session.run_id)])
+    with mapped(session.config.index_path):
+        waiting = bundles.count_bundles(session.index(), session.run)
+    merited = workers or session.config.workers or (2 if waiting > 2 else 1)  # noqa: PLR2004 - one process does for two bundles
+    runtime.set_workers(merited)
+    session.close()
+    build([Backup(host=session.host, run_id=session.run_id)], workers=merited)
+
+
+def _result(session: Session, errors: list[dict[str, Any]]) -> BackupResult:
+    with mapped(session.config.index_path):
+        run = runs.find_run(session.index(), session.run_id)
+        problems = runs.get_problems(session.index(), session.run)
+    if run is not None and run.exit_code is not None:
+        return BackupResult(run, problems)
+    if errors:
+        raise RunFailedError(errors[0]["error"], errors[0]["hint"], errors[0]["exit_code"])
+    raise LocalIndexError("the run ended without a receipt", hint="a worker was killed? the next run goes on from what is done")
+
+
+class _Watcher:
+    """Passes on what the run's processes record, while they do."""
+
+    def __init__(self, record: Record, watch: Callable[[dict[str, Any]], None]) -> None:
+        self._record = record
+        self._watch = watch
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="progress")
+        self.errors: list[dict[str, Any]] = []
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _follow(self) -> None:
+        while not self._over.wait(_POLL_S):
+            self._pass_on()
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        for event in self._record.take():
+            if "error" in event:
+                self.errors.append(event)
+            else:
+                self._watch(event)

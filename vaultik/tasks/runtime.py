@@ -1,0 +1,76 @@
+"""What tasks can't carry in their parameters: the run's session, set in the parent before any fork."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vaultik.errors import ConfigError, VaultikError
+
+if TYPE_CHECKING:
+    from vaultik.backup.session import Session
+    from vaultik.tasks.process import Record
+
+_session: Session | None = None
+_record: Record | None = None
+_workers = 1
+
+
+def activate(session: Session, record: Record, workers: int = 1) -> None:
+    """Make a run the one that this process and its children work on."""
+    global _session, _record, _workers  # noqa: PLW0603 - the one place for it
+    _session, _record, _workers = session, record, workers
+
+
+def set_workers(workers: int) -> None:
+    """Say how many processes will share the work: the spool's bound follows it."""
+    global _workers  # noqa: PLW0603 - as above
+    _workers = workers
+
+
+def deactivate() -> None:
+    """Forget the run."""
+    global _session, _record  # noqa: PLW0603 - as above
+    _session = _record = None
+
+
+def session() -> Session:
+    """Return the run's session."""
+    assert _session is not None, "a task was run outside a run"
+    return _session
+
+
+def workers() -> int:
+    """Return how many processes share the work."""
+    return _workers
+
+
+def is_active(run_id: str) -> bool:
+    """Tell whether a run is the one this process works on."""
+    return _session is not None and _session.run_id == run_id
+
+
+def begin_under_luigi(config: str, host: str, run_id: str) -> None:
+    """Begin a run for the stock `luigi` command, which knows only the root task.
+
+    Raises:
+        ConfigError: luigi.cfg names no config.
+    """
+    from vaultik.tasks import luigi_command  # noqa: PLC0415 - only this way in needs it
+
+    if not config:
+        raise ConfigError("Backup: no config", hint="set config= in the [Backup] section of luigi.cfg, or pass --config PATH")
+    luigi_command.begin(Path(config), host, run_id)
+
+
+def note_failure(exception: BaseException) -> str:
+    """Keep a task's error for the message and exit code of the run. Returns what luigid may see of it."""
+    if _record is not None:
+        known = isinstance(exception, VaultikError)
+        _record.add(
+            error=str(exception) if known else f"{type(exception).__name__}: {exception}",
+            hint=exception.hint if isinstance(exception, VaultikError) else None,
+            exit_code=exception.exit_code if isinstance(exception, VaultikError) else 1,
+            kind=type(exception).__name__,
+        )
+    return type(exception).__name__
