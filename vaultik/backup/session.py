@@ -94,6 +94,7 @@ class Session:
                 secret_access_key=s3.secret_access_key,
                 put_only=self.put_only,
                 checksums=s3.checksums,
+                create=True,
             ),
         )
 

@@ -62,7 +62,7 @@ def run_backup(
     """
     lock = RunLock(config.index_path)
     record = Record()
-    watcher = _Watcher(record, watch)
+    watcher = Watcher(record, watch)
     session = Session(config, host=host, run_id=new_run_id(), emit=record.add)
     try:
         session.begin(adopt=adopt)
@@ -101,7 +101,7 @@ def _result(session: Session, errors: list[dict[str, Any]]) -> BackupResult:
     raise LocalIndexError("the run ended without a receipt", hint="a worker was killed? the next run goes on from what is done")
 
 
-class _Watcher:
+class Watcher:
     """Passes on what the run's processes record, while they do."""
 
     def __init__(self, record: Record, watch: Callable[[dict[str, Any]], None]) -> None:

@@ -1,0 +1,1 @@
+"""The command line: flags to calls. Only here anything is printed or exits."""

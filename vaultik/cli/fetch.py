@@ -1,0 +1,69 @@
+"""`vaultik fetch`: one file or directory back, to a place of its own or to standard output."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import click
+
+from vaultik.cli.common import identity_option, json_option, load_identities, store_of, store_options
+from vaultik.cli.progress import ProgressDisplay
+from vaultik.cli.restore import say_report
+from vaultik.errors import ConfigError, IntegrityError
+from vaultik.restore.single import fetch as fetch_entry
+from vaultik.restore.single import fetch_to_stream
+
+EPILOG = """\b
+Example:
+  export VAULTIK_PRIVATE_KEY=key.txt
+  vaultik fetch my-bucket host1/ latest /etc/fstab fstab.old
+  vaultik fetch my-bucket host1/ latest /etc/fstab - | less
+\b
+A TARGET that is a directory gets the entry into it, under its name.
+Exit codes: 0 done; 4 something stored is missing or damaged; 2 usage, unknown snapshot or path,
+wrong identity; 1 store or target failed.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("bucket")
+@click.argument("prefix")
+@click.argument("snapshot")
+@click.argument("path")
+@click.argument("target", type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--force", is_flag=True, help="Replace what stands at TARGET.")
+@click.option("--host", help="Which host, for `latest` in a prefix of several.")
+@store_options
+@identity_option
+@click.option("--quiet", is_flag=True, help="No progress, no summary.")
+@json_option
+def fetch(  # noqa: D417 - click shows the arguments
+    bucket: str,
+    prefix: str,
+    snapshot: str,
+    path: str,
+    target: Path,
+    force: bool,  # noqa: FBT001 - click's calling convention
+    host: str | None,
+    endpoint: str | None,
+    region: str | None,
+    identity: Path | None,
+    quiet: bool,  # noqa: FBT001 - as above
+    as_json: bool,  # noqa: FBT001 - as above
+) -> None:
+    """Fetch PATH of SNAPSHOT to TARGET (`-` is standard output)."""
+    identities = load_identities(identity)
+    with closing(store_of(endpoint, region, bucket, prefix)) as store:
+        if os.fspath(target) == "-":
+            if as_json:
+                raise ConfigError("--json: standard output is the file's", hint="name a TARGET instead of -")
+            fetch_to_stream(store, identities, snapshot, os.fsencode(path), sys.stdout.buffer, host=host)
+            return
+        with ProgressDisplay("fetching", enabled=not (quiet or as_json)) as display:
+            report = fetch_entry(store, identities, snapshot, os.fsencode(path), target, host=host, force=force, progress=display)
+    say_report(report, target, as_json=as_json, quiet=quiet)
+    if report.damaged:
+        raise IntegrityError(f"{len(report.damaged)} files could not be brought back")

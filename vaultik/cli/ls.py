@@ -1,0 +1,119 @@
+"""`vaultik ls`: what is in a snapshot."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import stat
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vaultik.cli.common import identity_option, json_option, json_path, load_identities, printable, store_of, store_options
+from vaultik.model import FORMAT_OF_TYPE, EntryType, Mark
+from vaultik.restore.session import connect
+from vaultik.restore.tree import Entry, iter_children, iter_tree, path_of, resolve
+from vaultik.snapshot.find import select
+from vaultik.snapshot.read import fetch_snapshot
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator
+
+EPILOG = """\b
+Example:
+  vaultik ls my-bucket host1/ latest /etc -l
+\b
+Exit codes: 0 done; 2 unknown snapshot or path, wrong identity; 1 store failed; 4 the snapshot is damaged.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("bucket")
+@click.argument("prefix")
+@click.argument("snapshot")
+@click.argument("path", default="/")
+@click.option("-l", "long", is_flag=True, help="Mode, owner, size and time of each entry.")
+@click.option("-R", "--recursive", is_flag=True, help="Everything below PATH too.")
+@click.option("--host", help="Which host, for `latest` in a prefix of several.")
+@store_options
+@identity_option
+@json_option
+def ls(  # noqa: D417 - click shows the arguments
+    bucket: str,
+    prefix: str,
+    snapshot: str,
+    path: str,
+    long: bool,  # noqa: FBT001 - click's calling convention
+    recursive: bool,  # noqa: FBT001 - as above
+    host: str | None,
+    endpoint: str | None,
+    region: str | None,
+    identity: Path | None,
+    as_json: bool,  # noqa: FBT001 - as above
+) -> None:
+    """List PATH (default /) of SNAPSHOT: one line per entry, with its whole path."""
+    identities = load_identities(identity)
+    with tempfile.TemporaryDirectory(prefix="vaultik-") as state, closing(connect(Path(state) / "plan.sqlite")) as copy:
+        with closing(store_of(endpoint, region, bucket, prefix)) as store:
+            fetch_snapshot(store, select(store, snapshot, identities, host), identities, Path(state), copy)
+        for found, entry in _entries(copy, os.fsencode(path), recursive=recursive):
+            if as_json:
+                click.echo(json.dumps(_fields(found, entry)))
+            else:
+                click.echo(_long(found, entry) if long else printable(found))
+
+
+def _entries(copy: sqlite3.Connection, path: bytes, *, recursive: bool) -> Iterator[tuple[bytes, Entry]]:
+    entry = resolve(copy, path)
+    where = path_of(copy, entry.id)
+    if entry.type != EntryType.DIRECTORY:
+        yield where, entry
+    elif recursive:
+        yield from iter_tree(copy, entry.id, where)
+    else:
+        for child in iter_children(copy, entry.id):
+            yield where.rstrip(b"/") + b"/" + child.name, child
+
+
+def _long(path: bytes, entry: Entry) -> str:
+    mode = stat.filemode(FORMAT_OF_TYPE[EntryType(entry.type)] | entry.mode)
+    owner = printable(entry.user_name or str(entry.uid))
+    group = printable(entry.group_name or str(entry.gid))
+    time = _time(entry.mtime_ns).strftime("%Y-%m-%d %H:%M:%S")
+    link = f" -> {printable(entry.link_target)}" if entry.link_target is not None else ""
+    marks = "".join(f" ({text})" for mark, text in _MARKS.items() if entry.marks & mark)
+    return f"{mode} {owner:8} {group:8} {entry.size:12,} {time} {printable(path)}{link}{marks}"
+
+
+_MARKS = {Mark.CHANGED: "changed while it was read", Mark.STALE: "of an earlier snapshot", Mark.UNREADABLE: "could not be read"}
+
+
+def _time(ns: int) -> datetime.datetime:
+    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    try:
+        return epoch + datetime.timedelta(microseconds=ns // 1000)
+    except OverflowError:
+        return datetime.datetime.max.replace(tzinfo=datetime.UTC)
+
+
+def _fields(path: bytes, entry: Entry) -> dict[str, Any]:
+    fields = {
+        **json_path(path),
+        "type": entry.type,
+        "mode": f"{entry.mode:04o}",
+        "uid": entry.uid,
+        "gid": entry.gid,
+        "user": entry.user_name,
+        "group": entry.group_name,
+        "size": entry.size,
+        "mtime_ns": entry.mtime_ns,
+        "marks": [mark.name.lower() for mark in Mark if entry.marks & mark and mark.name],
+    }
+    if entry.link_target is not None:
+        fields["link_target"] = entry.link_target.decode("utf-8", "backslashreplace")
+    return fields

@@ -1,0 +1,122 @@
+"""The command `vaultik`: finds the subcommand, and turns whatever comes out of it into a line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+import vaultik
+from vaultik.errors import VaultikError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+_COMMANDS = {
+    "init": "Write a commented configuration file.",
+    "keygen": "Make an identity and its recipient.",
+    "check": "Try everything that a backup needs.",
+    "backup": "Back up what a config names.",
+    "snapshots": "List the snapshots of a store.",
+    "ls": "List what is in a snapshot.",
+    "restore": "Bring a snapshot back.",
+    "fetch": "Bring one file or directory back.",
+}
+_SIGINT_CODE = 130
+_SIGTERM_CODE = 143
+
+
+class Terminated(BaseException):
+    """SIGTERM came."""
+
+
+class _LazyGroup(click.Group):
+    """Imports a command's module when it is called: `backup` runs hourly and pays for nothing else."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"vaultik.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(vaultik.__version__, message="vaultik %(version)s")
+def cli() -> None:
+    """Encrypted, deduplicating backup of this host's directories to S3, with no key on the host that could read it.
+
+    \b
+    Start here:
+      vaultik keygen -o key.txt     on a machine that may restore; keep it off the hosts
+      vaultik init vaultik.yaml     on the host; put the recipient and the bucket in
+      vaultik check vaultik.yaml
+      vaultik backup vaultik.yaml
+    """  # noqa: D301 - \b is click's
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its documented code."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    as_json = "--json" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = cli.main(arguments, prog_name="vaultik", standalone_mode=False)
+        _exit(code if isinstance(code, int) else 0)
+    except VaultikError as exc:
+        _fail(exc, str(exc), exc.hint, exc.exit_code, debug=debug, as_json=as_json)
+    except click.exceptions.Exit as exc:
+        _exit(exc.exit_code)
+    except click.ClickException as exc:
+        exc.show()
+        _exit(exc.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail(None, "interrupted", None, _SIGINT_CODE, debug=False, as_json=as_json)
+    except Terminated:
+        _fail(None, "terminated", None, _SIGTERM_CODE, debug=False, as_json=as_json)
+    except BrokenPipeError:
+        # Whoever read our output has gone; what is left in the buffer must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _exit(1)
+    except Exception as exc:  # noqa: BLE001 - the last line of defence against a traceback
+        hint = None if debug else "this is a bug; --debug shows where"
+        _fail(exc, f"{type(exc).__name__}: {exc}", hint, 1, debug=debug, as_json=as_json)
+
+
+def _fail(exc: BaseException | None, message: str, hint: str | None, code: int, *, debug: bool, as_json: bool) -> NoReturn:
+    if debug and exc is not None:
+        traceback.print_exception(exc)
+    if as_json:
+        click.echo(json.dumps({"error": _clean(message), "hint": hint and _clean(hint), "exit_code": code}))
+    click.echo(f"vaultik: {_clean(message)}", err=True)
+    if hint:
+        click.echo(f"  hint: {_clean(hint)}", err=True)
+    _exit(code)
+
+
+def _clean(text: str) -> str:
+    from vaultik.cli.common import printable  # noqa: PLC0415 - rarely needed
+
+    return printable(text)
+
+
+def _exit(code: int) -> NoReturn:
+    sys.exit(code)
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> Any:
+    raise Terminated

@@ -1,0 +1,89 @@
+"""Progress for a person at a terminal: files, bytes, rate, time left. Nothing anywhere else."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
+_STEP = 1000
+
+
+def human_bytes(count: float) -> str:
+    """Return a size for people, in powers of ten: `12.3 MB`."""
+    unit = 0
+    while count >= _STEP and unit < len(_UNITS) - 1:
+        count /= _STEP
+        unit += 1
+    return f"{count:.0f} B" if unit == 0 else f"{count:.1f} {_UNITS[unit]}"
+
+
+class ProgressDisplay:
+    """A line on stderr while the block runs, if stderr is a terminal."""
+
+    def __init__(self, title: str, *, enabled: bool = True) -> None:
+        """Prepare.
+
+        Args:
+            title: what is going on.
+            enabled: False for --cron, --quiet and --json.
+        """
+        self._title = title
+        self._enabled = enabled and sys.stderr.isatty()
+        self._stack = ExitStack()
+        self._progress: Any = None
+        self._task: Any = None
+        self._files = 0
+        self._of_files = 0
+
+    def __enter__(self) -> Self:
+        if self._enabled:
+            # rich takes its time to import; only who sees it pays.
+            from rich.console import Console  # noqa: PLC0415
+            from rich.progress import (  # noqa: PLC0415
+                BarColumn,
+                DownloadColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+                TransferSpeedColumn,
+            )
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                TextColumn("{task.fields[files]}"),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+                TimeRemainingColumn(),
+            )
+            console = Console(stderr=True)
+            display = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+            self._progress = self._stack.enter_context(display)
+            self._task = self._progress.add_task(self._title, total=None, files="")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.__exit__(kind, exc, trace)
+
+    def total(self, *, files: int, bytes: int, blobs: int) -> None:  # noqa: A002, ARG002 - the protocol's names
+        """Say how much there is to do."""
+        self._of_files = files
+        if self._progress is not None:
+            self._progress.update(self._task, total=bytes)
+
+    def advance(self, *, files: int = 0, bytes: int = 0, blobs: int = 0) -> None:  # noqa: A002, ARG002 - the protocol's names
+        """Say how much more was done."""
+        self._files += files
+        if self._progress is not None:
+            of = f"/{self._of_files:,}" if self._of_files else ""
+            self._progress.update(self._task, advance=bytes, files=f"{self._files:,}{of} files")
+
+    def describe(self, text: str) -> None:
+        """Say what is going on now."""
+        if self._progress is not None:
+            self._progress.update(self._task, description=text)

@@ -1,0 +1,120 @@
+"""`vaultik restore`: a snapshot, or a part of it, back into a directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+import click
+
+from vaultik.cli.common import identity_option, json_option, json_path, load_identities, printable, store_of, store_options
+from vaultik.cli.progress import ProgressDisplay, human_bytes
+from vaultik.restore import plan
+from vaultik.restore.session import RestoreReport, RestoreSession, connect
+from vaultik.restore.tree import ROOT
+from vaultik.snapshot.find import select
+from vaultik.snapshot.read import fetch_snapshot
+
+EPILOG = """\b
+Example:
+  export VAULTIK_PRIVATE_KEY=key.txt
+  vaultik restore my-bucket host1/ latest /srv/restored
+  vaultik restore my-bucket host1/ latest /srv/restored --include /etc --include '*.conf'
+\b
+Paths stand under TARGET as they stood under /. The same command continues an interrupted restore.
+Exit codes: 0 done; 4 something stored is missing or damaged, the rest was restored; 2 usage,
+unknown snapshot, wrong identity; 1 store or target failed.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("bucket")
+@click.argument("prefix")
+@click.argument("snapshot")
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--include", multiple=True, metavar="PATTERN", help="Only what fits (gitignore rules over the whole path); may be repeated.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Not what fits; may be repeated.")
+@click.option("--dry-run", is_flag=True, help="Say what would be read and written, write nothing.")
+@click.option("--force", is_flag=True, help="Restore into a directory that isn't empty, replacing what is in the way.")
+@click.option("--host", help="Which host, for `latest` in a prefix of several.")
+@click.option("--workers", type=click.IntRange(1, 64), help="Luigi processes (default: as many as the blobs merit).")
+@store_options
+@identity_option
+@click.option("--quiet", is_flag=True, help="No progress, no summary.")
+@json_option
+def restore(  # noqa: D417 - click shows the arguments
+    bucket: str,
+    prefix: str,
+    snapshot: str,
+    target: Path,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    dry_run: bool,  # noqa: FBT001 - click's calling convention
+    force: bool,  # noqa: FBT001 - as above
+    host: str | None,
+    workers: int | None,
+    endpoint: str | None,
+    region: str | None,
+    identity: Path | None,
+    quiet: bool,  # noqa: FBT001 - as above
+    as_json: bool,  # noqa: FBT001 - as above
+) -> None:
+    """Restore SNAPSHOT (an id, a unique beginning of one, or `latest`) from BUCKET and PREFIX into TARGET."""
+    identities = load_identities(identity)
+    if dry_run:
+        with closing(store_of(endpoint, region, bucket, prefix)) as store, tempfile.TemporaryDirectory(prefix="vaultik-") as state:
+            with closing(connect(Path(state) / "plan.sqlite")) as copy:
+                found = select(store, snapshot, identities, host)
+                fetch_snapshot(store, found, identities, Path(state), copy)
+                plan.make_plan(copy, ROOT, include=include, exclude=exclude)
+                _say_plan(found.name.snapshot, plan.totals(copy), target, as_json=as_json)
+        return
+    session = RestoreSession(
+        lambda: store_of(endpoint, region, bucket, prefix),
+        identities,
+        snapshot,
+        target,
+        host=host,
+        include=include,
+        exclude=exclude,
+        force=force,
+    )
+    from vaultik.tasks.restore import damage_error, restore as run  # noqa: PLC0415 - luigi takes its time
+
+    with ProgressDisplay("restoring", enabled=not (quiet or as_json)) as display:
+        report = run(session, workers=workers, progress=display)
+    say_report(report, target, as_json=as_json, quiet=quiet)
+    error = damage_error(report)
+    if error is not None:
+        raise error
+
+
+def say_report(report: RestoreReport, target: Path, *, as_json: bool, quiet: bool) -> None:
+    """Print what came of a restore."""
+    if as_json:
+        damaged = [{**json_path(path), "reason": reason} for path, reason in report.damaged]
+        fields = {"snapshot": report.snapshot, "target": os.fspath(target), **report.totals._asdict(), "damaged": damaged, "refused": report.refused}
+        click.echo(json.dumps(fields))
+        return
+    for path, reason in report.damaged:
+        click.echo(f"vaultik: {printable(path)}: {printable(reason)}", err=True)
+    for what, count in report.refused.items():
+        click.echo(f"vaultik: {what}: {count:,} times not permitted or not supported here", err=True)
+    if report.totals.unreadable:
+        click.echo(f"vaultik: {report.totals.unreadable:,} entries could not be read when they were backed up; they are left out", err=True)
+    if not quiet:
+        t = report.totals
+        click.echo(f"restored {t.entries:,} entries, {t.files:,} files, {human_bytes(t.bytes)} of snapshot {report.snapshot} to {target}")
+
+
+def _say_plan(snapshot: str, t: plan.Totals, target: Path, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"snapshot": snapshot, "target": os.fspath(target), "dry_run": True, **t._asdict()}))
+        return
+    click.echo(
+        f"would restore {t.entries:,} entries, {t.files:,} files, {human_bytes(t.bytes)} of snapshot {snapshot} to {target},"
+        f" from {t.blobs:,} blobs of {human_bytes(t.blob_bytes)}"
+    )

@@ -1,0 +1,94 @@
+"""`vaultik snapshots`: what a store holds."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vaultik.cli.common import identity_option, json_option, load_identities, printable, store_of, store_options
+from vaultik.cli.progress import human_bytes
+from vaultik.errors import IdentityError, SelectionError
+from vaultik.snapshot.find import FoundSnapshot, list_snapshots, read_manifest, when
+
+if TYPE_CHECKING:
+    from vaultik.core.identity import Identity
+    from vaultik.store.base import Store
+
+EPILOG = """\b
+Example:
+  vaultik snapshots my-bucket host1/
+\b
+Without an identity ids, times and sizes are shown; with one also hosts, files and bytes.
+Exit codes: 0 done; 2 no snapshot there, wrong identity; 1 store failed; 4 a manifest is damaged.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("bucket")
+@click.argument("prefix")
+@store_options
+@identity_option
+@json_option
+def snapshots(bucket: str, prefix: str, endpoint: str | None, region: str | None, identity: Path | None, as_json: bool) -> None:  # noqa: FBT001 - click's calling convention
+    """List the snapshots in BUCKET under PREFIX, oldest first."""
+    identities = _identities(identity)
+    with closing(store_of(endpoint, region, bucket, prefix)) as store:
+        found = list_snapshots(store)
+        if not found:
+            raise SelectionError(f"no snapshot in {store.location}", hint="check bucket and prefix; vaultik backup makes the first one")
+        rows = [_row(store, snapshot, identities) for snapshot in found]
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for line in _lines(rows, known=bool(identities)):
+        click.echo(line)
+    if not identities:
+        click.echo("Without an identity only names, times and sizes can be seen.", err=True)
+
+
+def _identities(path: Path | None) -> list[Identity]:
+    try:
+        return load_identities(path)
+    except IdentityError as exc:
+        if path is None and str(exc) == "no identity given":
+            return []
+        raise
+
+
+def _row(store: Store, snapshot: FoundSnapshot, identities: list[Identity]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "snapshot": snapshot.name.snapshot,
+        "source": snapshot.source8,
+        "stored": when(snapshot.modified),
+        "db_bytes": snapshot.size_bytes,
+    }
+    if identities and snapshot.manifest is not None:
+        facts = read_manifest(store, snapshot.manifest, identities)
+        row |= {
+            "host": facts.host,
+            "complete": facts.complete,
+            "entries": facts.entries,
+            "bytes": facts.bytes,
+            "blobs": len(facts.blobs),
+            "stored_bytes": sum(size for _, size in facts.blobs),
+        }
+    return row
+
+
+def _lines(rows: list[dict[str, Any]], *, known: bool) -> list[str]:
+    head = ["snapshot", "stored (UTC)", "source", "metadata"] + (["host", "entries", "size", "stored"] if known else [])
+    table = [head]
+    for row in rows:
+        line = [row["snapshot"], row["stored"], row["source"], human_bytes(row["db_bytes"])]
+        if known and "host" in row:
+            partial = "" if row["complete"] else " (partial)"
+            line += [printable(row["host"]) + partial, f"{row['entries']:,}", human_bytes(row["bytes"]), human_bytes(row["stored_bytes"])]
+        table.append(line + [""] * (len(head) - len(line)))
+    widths = [max(len(line[column]) for line in table) for column in range(len(head))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
+
+

@@ -1,0 +1,92 @@
+"""age identities of kind X25519: parse files of them, make new ones, never show one.
+
+Invariant: no error text, repr or traceback of this module holds a part of an identity.
+"""
+
+from __future__ import annotations
+
+import pyrage
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from vaultik.errors import IdentityError
+
+_PREFIX = "AGE-SECRET-KEY-1"
+_CHARSET = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
+_CHECKSUM_CHARS = 6
+
+
+class Identity:
+    """An X25519 identity."""
+
+    def __init__(self, text: str) -> None:
+        """Take an identity's text.
+
+        Raises:
+            IdentityError: it isn't one.
+        """
+        try:
+            self.recipient = str(pyrage.x25519.Identity.from_str(text).to_public())
+        except pyrage.IdentityError:
+            raise IdentityError(
+                "identity: malformed", hint=f"one is a line of 74 characters that begins with {_PREFIX}"
+            ) from None
+        self._key = X25519PrivateKey.from_private_bytes(_bech32_payload(text))
+        self.public = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+    def __repr__(self) -> str:
+        return f"Identity({self.recipient})"
+
+    def exchange(self, share: bytes) -> bytes:
+        """Return the X25519 shared secret with an ephemeral share, 32 bytes.
+
+        Raises:
+            ValueError: a point of low order.
+        """
+        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey  # noqa: PLC0415 - beside its use
+
+        return self._key.exchange(X25519PublicKey.from_public_bytes(share))
+
+
+def generate() -> tuple[str, str]:
+    """Return a new identity and its recipient, as text."""
+    identity = pyrage.x25519.Identity.generate()
+    return str(identity), str(identity.to_public())
+
+
+def parse_identities(text: str) -> list[Identity]:
+    """Return the identities of an identity file: one per line, comments and blank lines aside.
+
+    Raises:
+        IdentityError: a line is none, or there is no identity at all.
+    """
+    found = []
+    for number, raw in enumerate(text.splitlines(), 1):
+        line = raw.strip()
+        if not line or line.startswith("#"):
+            continue
+        if line.startswith("age1"):
+            raise IdentityError(
+                f"identity: line {number} is a recipient", hint="opening a backup takes the identity (AGE-SECRET-KEY-1...)"
+            )
+        if not line.upper().startswith(_PREFIX):
+            raise IdentityError(
+                f"identity: line {number} is no X25519 identity",
+                hint="other kinds (SSH keys, plugins, passphrases) are not supported; age -d opens objects by hand",
+            )
+        try:
+            found.append(Identity(line))
+        except IdentityError as exc:
+            raise IdentityError(f"identity: line {number} is malformed", hint=exc.hint) from None
+    if not found:
+        raise IdentityError("identity: none in it", hint="vaultik keygen -o FILE makes one")
+    return found
+
+
+def _bech32_payload(text: str) -> bytes:
+    """Return the 32 bytes of a Bech32 text (BIP 173) whose checksum pyrage has accepted."""
+    data = text.strip().lower().rpartition("1")[2][:-_CHECKSUM_CHARS]
+    number = 0
+    for char in data:
+        number = number << 5 | _CHARSET.index(char)
+    return (number >> (len(data) * 5) % 8).to_bytes(len(data) * 5 // 8, "big")

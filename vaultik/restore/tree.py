@@ -1,0 +1,103 @@
+"""Look into a copied snapshot: paths to entries and back. Used by restore, fetch, ls."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from vaultik.errors import SelectionError
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator
+
+ROOT = 1
+_COLUMNS = (
+    "id, parent, name, type, mode, uid, gid, user_name, group_name, size, mtime_ns, link_target, rdev, hardlink, inode_flags, marks"
+)
+_NEAR = 3
+
+
+class Entry(NamedTuple):
+    """An entry's row, without what nothing here needs."""
+
+    id: int
+    parent: int | None
+    name: bytes
+    type: str
+    mode: int
+    uid: int
+    gid: int
+    user_name: str | None
+    group_name: str | None
+    size: int
+    mtime_ns: int
+    link_target: bytes | None
+    rdev: int | None
+    hardlink: int | None
+    inode_flags: int | None
+    marks: int
+
+
+def get_entry(copy: sqlite3.Connection, entry: int) -> Entry:
+    """Return an entry by its id."""
+    return Entry._make(copy.execute(f"SELECT {_COLUMNS} FROM entries WHERE id = ?", (entry,)).fetchone())  # noqa: S608 - constants
+
+
+def iter_children(copy: sqlite3.Connection, parent: int) -> Iterator[Entry]:
+    """Yield what a directory holds, by name."""
+    query = f"SELECT {_COLUMNS} FROM entries WHERE parent = ? ORDER BY name"  # noqa: S608 - constants
+    return map(Entry._make, copy.execute(query, (parent,)).fetchall())
+
+
+def iter_tree(copy: sqlite3.Connection, entry: int, path: bytes) -> Iterator[tuple[bytes, Entry]]:
+    """Yield everything below a directory with its path, depth first, by name."""
+    todo = [iter_children(copy, entry)]
+    prefixes = [path.rstrip(b"/") + b"/"]
+    while todo:
+        child = next(todo[-1], None)
+        if child is None:
+            todo.pop()
+            prefixes.pop()
+            continue
+        yield prefixes[-1] + child.name, child
+        if child.type == "d":
+            todo.append(iter_children(copy, child.id))
+            prefixes.append(prefixes[-1] + child.name + b"/")
+
+
+def path_of(copy: sqlite3.Connection, entry: int) -> bytes:
+    """Return an entry's absolute path."""
+    names: list[bytes] = []
+    at = get_entry(copy, entry)
+    while at.parent is not None:
+        names.append(at.name)
+        at = get_entry(copy, at.parent)
+    return b"/" + b"/".join(reversed(names))
+
+
+def resolve(copy: sqlite3.Connection, path: bytes) -> Entry:
+    """Return the entry at an absolute path.
+
+    Raises:
+        SelectionError: there is none; near ones are named.
+    """
+    at = ROOT
+    for name in path.split(b"/"):
+        if name in (b"", b"."):
+            continue
+        row = copy.execute("SELECT id FROM entries WHERE parent = ? AND name = ?", (at, name)).fetchone()
+        if row is None:
+            raise SelectionError(f"path {os.fsdecode(path)}: not in this snapshot", hint=_near(copy, at, name))
+        at = row[0]
+    return get_entry(copy, at)
+
+
+def _near(copy: sqlite3.Connection, parent: int, name: bytes) -> str:
+    here = os.fsdecode(path_of(copy, parent))
+    names = {os.fsdecode(row[0]): None for row in copy.execute("SELECT name FROM entries WHERE parent = ? LIMIT 10000", (parent,))}
+    near = difflib.get_close_matches(os.fsdecode(name), names, n=_NEAR)
+    if near:
+        return "near ones: " + ", ".join(os.path.join(here, found) for found in near)  # noqa: PTH118 - names may be any bytes
+    return f"vaultik ls shows what is in {here}"

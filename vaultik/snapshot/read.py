@@ -1,0 +1,279 @@
+"""Open a snapshot DB that somebody else wrote, and copy its rows into a database of one's own.
+
+Anybody can encrypt to a recipient, so nothing in the file is trusted: not its schema, not its rows.
+The guards are those of SQLite's own advice on untrusted files ("Defense Against The Dark Arts"), the
+limits those of FORMAT.md. Callers only ever see the copy, in which every rule of the format holds:
+a parent's id is smaller than its child's, names are names, content fits its file.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from vaultik.core.age_stream import open_stream
+from vaultik.core.frames import decode_stream
+from vaultik.core.streams import HashingReader
+from vaultik.errors import DigestMismatchError, FormatError, IntegrityError, NoMatchingIdentityError, ObjectNotFoundError
+from vaultik.model import EntryType
+from vaultik.snapshot.write import FORMAT, schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from vaultik.core.identity import Identity
+    from vaultik.snapshot.find import FoundSnapshot
+    from vaultik.store.base import Store
+
+FRAME_BYTES = 1 << 20
+LARGEST_CHUNK = 512 << 20
+_LARGEST_DB = 1 << 40
+_LONGEST_NAME = 255
+_LONGEST_LINK = 4096
+_LARGEST_XATTR = 1 << 16
+_SQLITE_HEADER = b"SQLite format 3\0"
+_TYPES = frozenset(kind.value for kind in EntryType)
+_I64 = 1 << 63
+
+COPY_SCHEMA = """
+CREATE UNIQUE INDEX entries_by_name ON entries (parent, name);
+CREATE INDEX chunks_by_blob ON chunks (blob, frame_offset, offset);
+CREATE INDEX entry_chunks_by_chunk ON entry_chunks (chunk);
+"""
+
+
+def fetch_snapshot(store: Store, found: FoundSnapshot, identities: Sequence[Identity], directory: Path, copy: sqlite3.Connection) -> None:
+    """Download a snapshot DB, check it, and copy it into an empty database.
+
+    Args:
+        store: where it lies.
+        found: which.
+        identities: any of which may open it.
+        directory: a private one (0700) for the plain file, which is removed before this returns.
+        copy: an empty database in autocommit mode.
+
+    Raises:
+        IntegrityError: missing, altered, or against the format; the copy is then of no worth.
+        NoMatchingIdentityError: it is for somebody else.
+        StoreError: the store failed.
+        OSError: the directory's disk is full.
+    """
+    plain = directory / "snapshot.sqlite"
+    what = f"snapshot {found.name.snapshot}"
+    try:
+        _download(store, found, identities, plain)
+        with closing(_open_untrusted(plain)) as db:
+            _copy(db, copy)
+    except NoMatchingIdentityError as exc:
+        raise NoMatchingIdentityError(f"{what}: {exc}", hint=exc.hint) from exc
+    except ObjectNotFoundError as exc:
+        raise IntegrityError(f"{what}: its DB is missing") from exc
+    except IntegrityError as exc:
+        raise type(exc)(f"{what}: {exc}") from exc
+    except sqlite3.Error as exc:
+        raise FormatError(f"{what}: its DB is not as the format demands: {exc}") from exc
+    finally:
+        plain.unlink(missing_ok=True)
+    if get_meta(copy)["snapshot"] != found.name.snapshot:
+        raise FormatError(f"{what}: it holds the DB of {get_meta(copy)['snapshot']}")
+
+
+def get_meta(copy: sqlite3.Connection) -> dict[str, Any]:
+    """Return the table `meta` of a copied snapshot."""
+    return dict(copy.execute("SELECT key, value FROM meta"))
+
+
+def _download(store: Store, found: FoundSnapshot, identities: Sequence[Identity], plain: Path) -> None:
+    fd = os.open(plain, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file, store.open(found.name.key) as stream:
+        hashing = HashingReader(stream)
+        for block in decode_stream(open_stream(hashing, identities), size_limit=_LARGEST_DB):
+            file.write(block)
+        if hashing.finish() != found.name.sha256:
+            raise DigestMismatchError("the bytes of its DB are not what its name says")
+
+
+def _open_untrusted(path: Path) -> sqlite3.Connection:
+    with path.open("rb") as file:
+        start = file.read(100)
+    page = int.from_bytes(start[16:18], "big")
+    pages = int.from_bytes(start[28:32], "big")
+    if len(start) < 100 or start[:16] != _SQLITE_HEADER or start[18:20] != b"\1\1":  # noqa: PLR2004 - SQLite's header
+        raise FormatError("its DB is no SQLite file")
+    if path.stat().st_size != pages * (65536 if page == 1 else page):
+        raise FormatError("its DB is not of the size it says")
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    try:
+        _restrain(db)
+        _check_schema(db)
+        if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise FormatError("its DB is damaged inside")
+        db.set_authorizer(_only_reads)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _restrain(db: sqlite3.Connection) -> None:
+    for limit, value in (
+        (sqlite3.SQLITE_LIMIT_LENGTH, 1 << 20),
+        (sqlite3.SQLITE_LIMIT_SQL_LENGTH, 1 << 16),
+        (sqlite3.SQLITE_LIMIT_COLUMN, 64),
+        (sqlite3.SQLITE_LIMIT_EXPR_DEPTH, 20),
+        (sqlite3.SQLITE_LIMIT_COMPOUND_SELECT, 4),
+        (sqlite3.SQLITE_LIMIT_ATTACHED, 0),
+        (sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH, 1),
+    ):
+        db.setlimit(limit, value)
+    for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0", "query_only = ON"):
+        db.execute(f"PRAGMA {pragma}")
+
+
+def _check_schema(db: sqlite3.Connection) -> None:
+    with closing(sqlite3.connect(":memory:")) as fresh:
+        fresh.executescript(schema())
+        expected = fresh.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name").fetchall()
+    if db.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name").fetchall() != expected:
+        raise FormatError("its DB has another schema than format 1")
+
+
+def _only_reads(action: int, first: str | None, _second: str | None, _db: str | None, _by: str | None) -> int:
+    tables = ("meta", "entries", "xattrs", "blobs", "chunks", "entry_chunks")
+    if action == sqlite3.SQLITE_SELECT or (action == sqlite3.SQLITE_READ and first in tables):
+        return sqlite3.SQLITE_OK
+    return sqlite3.SQLITE_DENY
+
+
+def _copy(db: sqlite3.Connection, copy: sqlite3.Connection) -> None:
+    meta = dict(db.execute("SELECT key, value FROM meta"))
+    if meta.get("format") != FORMAT or meta.get("kind") != "full":
+        raise FormatError(f"format {meta.get('format')!r} of kind {meta.get('kind')!r}, this vaultik knows format {FORMAT} of kind 'full'")
+    copy.executescript(schema())
+    copy.execute("BEGIN")
+    copy.executemany("INSERT INTO meta VALUES (?, ?)", _checked(db, "SELECT key, value FROM meta", _is_meta))
+    for table, columns, rule in (
+        ("entries", 18, _is_entry),
+        ("xattrs", 3, _is_xattr),
+        ("blobs", 5, _is_blob),
+        ("chunks", 7, _is_chunk),
+        ("entry_chunks", 3, _is_content),
+    ):
+        rows = _checked(db, f"SELECT * FROM {table}", rule)  # noqa: S608 - constants
+        with _unique(table):
+            copy.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * columns)})", rows)  # noqa: S608 - constants
+    for statement in filter(str.strip, COPY_SCHEMA.split(";")):
+        with _unique("entries"):
+            copy.execute(statement)
+    for rule, query in _RULES:
+        if (row := copy.execute(query).fetchone()) is not None:
+            raise FormatError(f"{rule} (row {row[0]})")
+    copy.execute("COMMIT")
+
+
+@contextmanager
+def _unique(table: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.IntegrityError as exc:
+        raise FormatError(f"{table}: two rows where one is allowed") from exc
+
+
+def _checked(db: sqlite3.Connection, query: str, rule: Callable[[tuple[Any, ...]], bool]) -> Iterator[tuple[Any, ...]]:
+    for row in db.execute(query):
+        if not rule(row):
+            raise FormatError(f"{query.rpartition(' ')[2]}: a row is out of range ({str(row[0])[:20]!r})")
+        yield row
+
+
+def _is_meta(row: tuple[Any, ...]) -> bool:
+    return isinstance(row[0], str)
+
+
+def _is_entry(row: tuple[Any, ...]) -> bool:
+    (number, parent, name, kind, mode, uid, gid, user, group, size, mtime, ctime, birth, link, rdev, hardlink, flags, marks) = row
+    return (
+        (number == 1) == (parent is None) == (name == b"")
+        and number >= 1
+        and _is_name(name, root=number == 1)
+        and kind in _TYPES
+        and (number != 1 or kind == EntryType.DIRECTORY)
+        and 0 <= mode <= 0o7777  # noqa: PLR2004 - permission bits
+        and 0 <= uid < 1 << 32
+        and 0 <= gid < 1 << 32
+        and all(text is None or len(text) <= _LONGEST_NAME for text in (user, group))
+        and size >= 0
+        and all(time is None or -_I64 <= time < _I64 for time in (mtime, ctime, birth))
+        and (isinstance(link, bytes) and 0 < len(link) <= _LONGEST_LINK and b"\0" not in link if kind == EntryType.SYMLINK else link is None)
+        and (rdev is None) == (kind not in (EntryType.CHAR_DEVICE, EntryType.BLOCK_DEVICE))
+        and (hardlink is None or kind == EntryType.FILE)
+        and (flags is None or 0 <= flags < 1 << 32)
+        and marks >= 0
+    )
+
+
+def _is_name(name: bytes, *, root: bool) -> bool:
+    if root:
+        return name == b""
+    return 0 < len(name) <= _LONGEST_NAME and b"/" not in name and b"\0" not in name and name not in (b".", b"..")
+
+
+def _is_xattr(row: tuple[Any, ...]) -> bool:
+    return 0 < len(row[1]) <= _LONGEST_NAME and b"\0" not in row[1] and len(row[2]) <= _LARGEST_XATTR
+
+
+def _is_blob(row: tuple[Any, ...]) -> bool:
+    number, digest, size, header_length, _recipients = row
+    return number >= 1 and len(digest) == 32 and 0 < header_length < size  # noqa: PLR2004 - SHA-256
+
+
+def _is_chunk(row: tuple[Any, ...]) -> bool:
+    _, digest, size, _, frame_offset, frame_length, offset = row
+    return (
+        len(digest) == 32  # noqa: PLR2004 - SHA-256
+        and 0 < size <= LARGEST_CHUNK
+        and frame_offset >= 0
+        and 0 < frame_length <= LARGEST_CHUNK + (1 << 20)
+        and offset >= 0
+        and (offset == 0 or offset + size <= FRAME_BYTES)
+    )
+
+
+def _is_content(row: tuple[Any, ...]) -> bool:
+    return bool(row[1] >= 0)
+
+
+_RULES = (
+    ("entries: no root", "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM entries WHERE id = 1)"),
+    (
+        "entries: a parent that is no earlier directory",
+        "SELECT e.id FROM entries AS e LEFT JOIN entries AS p ON p.id = e.parent"
+        " WHERE e.id <> 1 AND (p.id IS NULL OR p.type <> 'd' OR p.id >= e.id) LIMIT 1",
+    ),
+    (
+        "entries: a hard link to no leader",
+        "SELECT e.id FROM entries AS e LEFT JOIN entries AS l ON l.id = e.hardlink"
+        " WHERE e.hardlink IS NOT NULL AND (l.id IS NULL OR l.hardlink IS NOT l.id) LIMIT 1",
+    ),
+    ("xattrs: of no entry", "SELECT entry FROM xattrs WHERE entry NOT IN (SELECT id FROM entries) LIMIT 1"),
+    ("chunks: in no blob", "SELECT id FROM chunks WHERE blob NOT IN (SELECT id FROM blobs) LIMIT 1"),
+    (
+        "chunks: past the end of their blob",
+        "SELECT c.id FROM chunks AS c JOIN blobs AS b ON b.id = c.blob WHERE c.frame_offset + c.frame_length > b.size LIMIT 1",
+    ),
+    (
+        "entry_chunks: of no file, or of no chunk",
+        "SELECT ec.entry FROM entry_chunks AS ec LEFT JOIN entries AS e ON e.id = ec.entry LEFT JOIN chunks AS c ON c.id = ec.chunk"
+        " WHERE c.id IS NULL OR e.type IS NOT 'f' OR coalesce(e.hardlink, e.id) <> e.id LIMIT 1",
+    ),
+    (
+        "entry_chunks: overlapping, or past the end of the file",
+        "SELECT entry FROM (SELECT ec.entry AS entry, ec.offset + c.size AS stop, e.size AS size,"
+        " lead(ec.offset, 1, e.size) OVER (PARTITION BY ec.entry ORDER BY ec.offset) AS next"
+        " FROM entry_chunks AS ec JOIN chunks AS c ON c.id = ec.chunk JOIN entries AS e ON e.id = ec.entry)"
+        " WHERE stop > next OR stop > size LIMIT 1",
+    ),
+)

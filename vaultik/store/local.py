@@ -1,0 +1,284 @@
+"""The embedded store: objects as files below a directory, as careful as S3.
+
+`file:///dir` is the endpoint, a bucket a folder under it, a key the path below. Invariants: a name
+appears only with all its bytes on the disk, and never changes after (write aside, fsync, rename unless taken,
+fsync the directory); what is written aside begins with `.tmp-` and is in no listing.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import stat
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from vaultik.errors import DigestMismatchError, ObjectNotFoundError, StoreAccessError, StoreError, StoreUnavailableError
+from vaultik.linux import rename_noreplace
+from vaultik.store.base import ByteStream, Listing, ObjectInfo
+from vaultik.store.clock import StoreClock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_ASIDE = ".tmp-"
+_HERE = -100  # AT_FDCWD
+_BLOCK = 1 << 20
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class LocalStore:
+    """A bucket folder and prefix under an endpoint directory."""
+
+    def __init__(self, endpoint: Path, bucket: str, prefix: str, *, create: bool = False) -> None:
+        """Name the place; nothing is made yet.
+
+        Args:
+            endpoint: directory that holds the buckets.
+            bucket: folder in it.
+            prefix: path in the bucket, empty or with a trailing slash.
+            create: make the bucket's folder when it is first looked at.
+        """
+        self._create = create
+        self._endpoint = endpoint
+        self._bucket = endpoint / bucket
+        self._root = self._bucket / prefix if prefix else self._bucket
+        self._prefix = prefix
+        self._clock = StoreClock()
+
+    @property
+    def location(self) -> str:
+        """Endpoint, bucket and prefix in one line."""
+        return f"file://{self._endpoint} {self._bucket.name} {self._prefix}"
+
+    def now(self) -> float:
+        """Return the time of the file system that holds the bucket."""
+        return self._clock.now(self._touch)
+
+    def put(self, key: str, body: Path | bytes, *, sha256: bytes, once: bool = False) -> bool:  # noqa: ARG002 - nothing is tried twice here
+        """Store an object unless one stands there (see `Store.put`).
+
+        Raises:
+            DigestMismatchError: the body isn't what `sha256` says; nothing is stored.
+        """
+        with self._mapped(key):
+            if self._path(key).exists():
+                return False
+            directory = self._make_directories(self._path(key).parent)
+            aside = directory / f"{_ASIDE}{secrets.token_hex(8)}"
+            try:
+                _write(aside, body, sha256, key)
+                self._clock.tell(aside.stat().st_mtime)
+                return _publish(aside, self._path(key))
+            finally:
+                aside.unlink(missing_ok=True)
+
+    @contextmanager
+    def open(self, key: str, *, offset: int = 0, length: int | None = None) -> Iterator[ByteStream]:
+        """Open an object or a range of it (see `Store.open`)."""
+        with self._mapped(key):
+            self._check_bucket()
+            file = self._path(key).open("rb")
+        with file:
+            yield _Range(file, offset, length, self.location, key)
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Return size and time of an object, None if there is none."""
+        with self._mapped(key):
+            try:
+                st = self._path(key).lstat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            return ObjectInfo(key, st.st_size, st.st_mtime) if stat.S_ISREG(st.st_mode) else None
+
+    def walk(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Yield the objects whose key begins with `prefix`, ascending."""
+        directory, _, start = prefix.rpartition("/")
+        self._check_bucket()
+        yield from self._below(f"{directory}/" if directory else "", start)
+
+    def children(self, prefix: str = "") -> Listing:
+        """Return one level below `prefix`."""
+        self._check_bucket()
+        listing = Listing([], [])
+        for name, entry in self._level(prefix):
+            if name.endswith("/"):
+                listing.prefixes.append(prefix + name)
+            else:
+                listing.objects.append(self._info(prefix + name, entry))
+        return listing
+
+    def delete(self, keys: Iterable[str]) -> dict[str, str]:
+        """Delete objects; gives the reason for each that could not be."""
+        failed = {}
+        for key in keys:
+            try:
+                self._path(key).unlink(missing_ok=True)
+            except OSError as exc:
+                failed[key] = exc.strerror or str(exc)
+        return failed
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _path(self, key: str) -> Path:
+        return self._root / key
+
+    def _check_bucket(self) -> None:
+        if not self._endpoint.is_dir():
+            raise StoreAccessError(f"store {self._endpoint}: no such directory", hint="mount or make it, or correct the endpoint")
+        if self._create:
+            self._make_directories(self._bucket)
+        if not self._bucket.is_dir():
+            raise StoreAccessError(f"store {self._endpoint}: no bucket {self._bucket.name}", hint=self._hint_buckets())
+
+    def _hint_buckets(self) -> str:
+        names = sorted(entry.name for entry in os.scandir(self._endpoint) if entry.is_dir())[:10]
+        return f"there are: {', '.join(names)}" if names else "a first backup makes it"
+
+    def _make_directories(self, directory: Path) -> Path:
+        """Make a directory and what leads to it, each durable before the next."""
+        if not self._endpoint.is_dir():
+            raise StoreAccessError(f"store {self._endpoint}: no such directory", hint="mount or make it, or correct the endpoint")
+        missing = []
+        at = directory
+        while not at.is_dir():
+            missing.append(at)
+            at = at.parent
+        for path in reversed(missing):
+            path.mkdir(mode=0o700, exist_ok=True)
+            _sync_directory(path.parent)
+        return directory
+
+    def _touch(self) -> None:
+        with self._mapped("the clock"):
+            directory = self._bucket if self._bucket.is_dir() else self._endpoint
+            path = directory / f"{_ASIDE}{secrets.token_hex(8)}"
+            try:
+                fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            except OSError as exc:
+                if exc.errno not in _REFUSED:
+                    raise
+                # Read only: the directory is this machine's, and so is its clock.
+                self._clock.tell(time.time())
+                return
+            self._clock.tell(os.fstat(fd).st_mtime)
+            os.close(fd)
+            path.unlink()
+
+    def _below(self, prefix: str, start: str) -> Iterator[ObjectInfo]:
+        for name, entry in self._level(prefix):
+            if not name.startswith(start) and not start.startswith(name):
+                continue
+            if name.endswith("/"):
+                yield from self._below(prefix + name, start[len(name) :])
+            elif name.startswith(start):
+                yield self._info(prefix + name, entry)
+
+    def _level(self, prefix: str) -> list[tuple[str, os.DirEntry[str]]]:
+        """Return the names of one level in the order of their keys: directories as `name/`."""
+        with self._mapped(prefix or "the listing"):
+            try:
+                with os.scandir(self._root / prefix) as found:
+                    entries = [(e.name + "/" if e.is_dir(follow_symlinks=False) else e.name, e) for e in found]
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        entries = [(name, entry) for name, entry in entries if not name.startswith(_ASIDE)]
+        return sorted(entries, key=lambda item: os.fsencode(item[0]))
+
+    def _info(self, key: str, entry: os.DirEntry[str]) -> ObjectInfo:
+        with self._mapped(key):
+            st = entry.stat(follow_symlinks=False)
+            return ObjectInfo(key, st.st_size, st.st_mtime)
+
+    @contextmanager
+    def _mapped(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as exc:
+            raise ObjectNotFoundError(f"store {self._endpoint}: {what}: no such object") from exc
+        except OSError as exc:
+            raise _error(exc, f"store {self._endpoint}: {what}") from exc
+
+
+class _Range:
+    """A part of a file."""
+
+    def __init__(self, file: BinaryIO, offset: int, length: int | None, location: str, key: str) -> None:
+        file.seek(offset)
+        self._file = file
+        self._left = length
+        self._what = f"store {location.split()[0]}: {key}"
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes, b"" at the end."""
+        wanted = size if self._left is None else self._left if size < 0 else min(size, self._left)
+        try:
+            data = self._file.read(wanted)
+        except OSError as exc:
+            raise _error(exc, self._what) from exc
+        if self._left is not None:
+            self._left -= len(data)
+        return data
+
+
+def _error(exc: OSError, what: str) -> StoreError:
+    reason = f"{what}: {exc.strerror or exc}"
+    if exc.errno in _REFUSED:
+        return StoreAccessError(reason, hint="check the rights of the store's directory")
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreUnavailableError(reason, hint="the store is full: free some space, the next run continues")
+    return StoreUnavailableError(reason)
+
+
+def _write(aside: Path, body: Path | bytes, sha256: bytes, key: str) -> None:
+    digest = hashlib.sha256()
+    fd = os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb", buffering=0) as target:
+        for block in _blocks(body):
+            digest.update(block)
+            at = 0
+            while at < len(block):
+                at += target.write(block[at:] if at else block)
+        if digest.digest() != sha256:
+            raise DigestMismatchError(f"put {key}: the body is not what its digest says")
+        os.fsync(target.fileno())
+
+
+def _blocks(body: Path | bytes) -> Iterator[bytes]:
+    if isinstance(body, bytes):
+        yield body
+        return
+    with body.open("rb", buffering=0) as source:
+        while block := source.read(_BLOCK):
+            yield block
+
+
+def _publish(aside: Path, path: Path) -> bool:
+    """Give a finished file its name, unless the name is taken."""
+    try:
+        rename_noreplace(_HERE, os.fsencode(aside), _HERE, os.fsencode(path))
+    except FileExistsError:
+        return False
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:
+            raise
+        # A file system that can't: link refuses a taken name as well.
+        try:
+            os.link(aside, path)
+        except FileExistsError:
+            return False
+    _sync_directory(path.parent)
+    return True
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

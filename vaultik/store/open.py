@@ -1,0 +1,64 @@
+"""Open the store that an endpoint names. boto3 is imported only where it is one for S3."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vaultik.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vaultik.store.base import Store
+
+_FILE = "file://"
+
+
+def open_store(
+    endpoint: str | None,
+    bucket: str,
+    prefix: str,
+    *,
+    region: str | None = None,
+    access_key_id: str | None = None,
+    secret_access_key: str | None = None,
+    put_only: bool = False,
+    checksums: bool = True,
+    create: bool = False,
+) -> Store:
+    """Return a store. Nothing is asked of it yet.
+
+    Args:
+        endpoint: `file:///dir` for a directory, a URL or `host[:port]` (https) for S3, None for AWS
+            or whatever boto3's own environment says.
+        bucket: the bucket, or folder under the directory.
+        prefix: a non-empty one gets a trailing slash.
+        region: of the bucket.
+        access_key_id: None for boto3's own chain.
+        secret_access_key: goes with it.
+        put_only: the credential can only put; nothing else is tried.
+        checksums: send SHA-256 checksums; some S3 clones refuse them.
+        create: make a directory store's bucket if it isn't there (an S3 bucket is never made).
+
+    Raises:
+        ConfigError: the endpoint can't be one.
+    """
+    prefix = prefix if not prefix or prefix.endswith("/") else prefix + "/"
+    if endpoint is not None and endpoint.startswith(_FILE):
+        from vaultik.store.local import LocalStore  # noqa: PLC0415 - each kind only where it is used
+
+        directory = endpoint.removeprefix(_FILE)
+        if not directory.startswith("/"):
+            raise ConfigError(f"endpoint {endpoint}: not an absolute path", hint="three slashes: file:///srv/backup")
+        return LocalStore(Path(directory), bucket, prefix, create=create)
+    from vaultik.store.s3 import S3Store  # noqa: PLC0415 - boto3 takes 170 ms to import
+
+    return S3Store(
+        endpoint,
+        bucket,
+        prefix,
+        region=region,
+        access_key_id=access_key_id,
+        secret_access_key=secret_access_key,
+        put_only=put_only,
+        checksums=checksums,
+    )

@@ -1,0 +1,190 @@
+"""The graph of a restore. State lies in the target; complete = one committed row.
+
+    Restore(target id)            the root: yields the snapshot, then all blobs, then the finish
+      FetchSnapshotDB
+      RestoreBlob(blob)           one per blob, each read once
+      FinishTree
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import luigi
+from luigi.parameter import ParameterVisibility
+
+from vaultik.errors import IntegrityError, LocalIndexError, VaultikError
+from vaultik.restore.progress import NoProgress, Progress
+from vaultik.restore.session import RestoreReport, RestoreSession
+from vaultik.tasks import runtime
+from vaultik.tasks.build import build
+from vaultik.tasks.process import Record
+from vaultik.tasks.run import RunFailedError, Watcher
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_sessions: dict[str, RestoreSession] = {}
+
+
+class _RestoreTask(luigi.Task):
+    """A task of a restore that this process (or its parent) began."""
+
+    restore_id = luigi.Parameter(description="identity of this restore")
+
+    @property
+    def session(self) -> RestoreSession:
+        return _sessions[self.restore_id]
+
+    def on_failure(self, exception: BaseException) -> str:
+        return runtime.note_failure(exception)
+
+
+class FetchSnapshotDB(_RestoreTask):
+    """Download and verify the snapshot DB, make the plan."""
+
+    def complete(self) -> bool:
+        return self.session.is_done("snapshot")
+
+    def run(self) -> None:
+        self.session.fetch_snapshot()
+
+
+class RestoreBlob(_RestoreTask):
+    """Read one blob and write what is wanted of it."""
+
+    blob = luigi.IntParameter(description="the blob's row in the snapshot")
+
+    def complete(self) -> bool:
+        return self.session.is_done(f"blob {self.blob}")
+
+    def run(self) -> None:
+        self.session.restore_blob(self.blob)
+
+
+class FinishTree(_RestoreTask):
+    """Links, special files, directories' attributes."""
+
+    def complete(self) -> bool:
+        return self.session.is_finished()
+
+    def run(self) -> None:
+        self.session.finish()
+
+
+class RestoreTree(_RestoreTask):
+    """All steps of one restore."""
+
+    def complete(self) -> bool:
+        return self.session.is_finished()
+
+    def run(self) -> Iterator[Any]:
+        """Yield the steps in their order."""
+        yield FetchSnapshotDB(restore_id=self.restore_id)
+        yield [RestoreBlob(restore_id=self.restore_id, blob=blob) for blob in self.session.blobs()]
+        yield FinishTree(restore_id=self.restore_id)
+
+
+class Restore(luigi.Task):
+    """`luigi --module vaultik.tasks Restore --bucket B --prefix P --snapshot latest --target DIR`."""
+
+    bucket = luigi.Parameter(description="bucket of the store", visibility=ParameterVisibility.PRIVATE)
+    prefix = luigi.Parameter(default="", description="prefix in the bucket", visibility=ParameterVisibility.PRIVATE)
+    snapshot = luigi.Parameter(default="latest", description="which snapshot")
+    target = luigi.Parameter(description="directory to restore into", visibility=ParameterVisibility.PRIVATE)
+    host = luigi.Parameter(default="", description="which host, for latest")
+    endpoint = luigi.Parameter(default="", description="S3 endpoint, or file:///dir", visibility=ParameterVisibility.PRIVATE)
+    region = luigi.Parameter(default="", description="region of the bucket", visibility=ParameterVisibility.PRIVATE)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._done = False
+        if self.restore_id not in _sessions:
+            from vaultik.tasks import luigi_command  # noqa: PLC0415 - only this way in needs it
+
+            _sessions[self.restore_id] = luigi_command.begin_restore(self)
+
+    @property
+    def restore_id(self) -> str:
+        """What tells restores apart without telling a path."""
+        return restore_id(Path(self.target))
+
+    def complete(self) -> bool:
+        return self._done or _sessions[self.restore_id].is_finished()
+
+    def run(self) -> Iterator[Any]:
+        """Yield the restore."""
+        yield RestoreTree(restore_id=self.restore_id)
+
+
+def restore_id(target: Path) -> str:
+    """Return an id for the restore into a directory that doesn't tell its path."""
+    return hashlib.sha256(os.fsencode(target.resolve())).hexdigest()[:12]
+
+
+def restore(session: RestoreSession, *, workers: int | None = None, progress: Progress | None = None) -> RestoreReport:
+    """Restore, or continue an interrupted restore into the same target.
+
+    Args:
+        session: what, from where, into where.
+        workers: Luigi processes; None for as many as the blobs merit.
+        progress: told of totals and advances.
+
+    Returns:
+        What was done. Files that can't be brought back are in it, not an error.
+
+    Raises:
+        VaultikError: the restore failed; the same command continues.
+    """
+    watch = progress or NoProgress()
+    record = Record()
+    number = restore_id(session.target)
+    watcher = Watcher(record, lambda event: watch.advance(**event))
+    session.emit = record.add
+    _sessions[number] = session
+    runtime.take_record(record)
+    try:
+        session.begin()
+        watcher.start()
+        build([FetchSnapshotDB(restore_id=number)])
+        _raise_first(watcher, complete=session.is_done("snapshot"))
+        totals = session.report().totals
+        watch.total(files=totals.files, bytes=totals.bytes, blobs=totals.blobs)
+        session.close()
+        build([RestoreTree(restore_id=number)], workers=workers or (2 if totals.blobs > 2 else 1))  # noqa: PLR2004 - one does for two
+        _raise_first(watcher, complete=session.is_finished())
+        report = session.report()
+        session.clean()
+        return report
+    finally:
+        watcher.stop()
+        runtime.take_record(None)
+        session.close()
+        record.close()
+        del _sessions[number]
+
+
+def _raise_first(watcher: Watcher, *, complete: bool) -> None:
+    if complete:
+        return
+    watcher.stop()
+    if watcher.errors:
+        first = watcher.errors[0]
+        raise RunFailedError(first["error"], first["hint"], first["exit_code"])
+    raise LocalIndexError("the restore ended without a result", hint="a worker was killed? the same command continues")
+
+
+def damage_error(report: RestoreReport) -> IntegrityError | None:
+    """Return the error that a restore with damaged files ends with."""
+    if not report.damaged:
+        return None
+    return IntegrityError(
+        f"{len(report.damaged)} files could not be brought back",
+        hint="everything else was; older snapshots may hold other copies of them",
+    )
+
+
+__all__ = ["FetchSnapshotDB", "FinishTree", "Restore", "RestoreBlob", "RestoreTree", "VaultikError", "damage_error", "restore"]
