@@ -1,0 +1,376 @@
+"""S3 and what speaks like it, through boto3; the one door to it.
+
+Objects are put with If-None-Match, so that what stands under a key stays. Servers that don't know the
+header are met half way: one that refuses it is asked with a HEAD instead. The store's time is the
+Date of its last answer. A client is never used across a fork. No secret is in any message.
+"""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import hashlib
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import botocore.config
+from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+
+from vaultik.errors import DigestMismatchError, ObjectNotFoundError, StoreUnavailableError
+from vaultik.store.base import ByteStream, Listing, ObjectInfo
+from vaultik.store.clock import StoreClock
+from vaultik.store.s3_errors import is_absent, is_taken, is_unknown_condition, map_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+MULTIPART_ABOVE = 1 << 30
+_PART = 16 << 20
+_PARTS_AT_MOST = 9000
+_PART_THREADS = 4
+_PAGE = 1000
+_RESUMES = 5
+_ATTEMPTS = 5
+_CONNECT_S = 10
+_READ_S = 60
+_BROKEN = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, OSError)
+
+
+class _TakenError(Exception):
+    """An object stands under the key."""
+
+
+class _ConditionUnknownError(Exception):
+    """The server doesn't know If-None-Match."""
+
+
+class _AbsentError(ObjectNotFoundError):
+    """No object stands under the key."""
+
+
+class S3Store:
+    """A bucket and prefix."""
+
+    def __init__(
+        self,
+        endpoint: str | None,
+        bucket: str,
+        prefix: str,
+        *,
+        region: str | None = None,
+        access_key_id: str | None = None,
+        secret_access_key: str | None = None,
+        put_only: bool = False,
+        checksums: bool = True,
+        multipart_above: int = MULTIPART_ABOVE,
+        part_size: int = _PART,
+        attempts: int = _ATTEMPTS,
+    ) -> None:
+        """Name the place; nothing is asked yet.
+
+        Args:
+            endpoint: URL, or `host[:port]` for https; None is AWS.
+            bucket: the bucket.
+            prefix: empty or with a trailing slash.
+            region: None is us-east-1 where an endpoint is given, else boto3's own.
+            access_key_id: None is boto3's own chain.
+            secret_access_key: goes with it.
+            put_only: nothing but puts is tried.
+            checksums: send SHA-256 with every put.
+            multipart_above: bodies larger than this go in parts.
+            part_size: least size of a part.
+            attempts: how often a request is tried.
+        """
+        self._endpoint = endpoint if endpoint is None or "://" in endpoint else f"https://{endpoint}"
+        self._bucket = bucket
+        self._prefix = prefix
+        self._region = region or ("us-east-1" if endpoint else None)
+        self._keys = (access_key_id, secret_access_key)
+        self._put_only = put_only
+        self._checksums = checksums
+        self._multipart_above = multipart_above
+        self._part_size = part_size
+        self._attempts = attempts
+        self._clock = StoreClock()
+        self._clients: dict[bool, Any] = {}
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+
+    @property
+    def location(self) -> str:
+        """Endpoint, bucket and prefix in one line."""
+        return f"{self._endpoint or 's3'} {self._bucket} {self._prefix}"
+
+    def now(self) -> float:
+        """Return the time by the server's Date headers."""
+        return self._clock.now(self._ask_time)
+
+    def put(self, key: str, body: Path | bytes, *, sha256: bytes, once: bool = False) -> bool:
+        """Store an object unless one stands there (see `Store.put`).
+
+        Raises:
+            DigestMismatchError: the body isn't what `sha256` says; nothing is stored.
+        """
+        size = len(body) if isinstance(body, bytes) else body.stat().st_size
+        if size > self._multipart_above and isinstance(body, Path):
+            return self._put_parts(key, body, size, sha256)
+        if hashlib.sha256(body).digest() != sha256 if isinstance(body, bytes) else _digest(body) != sha256:
+            raise DigestMismatchError(f"put {key}: the body is not what its digest says")
+        try:
+            return self._put_whole(key, body, size, sha256, once=once, condition={"IfNoneMatch": "*"})
+        except _ConditionUnknownError:
+            if not self._put_only and self.head(key) is not None:
+                return False
+            return self._put_whole(key, body, size, sha256, once=once, condition={})
+
+    @contextmanager
+    def open(self, key: str, *, offset: int = 0, length: int | None = None) -> Iterator[ByteStream]:
+        """Open an object or a range of it (see `Store.open`)."""
+        stream = _Stream(self._get, key, offset, length)
+        try:
+            yield stream
+        finally:
+            stream.close()
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Return size and time of an object, None if there is none."""
+        try:
+            with self._mapped(key):
+                answer = self._client().head_object(Bucket=self._bucket, Key=self._prefix + key)
+        except _AbsentError:
+            return None
+        return ObjectInfo(key, answer["ContentLength"], answer["LastModified"].timestamp())
+
+    def walk(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Yield the objects whose key begins with `prefix`, ascending."""
+        for page in self._pages(prefix):
+            yield from map(self._info, page.get("Contents", ()))
+
+    def children(self, prefix: str = "") -> Listing:
+        """Return one level below `prefix`."""
+        listing = Listing([], [])
+        for page in self._pages(prefix, Delimiter="/"):
+            listing.objects.extend(map(self._info, page.get("Contents", ())))
+            listing.prefixes.extend(p["Prefix"].removeprefix(self._prefix) for p in page.get("CommonPrefixes", ()))
+        return listing
+
+    def delete(self, keys: Iterable[str]) -> dict[str, str]:
+        """Delete objects; gives the reason for each that could not be."""
+        failed: dict[str, str] = {}
+        todo = list(keys)
+        for start in range(0, len(todo), _PAGE):
+            batch = [{"Key": self._prefix + key} for key in todo[start : start + _PAGE]]
+            with self._mapped("delete"):
+                answer = self._client().delete_objects(Bucket=self._bucket, Delete={"Objects": batch, "Quiet": True})
+            for error in answer.get("Errors", ()):
+                if error.get("Code") != "NoSuchKey":
+                    failed[error["Key"].removeprefix(self._prefix)] = f"{error.get('Code')}: {error.get('Message', '')}"
+        return failed
+
+    def close(self) -> None:
+        """Close the connections of this process."""
+        if self._pid == os.getpid():
+            for client in self._clients.values():
+                client.close()
+        self._clients = {}
+
+    # -- requests ---------------------------------------------------------------------------------
+
+    def _client(self, *, once: bool = False) -> Any:
+        with self._lock:
+            if self._pid != os.getpid():
+                self._pid, self._clients = os.getpid(), {}
+            if once not in self._clients:
+                self._clients[once] = self._make_client(1 if once else self._attempts)
+            return self._clients[once]
+
+    def _make_client(self, attempts: int) -> Any:
+        when = "when_supported" if self._checksums else "when_required"
+        config = botocore.config.Config(
+            connect_timeout=_CONNECT_S,
+            read_timeout=_READ_S,
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            s3={"addressing_style": "path"} if self._endpoint else {},
+            request_checksum_calculation=when,
+            response_checksum_validation="when_required",
+            max_pool_connections=2 * _PART_THREADS,
+            user_agent_extra="vaultik",
+        )
+        with self._mapped("connect"):
+            session = boto3.session.Session()
+            client = session.client(
+                "s3",
+                endpoint_url=self._endpoint,
+                region_name=self._region,
+                aws_access_key_id=self._keys[0],
+                aws_secret_access_key=self._keys[1],
+                config=config,
+            )
+        client.meta.events.register("response-received.s3", self._note_time)
+        return client
+
+    def _note_time(self, response_dict: dict[str, Any] | None = None, **_ignored: Any) -> None:
+        date = (response_dict or {}).get("headers", {}).get("date")
+        parsed = email.utils.parsedate_to_datetime(date) if date else None
+        if parsed is not None:
+            self._clock.tell(parsed.timestamp())
+
+    def _ask_time(self) -> None:
+        client = self._client()
+        with self._mapped("the time"):
+            try:
+                client.head_bucket(Bucket=self._bucket)
+            except ClientError:
+                # Refused or not there: the answer had a Date all the same.
+                return
+
+    def _put_whole(
+        self, key: str, body: Path | bytes, size: int, sha256: bytes, *, once: bool, condition: dict[str, str]
+    ) -> bool:
+        extra: dict[str, Any] = dict(condition)
+        if self._checksums:
+            extra["ChecksumSHA256"] = base64.b64encode(sha256).decode()
+        client = self._client(once=once)
+        try:
+            with self._mapped(key):
+                if isinstance(body, bytes):
+                    client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body, ContentLength=size, **extra)
+                else:
+                    with body.open("rb") as file:
+                        client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=file, ContentLength=size, **extra)
+        except _TakenError:
+            return False
+        return True
+
+    def _put_parts(self, key: str, body: Path, size: int, sha256: bytes) -> bool:
+        if _digest(body) != sha256:
+            raise DigestMismatchError(f"put {key}: the body is not what its digest says")
+        client, name = self._client(), {"Bucket": self._bucket, "Key": self._prefix + key}
+        with self._mapped(key):
+            upload = client.create_multipart_upload(**name)["UploadId"]
+        try:
+            part_size = max(self._part_size, -(-size // _PARTS_AT_MOST))
+            with ThreadPoolExecutor(_PART_THREADS) as threads:
+                starts = range(0, size, part_size)
+                send = lambda n, at: self._put_part(name, upload, n, body, at, min(part_size, size - at))  # noqa: E731 - bound here
+                tags = list(threads.map(send, range(1, len(starts) + 1), starts))
+            parts = [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, 1)]
+            with self._mapped(key):
+                client.complete_multipart_upload(**name, UploadId=upload, MultipartUpload={"Parts": parts}, IfNoneMatch="*")
+        except _TakenError:
+            self._abort(name, upload)
+            return False
+        except BaseException:
+            self._abort(name, upload)
+            raise
+        return True
+
+    def _put_part(self, name: dict[str, str], upload: str, number: int, body: Path, at: int, size: int) -> str:
+        with body.open("rb") as file:
+            file.seek(at)
+            data = file.read(size)
+        with self._mapped(name["Key"]):
+            tag: str = self._client().upload_part(**name, UploadId=upload, PartNumber=number, Body=data)["ETag"]
+        return tag
+
+    def _abort(self, name: dict[str, str], upload: str) -> None:
+        try:
+            self._client().abort_multipart_upload(**name, UploadId=upload)
+        except (BotoCoreError, ClientError):
+            return  # a bucket's lifecycle rule ends what can't be ended here
+
+    def _get(self, key: str, offset: int, stop: int | None, tag: str | None) -> tuple[Any, int, str | None]:
+        """Return a body, how many of its first bytes are not wanted, and the object's tag."""
+        extra: dict[str, str] = {"IfMatch": tag} if tag else {}
+        if offset or stop is not None:
+            extra["Range"] = f"bytes={offset}-{'' if stop is None else stop - 1}"
+        with self._mapped(key):
+            answer = self._client().get_object(Bucket=self._bucket, Key=self._prefix + key, **extra)
+        whole = "ContentRange" not in answer and offset + answer["ContentLength"] > (stop or 0) and offset > 0
+        wrong = whole and (stop is None or answer["ContentLength"] != stop - offset)
+        return answer["Body"], offset if wrong else 0, answer.get("ETag")
+
+    def _pages(self, prefix: str, **extra: str) -> Iterator[dict[str, Any]]:
+        token: dict[str, str] = {}
+        while True:
+            with self._mapped(f"list {prefix}"):
+                page = self._client().list_objects_v2(Bucket=self._bucket, Prefix=self._prefix + prefix, MaxKeys=_PAGE, **extra, **token)
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _info(self, found: dict[str, Any]) -> ObjectInfo:
+        return ObjectInfo(found["Key"].removeprefix(self._prefix), found["Size"], found["LastModified"].timestamp())
+
+    @contextmanager
+    def _mapped(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except ClientError as exc:
+            if is_taken(exc):
+                raise _TakenError from exc
+            if is_unknown_condition(exc):
+                raise _ConditionUnknownError from exc
+            if is_absent(exc) and what != "connect":
+                raise _AbsentError(f"{self.location}: {what}: no such object") from exc
+            raise map_error(exc, self.location, what) from exc
+        except BotoCoreError as exc:
+            raise map_error(exc, self.location, what) from exc
+
+
+class _Stream:
+    """A body that is asked for again from where it broke off."""
+
+    def __init__(self, get: Callable[[str, int, int | None, str | None], tuple[Any, int, str | None]], key: str, offset: int, length: int | None) -> None:
+        self._get = get
+        self._key = key
+        self._at = offset
+        self._stop = None if length is None else offset + length
+        self._resumes = 0
+        self._tag: str | None = None
+        self._body: Any = None
+        if length != 0:
+            self._ask()
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes, b"" at the end."""
+        if self._stop is not None:
+            left = self._stop - self._at
+            size = left if size < 0 else min(size, left)
+        while size and self._body is not None:
+            try:
+                data: bytes = self._body.read(None if size < 0 else size)
+            except _BROKEN as exc:
+                self._resume(exc)
+                continue
+            self._at += len(data)
+            return data
+        return b""
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._body is not None:
+            self._body.close()
+
+    def _ask(self) -> None:
+        self._body, skip, self._tag = self._get(self._key, self._at, self._stop, self._tag)
+        while skip:
+            skip -= len(self._body.read(min(skip, 1 << 20))) or skip
+
+    def _resume(self, exc: Exception) -> None:
+        self._resumes += 1
+        if self._resumes > _RESUMES:
+            raise StoreUnavailableError(f"{self._key}: the store broke off {self._resumes} times: {exc}") from exc
+        self._body.close()
+        self._ask()
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
