@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 _SIZE = re.compile(r"(\d+)\s*(B|[kKMGT]B|[KMGT]iB)?")
-_SIZE_UNITS = {"B": 1} | {f"{p}B": 1000**n for n, p in enumerate("kMGT", 1)} | {"KB": 1000} | {f"{p}iB": 1024**n for n, p in enumerate("KMGT", 1)}
+_SIZE_UNITS = (
+    {"B": 1}
+    | {f"{p}B": 1000**n for n, p in enumerate("kMGT", 1)}
+    | {"KB": 1000}
+    | {f"{p}iB": 1024**n for n, p in enumerate("KMGT", 1)}
+)
 _DURATION = re.compile(r"(\d+)\s*(s|m|h|d)?")
 _DURATION_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -131,7 +136,8 @@ def parse_size(text: str | int) -> int:
     shape = _SIZE.fullmatch(str(text).strip())
     if shape is None or isinstance(text, bool):
         raise ValueError(f"not a size: {text!r}; sizes look like 10MB or 10MiB")
-    return int(shape[1]) * _SIZE_UNITS[shape[2] or "B"]
+    factor: int = _SIZE_UNITS[shape[2] or "B"]
+    return int(shape[1]) * factor
 
 
 def parse_duration(text: str | int) -> int:
@@ -179,7 +185,9 @@ class _Document:
         if not isinstance(self._data, dict):
             raise ConfigError(f"{path}: no settings in it", hint="vaultik init CONFIG writes a commented one")
 
-    def error(self, where: str, reason: str, hint: str | None = None, kind: type[ConfigError] = ConfigError) -> ConfigError:
+    def error(
+        self, where: str, reason: str, hint: str | None = None, kind: type[ConfigError] = ConfigError
+    ) -> ConfigError:
         """Return an error at a path such as `$.s3.bucket` or `$.exclude[2]`."""
         mark = self._mark(where)
         place = f"{self._path}:{mark.line + 1}:{mark.column + 1}" if mark else str(self._path)
@@ -205,7 +213,9 @@ class _Document:
             return self.error(f"{where}.{unknown[1]}", "unknown key", hint)
         missing = re.fullmatch(r"Object missing required field `(.*)`", reason)
         if missing:
-            return self.error(where, f"{missing[1]} is missing", "vaultik init CONFIG writes a commented config with every key")
+            return self.error(
+                where, f"{missing[1]} is missing", "vaultik init CONFIG writes a commented config with every key"
+            )
         return self.error(where, reason[0].lower() + reason[1:], _type_hint(reason))
 
     def _refuse_identities(self, where: str, value: Any) -> None:
@@ -247,7 +257,10 @@ class _Document:
     def _yaml_error(self, exc: yaml.MarkedYAMLError) -> ConfigError:
         mark = exc.problem_mark or exc.context_mark
         place = f"{self._path}:{mark.line + 1}:{mark.column + 1}" if mark else str(self._path)
-        return ConfigError(f"{place}: not YAML: {exc.problem or exc.context}", hint="keys and values are written `key: value`; indent with spaces")
+        return ConfigError(
+            f"{place}: not YAML: {exc.problem or exc.context}",
+            hint="keys and values are written `key: value`; indent with spaces",
+        )
 
 
 class _Checker:
@@ -309,7 +322,9 @@ class _Checker:
         f = self._file
         given = [*([f.age_recipient] if f.age_recipient else []), *f.age_recipients]
         if not given:
-            raise self._document.error("$.age_recipient", "is missing", "vaultik keygen -o FILE makes a pair; the recipient goes here")
+            raise self._document.error(
+                "$.age_recipient", "is missing", "vaultik keygen -o FILE makes a pair; the recipient goes here"
+            )
         return tuple(dict.fromkeys(text.strip() for text in given))
 
     def _s3(self) -> S3:
@@ -319,13 +334,17 @@ class _Checker:
         if (s3.access_key_id is None) != (s3.secret_access_key is None):
             raise self._document.error("$.s3", "access_key_id and secret_access_key go together")
         if s3.prefix.startswith("/") or "//" in s3.prefix:
-            raise self._document.error("$.s3.prefix", f"{s3.prefix!r} is not a prefix", "no slash at the beginning, none doubled")
+            raise self._document.error(
+                "$.s3.prefix", f"{s3.prefix!r} is not a prefix", "no slash at the beginning, none doubled"
+            )
         return msgspec.structs.replace(s3, prefix=_with_slash(s3.prefix))
 
     def _index_prefix(self) -> str:
         prefix = _with_slash(self._file.index_prefix)
         if not prefix or prefix.startswith(("/", "blobs/")) or "//" in prefix:
-            raise self._document.error("$.index_prefix", f"{prefix!r} can't be used", "a name such as index/; blobs/ is taken")
+            raise self._document.error(
+                "$.index_prefix", f"{prefix!r} can't be used", "a name such as index/; blobs/ is taken"
+            )
         return prefix
 
     def _sizes(self) -> None:

@@ -23,7 +23,9 @@ class DirectoryCache:
     A descriptor that `open` gave stays valid until the next call of `open` or `close`.
     """
 
-    def __init__(self, root_id: int, root_fd: int, lookup: Callable[[int], tuple[int, bytes]], capacity: int = 128) -> None:
+    def __init__(
+        self, root_id: int, root_fd: int, lookup: Callable[[int], tuple[int, bytes]], capacity: int = 128
+    ) -> None:
         """Begin at an open root, which stays the caller's.
 
         Args:

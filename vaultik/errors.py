@@ -22,7 +22,8 @@ mapped to these where they enter (`raise ... from exc`), so that nothing else le
     +-- LocalIndexError               exit 1   the index, its lock or the spool
     |   +-- IndexLockedError          exit 1   another run holds the lock
     +-- RestoreError                  exit 1   the target directory
-        +-- UnsafePathError           exit 4   a name that would lead out of the target
+    |   +-- UnsafePathError           exit 4   a name that would lead out of the target
+    +-- TaskFailedError               its own  what a task in another process raised
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class VaultikError(Exception):
     the next line and says what to do.
     """
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
@@ -131,3 +132,11 @@ class UnsafePathError(RestoreError):
     """A stored name would lead out of the target."""
 
     exit_code = 4
+
+
+class TaskFailedError(VaultikError):
+    """A task failed, maybe in another process: its error's message, hint and exit code."""
+
+    def __init__(self, message: str, hint: str | None, exit_code: int) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = exit_code

@@ -18,7 +18,11 @@ THROWAWAY = "AGE-SECRET-KEY-1XMWWC06LY3EE5RYTXM9MFLAZ2U56JJJ36S0MYPDRWSVLUL66MV4
 
 
 def vectors():
-    return sorted(p for p in FOLDER.glob("*") if p.suffix != ".md" and not p.name.startswith(OTHER_KINDS)) if FOLDER.is_dir() else []
+    return (
+        sorted(p for p in FOLDER.glob("*") if p.suffix != ".md" and not p.name.startswith(OTHER_KINDS))
+        if FOLDER.is_dir()
+        else []
+    )
 
 
 def parse(path):
@@ -30,7 +34,9 @@ def parse(path):
 
 
 def test_the_vectors_are_there():
-    assert len(vectors()) >= 65, f"no age test vectors in {FOLDER}: set VAULTIK_AGE_VECTORS to C2SP/CCTV's age/testdata (npm package cctv-age)"
+    assert len(vectors()) >= 65, (
+        f"no age test vectors in {FOLDER}: set VAULTIK_AGE_VECTORS to C2SP/CCTV's age/testdata (npm package cctv-age)"
+    )
 
 
 @pytest.mark.parametrize("path", vectors(), ids=lambda p: p.name)

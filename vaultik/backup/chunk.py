@@ -153,7 +153,9 @@ class BundleSealer:
     def _hash_and_claim(self, batch: list[RawChunk]) -> list[tuple[RawChunk, NewChunk | int]]:
         digests = [ChunkId(hashlib.sha256(raw.data).digest()) for raw in batch]
         with self._claim_lock:
-            claims = chunks.claim(self._claims, self._bundle, [(d, len(r.data)) for d, r in zip(digests, batch, strict=True)])
+            claims = chunks.claim(
+                self._claims, self._bundle, [(d, len(r.data)) for d, r in zip(digests, batch, strict=True)]
+            )
         return [
             (raw, NewChunk(claim.chunk, digest, raw.data) if claim.is_new else claim.chunk)
             for raw, digest, claim in zip(batch, digests, claims, strict=True)
@@ -271,4 +273,3 @@ def _batches(raw: Iterable[RawChunk]) -> Iterator[list[RawChunk]]:
             batch, size = [], 0
     if batch:
         yield batch
-

@@ -25,7 +25,6 @@ from vaultik.errors import StoreUnavailableError
 from vaultik.index import chunks, state
 from vaultik.index.db import mapped, transaction
 from vaultik.index.state import Base
-from vaultik.model import SnapshotId
 from vaultik.snapshot.write import FORMAT, write_snapshot_db
 
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vaultik.backup.session import Session
+    from vaultik.model import SnapshotId
     from vaultik.store.base import Store
 
 _BLOCK = 1 << 20

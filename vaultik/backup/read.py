@@ -19,7 +19,7 @@ from vaultik.index.bundles import Cut, Piece
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from vaultik.core.chunker import Chunker
     from vaultik.index.entries import Attributes
@@ -107,7 +107,7 @@ class BundleReader:
             # O_NOATIME is the owner's and root's only.
             return os.open(name, _OPEN_FILE, dir_fd=directory)
 
-    def _piece(self, number: int, piece: Piece, fd: int) -> Iterator[RawChunk]:
+    def _piece(self, number: int, piece: Piece, fd: int) -> Generator[RawChunk, None, Outcome]:
         before = os.fstat(fd)
         if not stat.S_ISREG(before.st_mode):
             return Outcome(None)
@@ -136,7 +136,7 @@ class BundleReader:
                 self._read_to = reached
                 return
 
-    def _range(self, number: int, fd: int, begin: int, end: int) -> Iterator[RawChunk]:
+    def _range(self, number: int, fd: int, begin: int, end: int) -> Generator[RawChunk, None, int]:
         """Read and cut [begin, end). Returns where the data ended."""
         if end - begin <= self._chunker.minimum:
             data = _read_fully(fd, begin, end - begin)
@@ -204,7 +204,11 @@ def _data_ranges(fd: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
 
 
 def _differs(before: os.stat_result, after: os.stat_result) -> bool:
-    return (before.st_size, before.st_mtime_ns, before.st_ctime_ns) != (after.st_size, after.st_mtime_ns, after.st_ctime_ns)
+    return (before.st_size, before.st_mtime_ns, before.st_ctime_ns) != (
+        after.st_size,
+        after.st_mtime_ns,
+        after.st_ctime_ns,
+    )
 
 
 def _read_fully(fd: int, offset: int, size: int) -> bytes:

@@ -217,10 +217,8 @@ class Scan:
         self.counts.changed += 1
         if kind == EntryType.FILE:
             return self._changed_file(at.entry, name, st, known, marks, mount)
-        if kind == EntryType.DIRECTORY:
-            fresh = self._directory_attributes(fd, name, st, mount)
-        else:
-            fresh = attributes.of_name(fd, name, st, mount)
+        read = self._directory_attributes if kind == EntryType.DIRECTORY else attributes.of_name
+        fresh = read(fd, name, st, mount)
         if known is None:
             return entries.add_entry(self._index, at.entry, name, marks, fresh)
         entries.set_attributes(self._index, known.id, marks, fresh)
@@ -313,9 +311,14 @@ def _refuse_symlinks(source: bytes) -> None:
         real = os.path.realpath(source, strict=True)
     except OSError as exc:
         raise SourceError(
-            f"source {shown}: {exc.strerror}", hint="nothing was backed up; correct source_dirs or mount what is missing"
+            f"source {shown}: {exc.strerror}",
+            hint="nothing was backed up; correct source_dirs or mount what is missing",
         ) from exc
     if real != source or stat.S_ISLNK(st.st_mode):
-        raise SourceError(f"source {shown}: its path leads through a symbolic link", hint=f"name {os.fsdecode(real)} instead")
+        raise SourceError(
+            f"source {shown}: its path leads through a symbolic link", hint=f"name {os.fsdecode(real)} instead"
+        )
     if not (stat.S_ISDIR(st.st_mode) or stat.S_ISREG(st.st_mode)):
-        raise SourceError(f"source {shown}: neither a directory nor a regular file", hint="name the directory that holds it")
+        raise SourceError(
+            f"source {shown}: neither a directory nor a regular file", hint="name the directory that holds it"
+        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from vaultik.backup import plan, scan, spool
 from vaultik.backup.chunk import BundleSealer
@@ -20,6 +20,7 @@ from vaultik.backup.upload import upload_bundle
 from vaultik.core.age import check_recipient
 from vaultik.core.chunker import Chunker
 from vaultik.directories import OPEN_DIRECTORY, DirectoryCache
+from vaultik.errors import LocalIndexError
 from vaultik.index import bundles, chunks, db, entries, runs, state
 from vaultik.index.db import mapped, transaction
 from vaultik.store.open import open_store
@@ -33,10 +34,15 @@ if TYPE_CHECKING:
     from vaultik.store.base import Store
 
 
+T = TypeVar("T")
+
+
 class Session:
     """One run of one config, as every process of it sees it."""
 
-    def __init__(self, config: Config, *, host: str, run_id: str, emit: Callable[..., None] = lambda **_event: None) -> None:
+    def __init__(
+        self, config: Config, *, host: str, run_id: str, emit: Callable[..., None] = lambda **_event: None
+    ) -> None:
         """Prepare; nothing is opened yet.
 
         Args:
@@ -112,13 +118,13 @@ class Session:
         found = self.store().head(key)
         return found is not None and found.size_bytes == size
 
-    def _own(self, what: str, make: Callable[[], Any]) -> Any:
+    def _own(self, what: str, make: Callable[[], T]) -> T:
         if self._pid != os.getpid():
             # What the parent opened is left alone: closing it here would reach into the parent's.
             self._pid, self._open = os.getpid(), {}
         if what not in self._open:
             self._open[what] = make()
-        return self._open[what]
+        return cast("T", self._open[what])
 
     # -- the steps --------------------------------------------------------------------------------
 
@@ -233,14 +239,16 @@ class Session:
             index = self.index()
             with mapped(path):
                 sound = not runs.was_interrupted(index) or db.quick_check(index)
-        except db.LocalIndexError as exc:
+        except LocalIndexError as exc:
             if exc.__cause__ is None or not db.is_damage(exc.__cause__):
                 raise
             sound = False
         if not sound:
             self.close()
             aside = db.move_aside(path)
-            self.emit(notice=f"the index was damaged; it is kept as {aside}, a fresh one is built (a full upload at worst)")
+            self.emit(
+                notice=f"the index was damaged; it is kept as {aside}, a fresh one is built (a full upload at worst)"
+            )
 
     def _bind_store(self) -> None:
         index, store = self.index(), self.store()
@@ -253,7 +261,9 @@ class Session:
 
     def _excludes(self) -> Excludes:
         config, index_path = self.config, self.config.index_path
-        own = [index_path.with_name(index_path.name + end) for end in ("", "-wal", "-shm", ".lock", ".source", ".snapshot")]
+        own = [
+            index_path.with_name(index_path.name + end) for end in ("", "-wal", "-shm", ".lock", ".source", ".snapshot")
+        ]
         return Excludes(
             config.exclude,
             caches=config.exclude_caches,
@@ -283,8 +293,14 @@ class Session:
             "SELECT b.id, coalesce(s.hash, b.sha256) FROM bundles AS b LEFT JOIN blobs AS s ON s.id = b.blob"
             " WHERE b.state IN (1, 2) AND b.sha256 IS NOT NULL"
         ).fetchall()
-        return [p for number, digest in rows for p in (spool.part_path(self.spool_dir, number), spool.blob_path(self.spool_dir, digest))]
+        return [
+            p
+            for number, digest in rows
+            for p in (spool.part_path(self.spool_dir, number), spool.blob_path(self.spool_dir, digest))
+        ]
 
     def _planned_bytes(self, index: sqlite3.Connection) -> int:
-        (size,) = index.execute("SELECT total(planned_bytes) FROM bundles WHERE run = ? AND state = 0", (self.run,)).fetchone()
+        (size,) = index.execute(
+            "SELECT total(planned_bytes) FROM bundles WHERE run = ? AND state = 0", (self.run,)
+        ).fetchone()
         return int(size)

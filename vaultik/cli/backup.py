@@ -34,18 +34,22 @@ _SHOWN_PROBLEMS = 20
 
 @click.command(epilog=EPILOG)
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--cron", is_flag=True, help="Print nothing unless something went wrong; a run that is going on already is no error.")
+@click.option(
+    "--cron",
+    is_flag=True,
+    help="Print nothing unless something went wrong; a run that is going on already is no error.",
+)
 @click.option("--workers", type=click.IntRange(1, 64), help="Luigi processes (default: as many as the work merits).")
 @click.option("--adopt", is_flag=True, help="Take over the index of a config file that was moved here.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary; problems are still named.")
-def backup(config: Path, cron: bool, workers: int | None, adopt: bool, as_json: bool, quiet: bool) -> None:  # noqa: FBT001 - click's calling convention
+def backup(config: Path, cron: bool, workers: int | None, adopt: bool, as_json: bool, quiet: bool) -> None:
     """Back up what CONFIG names and write a snapshot."""
     settings = load_config(config)
     if not cron:
         for warning in settings.warnings:
             _say(warning)
-    from vaultik.tasks.run import run_backup  # noqa: PLC0415 - luigi takes its time; a bad config doesn't wait for it
+    from vaultik.tasks.run import run_backup
 
     begun = time.monotonic()
     display = _Display(shown=not (cron or as_json or quiet))
@@ -95,7 +99,9 @@ class _Display(ProgressDisplay):
         self.sent += event.get("stored", 0)
         self.blobs += event.get("blobs", 0)
         if self._read:
-            self.describe(f"backing up: {human_bytes(self._new)} new, {human_bytes(self._read - self._new)} known, {human_bytes(self.sent)} stored")
+            self.describe(
+                f"backing up: {human_bytes(self._new)} new, {human_bytes(self._read - self._new)} known, {human_bytes(self.sent)} stored"
+            )
         self.advance(files=event.get("files", 0), bytes=event.get("read", 0), blobs=event.get("blobs", 0))
 
 
@@ -120,7 +126,11 @@ def _summary(result: BackupResult, sent: int, seconds: float) -> dict[str, Any]:
         "changed_while_read": kinds.count("changed"),
         "vanished": kinds.count("vanished"),
         "problems": [
-            {"kind": p.kind, "path": os.fsdecode(p.path).encode("utf-8", "backslashreplace").decode(), "reason": p.reason}
+            {
+                "kind": p.kind,
+                "path": os.fsdecode(p.path).encode("utf-8", "backslashreplace").decode(),
+                "reason": p.reason,
+            }
             for p in result.problems
         ],
     }
@@ -138,10 +148,10 @@ def _print_summary(result: BackupResult, display: _Display, seconds: float) -> N
         f"  bytes    {human_bytes(c['bytes_read'])} read, {human_bytes(c['bytes_new'])} new,"
         f" {human_bytes(c['bytes_read'] - c['bytes_new'])} known already"
     )
-    click.echo(f"  stored   {human_bytes(c['bytes_stored'])} in {c['blobs']:,} blobs ({human_bytes(display.sent)} sent)")
+    click.echo(
+        f"  stored   {human_bytes(c['bytes_stored'])} in {c['blobs']:,} blobs ({human_bytes(display.sent)} sent)"
+    )
 
 
 def _say(text: str) -> None:
     click.echo(f"vaultik: {text}", err=True)
-
-

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import base64
 import os
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vaultik.core.identity import Identity, parse_identities
-from vaultik.errors import IdentityError
+from vaultik import secrets
+from vaultik.secrets import VARIABLE
 from vaultik.store.open import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vaultik.core.identity import Identity
     from vaultik.store.base import Store
 
-VARIABLE = "VAULTIK_PRIVATE_KEY"
-_INLINE = "AGE-SECRET-KEY-"
 F = TypeVar("F", bound="Callable[..., Any]")
 
 
@@ -37,7 +35,9 @@ def store_options(command: F) -> F:
 def identity_option(command: F) -> F:
     """Add the option that names an identity file."""
     return click.option(
-        "--identity", type=click.Path(path_type=Path), help=f"Identity file. Default: ${VARIABLE}, a key or a file's path."
+        "--identity",
+        type=click.Path(path_type=Path),
+        help=f"Identity file. Default: ${VARIABLE}, a key or a file's path.",
     )(command)
 
 
@@ -52,29 +52,15 @@ def store_of(endpoint: str | None, region: str | None, bucket: str, prefix: str)
 
 
 def load_identities(path: Path | None) -> list[Identity]:
-    """Return the identities from a file, or from the environment.
+    """Return the caller's identities, and say so when others may read them.
 
     Raises:
-        IdentityError: there is none, or it can't be read. Never shows one.
+        IdentityError: there is none, or it can't be read.
     """
-    if path is None:
-        value = os.environ.get(VARIABLE, "").strip()
-        if not value:
-            raise IdentityError("no identity given", hint=f"set {VARIABLE} to the key or to an identity file's path, or pass --identity FILE")
-        if value.upper().startswith(_INLINE):
-            return _parsed(value, VARIABLE)
-        path = Path(value)
-        if not path.exists() and "/" not in value:
-            raise IdentityError(f"{VARIABLE}: neither an identity nor the path of a file", hint="an identity begins with AGE-SECRET-KEY-1")
-    try:
-        text = path.read_text()
-        mode = path.stat().st_mode
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "not a text file"
-        raise IdentityError(f"identity file {path}: {reason}", hint="vaultik keygen -o FILE makes one") from exc
-    if stat.S_ISREG(mode) and mode & 0o077:
-        click.echo(f"vaultik: identity file {path}: others may read it: chmod 600 {path}", err=True)
-    return _parsed(text, f"identity file {path}")
+    loose = secrets.readable_by_others(path)
+    if loose is not None:
+        click.echo(f"vaultik: identity file {loose}: others may read it: chmod 600 {loose}", err=True)
+    return secrets.load_identities(path)
 
 
 def printable(text: str | bytes) -> str:
@@ -98,10 +84,3 @@ def _escaped(char: str) -> str:
     if char.isprintable():
         return char
     return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"  # noqa: PLR2004 - one byte
-
-
-def _parsed(text: str, what: str) -> list[Identity]:
-    try:
-        return parse_identities(text)
-    except IdentityError as exc:
-        raise IdentityError(f"{what}: {str(exc).removeprefix('identity: ')}", hint=exc.hint) from None

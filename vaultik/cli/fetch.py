@@ -40,19 +40,19 @@ wrong identity; 1 store or target failed.
 @identity_option
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
 @json_option
-def fetch(  # noqa: D417 - click shows the arguments
+def fetch(
     bucket: str,
     prefix: str,
     snapshot: str,
     path: str,
     target: Path,
-    force: bool,  # noqa: FBT001 - click's calling convention
+    force: bool,
     host: str | None,
     endpoint: str | None,
     region: str | None,
     identity: Path | None,
-    quiet: bool,  # noqa: FBT001 - as above
-    as_json: bool,  # noqa: FBT001 - as above
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Fetch PATH of SNAPSHOT to TARGET (`-` is standard output)."""
     identities = load_identities(identity)
@@ -63,7 +63,9 @@ def fetch(  # noqa: D417 - click shows the arguments
             fetch_to_stream(store, identities, snapshot, os.fsencode(path), sys.stdout.buffer, host=host)
             return
         with ProgressDisplay("fetching", enabled=not (quiet or as_json)) as display:
-            report = fetch_entry(store, identities, snapshot, os.fsencode(path), target, host=host, force=force, progress=display)
+            report = fetch_entry(
+                store, identities, snapshot, os.fsencode(path), target, host=host, force=force, progress=display
+            )
     say_report(report, target, as_json=as_json, quiet=quiet)
     if report.damaged:
         raise IntegrityError(f"{len(report.damaged)} files could not be brought back")

@@ -23,9 +23,11 @@ Exit codes: 0 done; 2 the file is there already or can't be written.
 
 
 @click.command(epilog=EPILOG)
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File for the identity; never overwritten.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="File for the identity; never overwritten."
+)
 @json_option
-def keygen(output: Path, as_json: bool) -> None:  # noqa: FBT001 - click's calling convention
+def keygen(output: Path, as_json: bool) -> None:
     """Make an identity (opens backups) and print its recipient (goes into configs).
 
     Keep the file away from the hosts that are backed up, and keep a copy: without it no backup can be opened.
@@ -39,11 +41,16 @@ def keygen(output: Path, as_json: bool) -> None:  # noqa: FBT001 - click's calli
             file.flush()
             os.fsync(file.fileno())
     except FileExistsError as exc:
-        raise IdentityError(f"{output}: is there already", hint="an identity is never overwritten; name another file") from exc
+        raise IdentityError(
+            f"{output}: is there already", hint="an identity is never overwritten; name another file"
+        ) from exc
     except OSError as exc:
         raise IdentityError(f"{output}: {exc.strerror}") from exc
     if as_json:
         click.echo(json.dumps({"recipient": recipient, "identity_file": str(output)}))
         return
     click.echo(recipient)
-    click.echo(f"The identity is in {output}. Keep it off the hosts that are backed up, and keep a copy: nothing else opens a backup.", err=True)
+    click.echo(
+        f"The identity is in {output}. Keep it off the hosts that are backed up, and keep a copy: nothing else opens a backup.",
+        err=True,
+    )

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaultik.cli.common import identity_option, json_option, json_path, load_identities, printable, store_of, store_options
+from vaultik.cli.common import (
+    identity_option,
+    json_option,
+    json_path,
+    load_identities,
+    printable,
+    store_of,
+    store_options,
+)
 from vaultik.model import FORMAT_OF_TYPE, EntryType, Mark
 from vaultik.restore.session import connect
 from vaultik.restore.tree import Entry, iter_children, iter_tree, path_of, resolve
@@ -43,18 +51,18 @@ Exit codes: 0 done; 2 unknown snapshot or path, wrong identity; 1 store failed; 
 @store_options
 @identity_option
 @json_option
-def ls(  # noqa: D417 - click shows the arguments
+def ls(
     bucket: str,
     prefix: str,
     snapshot: str,
     path: str,
-    long: bool,  # noqa: FBT001 - click's calling convention
-    recursive: bool,  # noqa: FBT001 - as above
+    long: bool,
+    recursive: bool,
     host: str | None,
     endpoint: str | None,
     region: str | None,
     identity: Path | None,
-    as_json: bool,  # noqa: FBT001 - as above
+    as_json: bool,
 ) -> None:
     """List PATH (default /) of SNAPSHOT: one line per entry, with its whole path."""
     identities = load_identities(identity)
@@ -90,7 +98,11 @@ def _long(path: bytes, entry: Entry) -> str:
     return f"{mode} {owner:8} {group:8} {entry.size:12,} {time} {printable(path)}{link}{marks}"
 
 
-_MARKS = {Mark.CHANGED: "changed while it was read", Mark.STALE: "of an earlier snapshot", Mark.UNREADABLE: "could not be read"}
+_MARKS = {
+    Mark.CHANGED: "changed while it was read",
+    Mark.STALE: "of an earlier snapshot",
+    Mark.UNREADABLE: "could not be read",
+}
 
 
 def _time(ns: int) -> datetime.datetime:

@@ -32,8 +32,8 @@ _SIGINT_CODE = 130
 _SIGTERM_CODE = 143
 
 
-class Terminated(BaseException):
-    """SIGTERM came."""
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came. Luigi lets a KeyboardInterrupt through, and nothing else."""
 
 
 class _LazyGroup(click.Group):
@@ -84,10 +84,10 @@ def main() -> NoReturn:
     except click.ClickException as exc:
         exc.show()
         _exit(exc.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        _fail(None, "interrupted", None, _SIGINT_CODE, debug=False, as_json=as_json)
     except Terminated:
         _fail(None, "terminated", None, _SIGTERM_CODE, debug=False, as_json=as_json)
+    except (KeyboardInterrupt, click.Abort):
+        _fail(None, "interrupted", None, _SIGINT_CODE, debug=False, as_json=as_json)
     except BrokenPipeError:
         # Whoever read our output has gone; what is left in the buffer must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -97,7 +97,9 @@ def main() -> NoReturn:
         _fail(exc, f"{type(exc).__name__}: {exc}", hint, 1, debug=debug, as_json=as_json)
 
 
-def _fail(exc: BaseException | None, message: str, hint: str | None, code: int, *, debug: bool, as_json: bool) -> NoReturn:
+def _fail(
+    exc: BaseException | None, message: str, hint: str | None, code: int, *, debug: bool, as_json: bool
+) -> NoReturn:
     if debug and exc is not None:
         traceback.print_exception(exc)
     if as_json:
@@ -109,7 +111,7 @@ def _fail(exc: BaseException | None, message: str, hint: str | None, code: int, 
 
 
 def _clean(text: str) -> str:
-    from vaultik.cli.common import printable  # noqa: PLC0415 - rarely needed
+    from vaultik.cli.common import printable
 
     return printable(text)
 

@@ -43,8 +43,8 @@ class ProgressDisplay:
     def __enter__(self) -> Self:
         if self._enabled:
             # rich takes its time to import; only who sees it pays.
-            from rich.console import Console  # noqa: PLC0415
-            from rich.progress import (  # noqa: PLC0415
+            from rich.console import Console
+            from rich.progress import (
                 BarColumn,
                 DownloadColumn,
                 Progress,
@@ -67,7 +67,9 @@ class ProgressDisplay:
             self._task = self._progress.add_task(self._title, total=None, files="")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stack.__exit__(kind, exc, trace)
 
     def total(self, *, files: int, bytes: int, blobs: int) -> None:  # noqa: A002, ARG002 - the protocol's names

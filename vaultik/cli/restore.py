@@ -10,7 +10,15 @@ from pathlib import Path
 
 import click
 
-from vaultik.cli.common import identity_option, json_option, json_path, load_identities, printable, store_of, store_options
+from vaultik.cli.common import (
+    identity_option,
+    json_option,
+    json_path,
+    load_identities,
+    printable,
+    store_of,
+    store_options,
+)
 from vaultik.cli.progress import ProgressDisplay, human_bytes
 from vaultik.restore import plan
 from vaultik.restore.session import RestoreReport, RestoreSession, connect
@@ -35,7 +43,12 @@ unknown snapshot, wrong identity; 1 store or target failed.
 @click.argument("prefix")
 @click.argument("snapshot")
 @click.argument("target", type=click.Path(path_type=Path))
-@click.option("--include", multiple=True, metavar="PATTERN", help="Only what fits (gitignore rules over the whole path); may be repeated.")
+@click.option(
+    "--include",
+    multiple=True,
+    metavar="PATTERN",
+    help="Only what fits (gitignore rules over the whole path); may be repeated.",
+)
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Not what fits; may be repeated.")
 @click.option("--dry-run", is_flag=True, help="Say what would be read and written, write nothing.")
 @click.option("--force", is_flag=True, help="Restore into a directory that isn't empty, replacing what is in the way.")
@@ -45,32 +58,35 @@ unknown snapshot, wrong identity; 1 store or target failed.
 @identity_option
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
 @json_option
-def restore(  # noqa: D417 - click shows the arguments
+def restore(
     bucket: str,
     prefix: str,
     snapshot: str,
     target: Path,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
-    dry_run: bool,  # noqa: FBT001 - click's calling convention
-    force: bool,  # noqa: FBT001 - as above
+    dry_run: bool,
+    force: bool,
     host: str | None,
     workers: int | None,
     endpoint: str | None,
     region: str | None,
     identity: Path | None,
-    quiet: bool,  # noqa: FBT001 - as above
-    as_json: bool,  # noqa: FBT001 - as above
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Restore SNAPSHOT (an id, a unique beginning of one, or `latest`) from BUCKET and PREFIX into TARGET."""
     identities = load_identities(identity)
     if dry_run:
-        with closing(store_of(endpoint, region, bucket, prefix)) as store, tempfile.TemporaryDirectory(prefix="vaultik-") as state:
-            with closing(connect(Path(state) / "plan.sqlite")) as copy:
-                found = select(store, snapshot, identities, host)
-                fetch_snapshot(store, found, identities, Path(state), copy)
-                plan.make_plan(copy, ROOT, include=include, exclude=exclude)
-                _say_plan(found.name.snapshot, plan.totals(copy), target, as_json=as_json)
+        with (
+            closing(store_of(endpoint, region, bucket, prefix)) as store,
+            tempfile.TemporaryDirectory(prefix="vaultik-") as state,
+            closing(connect(Path(state) / "plan.sqlite")) as copy,
+        ):
+            found = select(store, snapshot, identities, host)
+            fetch_snapshot(store, found, identities, Path(state), copy)
+            plan.make_plan(copy, ROOT, include=include, exclude=exclude)
+            _say_plan(found.name.snapshot, plan.totals(copy), target, as_json=as_json)
         return
     session = RestoreSession(
         lambda: store_of(endpoint, region, bucket, prefix),
@@ -82,7 +98,8 @@ def restore(  # noqa: D417 - click shows the arguments
         exclude=exclude,
         force=force,
     )
-    from vaultik.tasks.restore import damage_error, restore as run  # noqa: PLC0415 - luigi takes its time
+    from vaultik.tasks.restore import damage_error
+    from vaultik.tasks.restore import restore as run
 
     with ProgressDisplay("restoring", enabled=not (quiet or as_json)) as display:
         report = run(session, workers=workers, progress=display)
@@ -96,7 +113,13 @@ def say_report(report: RestoreReport, target: Path, *, as_json: bool, quiet: boo
     """Print what came of a restore."""
     if as_json:
         damaged = [{**json_path(path), "reason": reason} for path, reason in report.damaged]
-        fields = {"snapshot": report.snapshot, "target": os.fspath(target), **report.totals._asdict(), "damaged": damaged, "refused": report.refused}
+        fields = {
+            "snapshot": report.snapshot,
+            "target": os.fspath(target),
+            **report.totals._asdict(),
+            "damaged": damaged,
+            "refused": report.refused,
+        }
         click.echo(json.dumps(fields))
         return
     for path, reason in report.damaged:
@@ -104,10 +127,15 @@ def say_report(report: RestoreReport, target: Path, *, as_json: bool, quiet: boo
     for what, count in report.refused.items():
         click.echo(f"vaultik: {what}: {count:,} times not permitted or not supported here", err=True)
     if report.totals.unreadable:
-        click.echo(f"vaultik: {report.totals.unreadable:,} entries could not be read when they were backed up; they are left out", err=True)
+        click.echo(
+            f"vaultik: {report.totals.unreadable:,} entries could not be read when they were backed up; they are left out",
+            err=True,
+        )
     if not quiet:
         t = report.totals
-        click.echo(f"restored {t.entries:,} entries, {t.files:,} files, {human_bytes(t.bytes)} of snapshot {report.snapshot} to {target}")
+        click.echo(
+            f"restored {t.entries:,} entries, {t.files:,} files, {human_bytes(t.bytes)} of snapshot {report.snapshot} to {target}"
+        )
 
 
 def _say_plan(snapshot: str, t: plan.Totals, target: Path, *, as_json: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +14,8 @@ from vaultik.errors import IdentityError, SelectionError
 from vaultik.snapshot.find import FoundSnapshot, list_snapshots, read_manifest, when
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vaultik.core.identity import Identity
     from vaultik.store.base import Store
 
@@ -33,13 +34,17 @@ Exit codes: 0 done; 2 no snapshot there, wrong identity; 1 store failed; 4 a man
 @store_options
 @identity_option
 @json_option
-def snapshots(bucket: str, prefix: str, endpoint: str | None, region: str | None, identity: Path | None, as_json: bool) -> None:  # noqa: FBT001 - click's calling convention
+def snapshots(
+    bucket: str, prefix: str, endpoint: str | None, region: str | None, identity: Path | None, as_json: bool
+) -> None:
     """List the snapshots in BUCKET under PREFIX, oldest first."""
     identities = _identities(identity)
     with closing(store_of(endpoint, region, bucket, prefix)) as store:
         found = list_snapshots(store)
         if not found:
-            raise SelectionError(f"no snapshot in {store.location}", hint="check bucket and prefix; vaultik backup makes the first one")
+            raise SelectionError(
+                f"no snapshot in {store.location}", hint="check bucket and prefix; vaultik backup makes the first one"
+            )
         rows = [_row(store, snapshot, identities) for snapshot in found]
     if as_json:
         click.echo(json.dumps(rows))
@@ -86,9 +91,12 @@ def _lines(rows: list[dict[str, Any]], *, known: bool) -> list[str]:
         line = [row["snapshot"], row["stored"], row["source"], human_bytes(row["db_bytes"])]
         if known and "host" in row:
             partial = "" if row["complete"] else " (partial)"
-            line += [printable(row["host"]) + partial, f"{row['entries']:,}", human_bytes(row["bytes"]), human_bytes(row["stored_bytes"])]
+            line += [
+                printable(row["host"]) + partial,
+                f"{row['entries']:,}",
+                human_bytes(row["bytes"]),
+                human_bytes(row["stored_bytes"]),
+            ]
         table.append(line + [""] * (len(head) - len(line)))
     widths = [max(len(line[column]) for line in table) for column in range(len(head))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
-
-

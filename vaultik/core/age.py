@@ -63,11 +63,15 @@ def check_recipient(text: str) -> str:
         )
     for prefix, kind in (("ssh-", "an SSH key"), ("age1pq", "a post-quantum recipient"), ("age1tag", "a hardware tag")):
         if text.startswith(prefix):
-            raise RecipientError(f"recipient {text[:24]}: {kind}, which is not supported", hint="use an X25519 recipient: vaultik keygen")
+            raise RecipientError(
+                f"recipient {text[:24]}: {kind}, which is not supported", hint="use an X25519 recipient: vaultik keygen"
+            )
     try:
         return str(pyrage.x25519.Recipient.from_str(text))
     except pyrage.RecipientError as exc:
-        raise RecipientError(f"recipient {text[:72]!r}: not an age recipient", hint="one looks like age1ql3z7h..., 62 characters") from exc
+        raise RecipientError(
+            f"recipient {text[:72]!r}: not an age recipient", hint="one looks like age1ql3z7h..., 62 characters"
+        ) from exc
 
 
 def seal(reader: Readable, writer: Writable, recipients: Sequence[str]) -> Sealed:

@@ -79,7 +79,8 @@ class Header(NamedTuple):
                 if key is not None:
                     return key
         raise NoMatchingIdentityError(
-            "the identity opens none of the object's recipients", hint="give the identity whose recipient the backup was made for"
+            "the identity opens none of the object's recipients",
+            hint="give the identity whose recipient the backup was made for",
         )
 
 
@@ -226,7 +227,9 @@ class StreamOpener:
             # Genuine, but in the wrong place: its bytes are the file's, the file is not whole.
             plain = _open_segment(self._cipher, segment, number, final=not last)
             self._failure = AuthenticationError(
-                f"age file: cut off after segment {number}" if last else f"age file: bytes after its last segment {number}"
+                f"age file: cut off after segment {number}"
+                if last
+                else f"age file: bytes after its last segment {number}"
             )
             return plain
 

@@ -1,11 +1,11 @@
 """The chunk table at the end of a blob: what it holds, if all metadata were lost (FORMAT.md, "Blob").
 
-    skippable frame, little endian
-    0      4     magic 0x184D2A5E
-    4      4     length of what follows: 8 + 36 n
-    8      4     version: 1
-    12     36 n  per chunk, in order: id (32), length (4)
-    end-4  4     length of the whole frame: 16 + 36 n
+skippable frame, little endian
+0      4     magic 0x184D2A5E
+4      4     length of what follows: 8 + 36 n
+8      4     version: 1
+12     36 n  per chunk, in order: id (32), length (4)
+end-4  4     length of the whole frame: 16 + 36 n
 """
 
 from __future__ import annotations

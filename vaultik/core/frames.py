@@ -60,7 +60,7 @@ class FrameEncoder:
 def encode_stream(reader: Readable, size: int, level: int) -> Readable:
     """Return a stream of one frame that holds the `size` bytes of `reader`."""
     compressor = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
-    stream: Readable = compressor.stream_reader(reader, size=size)  # type: ignore[arg-type, assignment]
+    stream: Readable = compressor.stream_reader(reader, size=size)  # type: ignore[arg-type]
     return stream
 
 
@@ -150,7 +150,7 @@ def _declared_size(start: bytes) -> int:
         declared = zstandard.get_frame_parameters(start).content_size
     except zstandard.ZstdError as exc:
         raise FormatError(f"zstd frame: {exc}") from exc
-    if declared == zstandard.CONTENTSIZE_UNKNOWN or declared == zstandard.CONTENTSIZE_ERROR:
+    if declared in (zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR):
         raise FormatError("zstd frame: declares no size")
     return declared
 

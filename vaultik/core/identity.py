@@ -67,7 +67,8 @@ def parse_identities(text: str) -> list[Identity]:
             continue
         if line.startswith("age1"):
             raise IdentityError(
-                f"identity: line {number} is a recipient", hint="opening a backup takes the identity (AGE-SECRET-KEY-1...)"
+                f"identity: line {number} is a recipient",
+                hint="opening a backup takes the identity (AGE-SECRET-KEY-1...)",
             )
         if not line.upper().startswith(_PREFIX):
             raise IdentityError(

@@ -10,17 +10,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from vaultik.core.ids import parse_snapshot_id
 from vaultik.errors import FormatError
-from vaultik.model import SnapshotId
+
+if TYPE_CHECKING:
+    from vaultik.model import SnapshotId
 
 FORMAT = 1
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]+={0,2}")
+
+
+Signature = bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Manifest:
     dbs: tuple[tuple[str, int], ...]
     recipients: tuple[str, ...]
     blobs: tuple[tuple[str, int], ...]
-    signatures: tuple[bytes, ...] = ()
+    signatures: tuple[Signature, ...] = ()
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -71,7 +76,10 @@ def decode(data: bytes) -> Manifest:
         manifest = msgspec.convert({**fields, "signatures": rest[:-1]}, Manifest)
     except msgspec.ValidationError as exc:
         raise FormatError(f"manifest: {exc}") from exc
-    if fields.keys() != {field.name for field in dataclasses.fields(Manifest)} - {"signatures"} or encode(manifest) != data:
+    if (
+        fields.keys() != {field.name for field in dataclasses.fields(Manifest)} - {"signatures"}
+        or encode(manifest) != data
+    ):
         raise FormatError("manifest: not in its canonical form")
     _check(manifest)
     return manifest

@@ -102,7 +102,8 @@ def add_bundles(index: sqlite3.Connection, run: int, bundles: Iterable[PlannedBu
     ids = []
     for bundle in bundles:
         (number,) = index.execute(
-            "INSERT INTO bundles (run, wave, state, planned_bytes) VALUES (?, -1, 0, ?) RETURNING id", (run, bundle.bytes)
+            "INSERT INTO bundles (run, wave, state, planned_bytes) VALUES (?, -1, 0, ?) RETURNING id",
+            (run, bundle.bytes),
         ).fetchone()
         index.executemany(
             "INSERT INTO pieces VALUES (?, ?, ?, ?, ?, ?)",
@@ -121,7 +122,9 @@ def next_wave(index: sqlite3.Connection, run: int) -> int | None:
 
 def wave_bundles(index: sqlite3.Connection, run: int, wave: int) -> list[int]:
     """Return the ids of a wave's bundles, ascending."""
-    return [row[0] for row in index.execute("SELECT id FROM bundles WHERE run = ? AND wave = ? ORDER BY id", (run, wave))]
+    return [
+        row[0] for row in index.execute("SELECT id FROM bundles WHERE run = ? AND wave = ? ORDER BY id", (run, wave))
+    ]
 
 
 def count_bundles(index: sqlite3.Connection, run: int) -> int:
@@ -142,7 +145,8 @@ def bundle_before(index: sqlite3.Connection, bundle: int, distance: int) -> int 
 def get_bundle(index: sqlite3.Connection, bundle: int) -> Bundle:
     """Return a bundle's row."""
     row = index.execute(
-        "SELECT id, state, sealed_size, header_length, plaintext_bytes, sha256, blob FROM bundles WHERE id = ?", (bundle,)
+        "SELECT id, state, sealed_size, header_length, plaintext_bytes, sha256, blob FROM bundles WHERE id = ?",
+        (bundle,),
     ).fetchone()
     return Bundle(row[0], BundleState(row[1]), *row[2:])
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.index.db import transaction
-from vaultik.model import BlobId, ChunkId
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Iterator, Sequence
+
+    from vaultik.model import BlobId, ChunkId
 
 _CLAIM = """
 INSERT INTO chunks (hash, size, bundle) VALUES (?, ?, ?)
@@ -77,7 +78,14 @@ def place_chunks(index: sqlite3.Connection, places: Iterable[Place]) -> None:
 
 
 def add_blob(
-    index: sqlite3.Connection, bundle: int, blob: BlobId, *, size: int, header_length: int, recipients: str, sealed_at: float
+    index: sqlite3.Connection,
+    bundle: int,
+    blob: BlobId,
+    *,
+    size: int,
+    header_length: int,
+    recipients: str,
+    sealed_at: float,
 ) -> int:
     """Record a sealed blob and move its bundle's claims into it. Returns the blob's row id."""
     row = index.execute(

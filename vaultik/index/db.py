@@ -24,7 +24,25 @@ BUSY_TIMEOUT_S = 120
 """How long a writer waits for another: recording a bundle of many files is one transaction."""
 
 NETWORK_FILE_SYSTEMS = frozenset(
-    "nfs nfs4 cifs smb3 smbfs ncpfs afs ceph lustre glusterfs gfs2 ocfs2 9p fuse.sshfs fuse.glusterfs fuse.s3fs fuse.rclone".split()
+    [
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "ncpfs",
+        "afs",
+        "ceph",
+        "lustre",
+        "glusterfs",
+        "gfs2",
+        "ocfs2",
+        "9p",
+        "fuse.sshfs",
+        "fuse.glusterfs",
+        "fuse.s3fs",
+        "fuse.rclone",
+    ]
 )
 
 _RESULT_CODES_OF_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
@@ -71,15 +89,18 @@ def mapped(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except sqlite3.Error as exc:
-        if is_damage(exc):
-            raise LocalIndexError(
-                f"index {path}: damaged: {exc}",
-                hint="the next backup moves it aside and builds a fresh one (a full upload at worst)",
-            ) from exc
-        raise LocalIndexError(f"index {path}: {exc}", hint=_hint(exc)) from exc
-    except OSError as exc:
-        raise LocalIndexError(f"index {path}: {exc.strerror or exc}") from exc
+    except (sqlite3.Error, OSError) as exc:
+        raise map_error(exc, path) from exc
+
+
+def map_error(exc: sqlite3.Error | OSError, path: Path) -> LocalIndexError:
+    """Return the error to raise for one of SQLite's or the system's at the index."""
+    if isinstance(exc, OSError):
+        return LocalIndexError(f"index {path}: {exc.strerror or exc}")
+    if is_damage(exc):
+        hint = "the next backup moves it aside and builds a fresh one (a full upload at worst)"
+        return LocalIndexError(f"index {path}: damaged: {exc}", hint=hint)
+    return LocalIndexError(f"index {path}: {exc}", hint=_hint(exc))
 
 
 def is_damage(exc: BaseException) -> bool:
@@ -133,7 +154,9 @@ def file_system_of(path: Path, mountinfo: str) -> str:
     best, kind = "", "unknown"
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
-        mount_point = left.split()[4].encode("latin-1").decode("unicode_escape").encode("latin-1").decode("utf-8", "replace")
+        mount_point = (
+            left.split()[4].encode("latin-1").decode("unicode_escape").encode("latin-1").decode("utf-8", "replace")
+        )
         inside = mount_point == "/" or f"{path}/".startswith(f"{mount_point}/")
         if inside and len(mount_point) >= len(best):
             best, kind = mount_point, right.split()[0]
@@ -153,7 +176,9 @@ def _refuse_network(path: Path) -> None:
 def _connect(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256)
+    connection = sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")

@@ -6,11 +6,11 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from vaultik.model import EntryType, Mark
-
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
+
+    from vaultik.model import EntryType, Mark
 
 ROOT = 1
 """Id of "/"."""
@@ -58,7 +58,7 @@ _COLUMNS = (
     " inode, mount, nlink"
 )
 _INSERT = (
-    f"INSERT INTO entries (parent, name, marks, again, {_COLUMNS})"  # noqa: S608 - constants
+    f"INSERT INTO entries (parent, name, marks, again, {_COLUMNS})"
     f" VALUES (?, ?, ?, 0, {', '.join('?' * 16)}) RETURNING id"
 )
 _UPDATE = (
@@ -76,7 +76,8 @@ def signed(inode: int) -> int:
 def children(index: sqlite3.Connection, parent: int) -> dict[bytes, Known]:
     """Return a directory's entries by name."""
     rows = index.execute(
-        "SELECT name, id, type, size, mtime_ns, ctime_ns, inode, mount, again, marks FROM entries WHERE parent = ?", (parent,)
+        "SELECT name, id, type, size, mtime_ns, ctime_ns, inode, mount, again, marks FROM entries WHERE parent = ?",
+        (parent,),
     )
     return {row[0]: Known._make(row) for row in rows}
 
@@ -84,7 +85,8 @@ def children(index: sqlite3.Connection, parent: int) -> dict[bytes, Known]:
 def find_known(index: sqlite3.Connection, entry: int) -> Known | None:
     """Return one entry for the change test."""
     row = index.execute(
-        "SELECT name, id, type, size, mtime_ns, ctime_ns, inode, mount, again, marks FROM entries WHERE id = ?", (entry,)
+        "SELECT name, id, type, size, mtime_ns, ctime_ns, inode, mount, again, marks FROM entries WHERE id = ?",
+        (entry,),
     ).fetchone()
     return Known._make(row) if row else None
 
@@ -160,7 +162,9 @@ def set_inode(index: sqlite3.Connection, entry: int, inode: int, mount: int, nli
 def set_changed(index: sqlite3.Connection, entry: int, st: os.stat_result) -> None:
     """Put a file on the list of those to read; what was planned of an older state of it is dropped."""
     seen = (st.st_size, st.st_blocks, st.st_mtime_ns, st.st_ctime_ns, signed(st.st_ino))
-    row = index.execute("SELECT size, blocks, mtime_ns, ctime_ns, inode FROM changed WHERE entry = ?", (entry,)).fetchone()
+    row = index.execute(
+        "SELECT size, blocks, mtime_ns, ctime_ns, inode FROM changed WHERE entry = ?", (entry,)
+    ).fetchone()
     if row == seen:
         return
     if row is not None:
@@ -174,7 +178,7 @@ def set_changed(index: sqlite3.Connection, entry: int, st: os.stat_result) -> No
 def drop_plan(index: sqlite3.Connection, entry: int) -> None:
     """Forget which slices of a file were planned or read; the file stays on the list."""
     for table in ("pieces", "boundaries", "extent_chunks"):
-        index.execute(f"DELETE FROM {table} WHERE entry = ?", (entry,))  # noqa: S608 - constants
+        index.execute(f"DELETE FROM {table} WHERE entry = ?", (entry,))
 
 
 def remove_tree(index: sqlite3.Connection, entry: int) -> int:
@@ -185,7 +189,7 @@ def remove_tree(index: sqlite3.Connection, entry: int) -> int:
         at = todo.pop()
         todo.extend(row[0] for row in index.execute("SELECT id FROM entries WHERE parent = ?", (at,)))
         for table in ("changed", "entry_chunks", "xattrs", "pieces", "boundaries", "extent_chunks"):
-            index.execute(f"DELETE FROM {table} WHERE entry = ?", (at,))  # noqa: S608 - constants
+            index.execute(f"DELETE FROM {table} WHERE entry = ?", (at,))
         index.execute("DELETE FROM entries WHERE id = ?", (at,))
         removed += 1
     return removed
@@ -200,7 +204,9 @@ def set_content(index: sqlite3.Connection, entry: int, chunks: Iterable[tuple[in
 
 def add_extent(index: sqlite3.Connection, entry: int, chunks: Iterable[tuple[int, int]], *, changed: bool) -> None:
     """Record the chunks of one extent of a file whose other extents may still be unread."""
-    index.executemany("INSERT OR REPLACE INTO extent_chunks VALUES (?, ?, ?)", ((entry, at, chunk) for at, chunk in chunks))
+    index.executemany(
+        "INSERT OR REPLACE INTO extent_chunks VALUES (?, ?, ?)", ((entry, at, chunk) for at, chunk in chunks)
+    )
     if changed:
         index.execute("UPDATE changed SET dirty = 1 WHERE entry = ?", (entry,))
 
@@ -213,7 +219,7 @@ def is_other_state(index: sqlite3.Connection, entry: int, a: Attributes) -> bool
 
 def may_reread(index: sqlite3.Connection, entry: int) -> bool:
     """Tell whether a file that changed between its extents has another try left in this run."""
-    return index.execute("SELECT rereads FROM changed WHERE entry = ?", (entry,)).fetchone() == (0,)
+    return bool(index.execute("SELECT rereads FROM changed WHERE entry = ?", (entry,)).fetchone() == (0,))
 
 
 def plan_reread(index: sqlite3.Connection, entry: int, a: Attributes) -> None:
@@ -233,7 +239,8 @@ def is_last_extent(index: sqlite3.Connection, entry: int) -> bool:
 def content_end(index: sqlite3.Connection, entry: int) -> int:
     """Return where a file's last chunk ends."""
     row = index.execute(
-        "SELECT max(ec.offset + c.size) FROM entry_chunks AS ec JOIN chunks AS c ON c.id = ec.chunk WHERE ec.entry = ?", (entry,)
+        "SELECT max(ec.offset + c.size) FROM entry_chunks AS ec JOIN chunks AS c ON c.id = ec.chunk WHERE ec.entry = ?",
+        (entry,),
     ).fetchone()
     return int(row[0] or 0)
 
@@ -271,7 +278,7 @@ def link_groups(index: sqlite3.Connection) -> None:
         " AND again = 0 AND NOT EXISTS (SELECT 1 FROM entry_chunks AS ec WHERE ec.entry = e.id)"
     )
     for table in ("changed", "entry_chunks", "pieces", "boundaries", "extent_chunks"):
-        index.execute(f"DELETE FROM {table} WHERE entry IN ({followers})")  # noqa: S608 - constants
+        index.execute(f"DELETE FROM {table} WHERE entry IN ({followers})")
 
 
 def mount_id(index: sqlite3.Connection, identity: str) -> int:

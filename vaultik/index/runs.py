@@ -41,7 +41,9 @@ class Problem(NamedTuple):
 
 def add_run(index: sqlite3.Connection, run_id: str, started: float) -> int:
     """Record that a run begins, and forget the oldest ones. Returns its row id."""
-    (run,) = index.execute("INSERT INTO runs (run_id, started) VALUES (?, ?) RETURNING id", (run_id, started)).fetchone()
+    (run,) = index.execute(
+        "INSERT INTO runs (run_id, started) VALUES (?, ?) RETURNING id", (run_id, started)
+    ).fetchone()
     index.execute("DELETE FROM runs WHERE id <= ?", (run - _RUNS_KEPT,))
     index.execute("DELETE FROM commits WHERE run <= ?", (run - _RUNS_KEPT,))
     index.execute("DELETE FROM problems WHERE run <= ?", (run - _RUNS_KEPT,))
@@ -56,7 +58,15 @@ def find_run(index: sqlite3.Connection, run_id: str) -> Run | None:
     if row is None:
         return None
     number, run_id, started, scanned, snapshot, exit_code, counts = row
-    return Run(number, run_id, started, bool(scanned), SnapshotId(snapshot) if snapshot else None, exit_code, json.loads(counts))
+    return Run(
+        number,
+        run_id,
+        started,
+        bool(scanned),
+        SnapshotId(snapshot) if snapshot else None,
+        exit_code,
+        json.loads(counts),
+    )
 
 
 def was_interrupted(index: sqlite3.Connection) -> bool:
@@ -96,7 +106,9 @@ def count_problems(index: sqlite3.Connection, run: int, kind: str) -> int:
     return int(row[0])
 
 
-def set_receipt(index: sqlite3.Connection, run: int, *, snapshot: SnapshotId | None, exit_code: int, finished: float) -> None:
+def set_receipt(
+    index: sqlite3.Connection, run: int, *, snapshot: SnapshotId | None, exit_code: int, finished: float
+) -> None:
     """Record how a run ended. It is complete from now on."""
     index.execute(
         "UPDATE runs SET snapshot = coalesce(?, snapshot), exit_code = ?, finished = ? WHERE id = ?",

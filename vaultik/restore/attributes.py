@@ -61,7 +61,9 @@ class AttributeWriter:
             self._try(FLAGS, lambda: linux.set_inode_flags(fd, present & ~SETTABLE_FLAGS | wanted))
 
     def _set_xattrs(self, entry: Entry, where: int | bytes, *, follow: bool) -> None:
-        for name, value in self._copy.execute("SELECT name, value FROM xattrs WHERE entry = ?", (entry.hardlink or entry.id,)):
+        for name, value in self._copy.execute(
+            "SELECT name, value FROM xattrs WHERE entry = ?", (entry.hardlink or entry.id,)
+        ):
             if follow:
                 self._try(XATTR, lambda name=name, value=value: os.setxattr(where, name, value))  # type: ignore[misc]
             else:

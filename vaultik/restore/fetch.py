@@ -18,13 +18,13 @@ from vaultik.core.age_stream import RangeOpener, open_stream, plaintext_size
 from vaultik.core.frames import FrameDecoder
 from vaultik.core.names import blob_key
 from vaultik.errors import DigestMismatchError, FormatError, IntegrityError, ObjectNotFoundError
-from vaultik.model import BlobId, ChunkId
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from vaultik.core.age import Readable
     from vaultik.core.identity import Identity
+    from vaultik.model import BlobId, ChunkId
     from vaultik.store.base import Store
 
 FRAME_BYTES = 1 << 20
@@ -86,7 +86,9 @@ def fetch_chunks(
         StoreError: the store failed (a missing blob is damage of its chunks, not an error).
         NoMatchingIdentityError: the blob is for somebody else.
     """
-    frames = [_Frame(o, n, list(group)) for (o, n), group in groupby(chunks, key=lambda c: (c.frame_offset, c.frame_length))]
+    frames = [
+        _Frame(o, n, list(group)) for (o, n), group in groupby(chunks, key=lambda c: (c.frame_offset, c.frame_length))
+    ]
     name = blob.hash.hex()
     with ThreadPoolExecutor(_THREADS) as threads:
         under_way: deque[Iterable[Fetched]] = deque()
@@ -151,7 +153,11 @@ def _from_ranges(
 def _joined(frames: list[_Frame]) -> Iterator[list[_Frame]]:
     group: list[_Frame] = []
     for frame in frames:
-        if group and (frame.offset - group[-1].end > _JOIN or frame.end - group[0].offset > _WINDOW or frame.offset < group[-1].end):
+        if group and (
+            frame.offset - group[-1].end > _JOIN
+            or frame.end - group[0].offset > _WINDOW
+            or frame.offset < group[-1].end
+        ):
             yield group
             group = []
         group.append(frame)
@@ -182,6 +188,8 @@ def _decode(name: str, frame: _Frame, data: bytes) -> list[Fetched]:
 
 def _check(name: str, chunk: WantedChunk, data: memoryview) -> Fetched:
     if hashlib.sha256(data).digest() != chunk.hash:
-        error = DigestMismatchError(f"blob {name[:12]}…: chunk at {chunk.offset} of frame {chunk.frame_offset}: digest mismatch")
+        error = DigestMismatchError(
+            f"blob {name[:12]}…: chunk at {chunk.offset} of frame {chunk.frame_offset}: digest mismatch"
+        )
         return Fetched(chunk, b"", str(error))
     return Fetched(chunk, bytes(data), None)

@@ -26,7 +26,9 @@ _RANGE = 10_000
 
 def make_directories(copy: sqlite3.Connection, target: Target) -> None:
     """Make every wanted directory, parents first."""
-    for number in _ids(copy, "SELECT w.entry FROM wanted AS w JOIN entries AS e ON e.id = w.entry WHERE e.type = 'd' ORDER BY 1"):
+    for number in _ids(
+        copy, "SELECT w.entry FROM wanted AS w JOIN entries AS e ON e.id = w.entry WHERE e.type = 'd' ORDER BY 1"
+    ):
         if number != target.root:
             make_directory(*target.place(number))
 
@@ -57,7 +59,9 @@ class Finisher:
             " WHERE f.entry = f.prime GROUP BY f.entry HAVING min(c.blob) <> max(c.blob)"
         )
         for query in ("SELECT entry FROM files WHERE entry = prime AND chunks = 0 ORDER BY 1", several):
-            for number in _ids(self._copy, f"SELECT entry FROM ({query}) WHERE entry NOT IN (SELECT entry FROM damage)"):  # noqa: S608
+            for number in _ids(
+                self._copy, f"SELECT entry FROM ({query}) WHERE entry NOT IN (SELECT entry FROM damage)"
+            ):
                 self._file(number)
 
     def _file(self, number: int) -> None:
@@ -87,7 +91,9 @@ class Finisher:
             self.links += 1
 
     def _others(self) -> None:
-        query = "SELECT e.id FROM wanted AS w JOIN entries AS e ON e.id = w.entry WHERE e.type NOT IN ('f', 'd') ORDER BY 1"
+        query = (
+            "SELECT e.id FROM wanted AS w JOIN entries AS e ON e.id = w.entry WHERE e.type NOT IN ('f', 'd') ORDER BY 1"
+        )
         for number in _ids(self._copy, query):
             entry = get_entry(self._copy, number)
             directory, name = self._target.place(number)

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import pathspec
 
 from vaultik.errors import ConfigError
-from vaultik.model import Mark
+from vaultik.model import BlobId, ChunkId, Mark
 from vaultik.restore.fetch import WantedBlob, WantedChunk
 from vaultik.restore.tree import ROOT, iter_tree
-from vaultik.model import BlobId, ChunkId
 
 if TYPE_CHECKING:
     import sqlite3
@@ -83,11 +82,10 @@ def totals(copy: sqlite3.Connection) -> Totals:
     files, size = copy.execute(
         "SELECT count(*), total(CASE WHEN f.entry = f.prime THEN e.size ELSE 0 END) FROM files AS f JOIN entries AS e ON e.id = f.entry"
     ).fetchone()
-    blobs, blob_bytes = copy.execute(
-        f"SELECT count(*), total(size) FROM blobs WHERE id IN ({_BLOBS})"  # noqa: S608 - constants
-    ).fetchone()
+    blobs, blob_bytes = copy.execute(f"SELECT count(*), total(size) FROM blobs WHERE id IN ({_BLOBS})").fetchone()
     (unreadable,) = copy.execute(
-        "SELECT count(*) FROM wanted AS w JOIN entries AS e ON e.id = w.entry WHERE e.marks & ?", (int(Mark.UNREADABLE),)
+        "SELECT count(*) FROM wanted AS w JOIN entries AS e ON e.id = w.entry WHERE e.marks & ?",
+        (int(Mark.UNREADABLE),),
     ).fetchone()
     return Totals(entries, files, int(size), blobs, int(blob_bytes), unreadable)
 
@@ -100,12 +98,14 @@ _BLOBS = (
 
 def needed_blobs(copy: sqlite3.Connection) -> list[int]:
     """Return the rows of the blobs that the plan reads, ascending."""
-    return [row[0] for row in copy.execute(f"SELECT DISTINCT c.blob {_BLOBS.removeprefix('SELECT c.blob')} ORDER BY 1")]  # noqa: S608 - constants
+    return [row[0] for row in copy.execute(f"SELECT DISTINCT c.blob {_BLOBS.removeprefix('SELECT c.blob')} ORDER BY 1")]
 
 
 def get_blob(copy: sqlite3.Connection, blob: int) -> WantedBlob:
     """Return a blob by its row id."""
-    digest, size, header_length = copy.execute("SELECT hash, size, header_length FROM blobs WHERE id = ?", (blob,)).fetchone()
+    digest, size, header_length = copy.execute(
+        "SELECT hash, size, header_length FROM blobs WHERE id = ?", (blob,)
+    ).fetchone()
     return WantedBlob(BlobId(digest), size, header_length)
 
 

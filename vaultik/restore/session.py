@@ -11,7 +11,7 @@ import os
 import shutil
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from vaultik.errors import RestoreError, SelectionError
 from vaultik.restore import plan
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 STATE = ".vaultik-restore"
 _FETCHED = "snapshot"
 _FINISHED = "finished"
+
+
+T = TypeVar("T")
 
 
 class RestoreReport(NamedTuple):
@@ -131,14 +134,16 @@ class RestoreSession:
         """
         with target_errors(self.target):
             self.target.mkdir(parents=True, exist_ok=True)
-            present = set(os.listdir(self.target)) - {STATE}
+            present = any(path.name != STATE for path in self.target.iterdir())
         if self.is_done(_FETCHED) and not self._is_same():
             raise RestoreError(
                 f"target {self.target}: holds an unfinished restore of another snapshot or choice",
                 hint=f"finish that one, or remove {self.state_dir}",
             )
         if present and not self._force and not self.state_dir.exists():
-            raise RestoreError(f"target {self.target}: not empty", hint="name an empty or new directory, or pass --force")
+            raise RestoreError(
+                f"target {self.target}: not empty", hint="name an empty or new directory, or pass --force"
+            )
         with target_errors(self.target):
             self.state_dir.mkdir(mode=0o700, exist_ok=True)
 
@@ -199,7 +204,9 @@ class RestoreSession:
             same = False
         return same and meta.get("restore") == self._choice()
 
-    def _done(self, step: str, damaged: dict[int, str] | None = None, attributes: AttributeWriter | None = None) -> None:
+    def _done(
+        self, step: str, damaged: dict[int, str] | None = None, attributes: AttributeWriter | None = None
+    ) -> None:
         copy = self.copy()
         copy.execute("BEGIN IMMEDIATE")
         copy.executemany("INSERT OR IGNORE INTO damage VALUES (?, ?)", (damaged or {}).items())
@@ -207,12 +214,12 @@ class RestoreSession:
         copy.execute("INSERT OR IGNORE INTO steps VALUES (?)", (step,))
         copy.execute("COMMIT")
 
-    def _own(self, what: str, make: Callable[[], Any]) -> Any:
+    def _own(self, what: str, make: Callable[[], T]) -> T:
         if self._pid != os.getpid():
             self._pid, self._open = os.getpid(), {}
         if what not in self._open:
             self._open[what] = make()
-        return self._open[what]
+        return cast("T", self._open[what])
 
 
 def write_blob(
@@ -253,7 +260,8 @@ def add_refused(copy: sqlite3.Connection, attributes: AttributeWriter | None) ->
     """Add to the counts of what this user may not set."""
     for what, count in attributes.refused.items() if attributes else ():
         copy.execute(
-            "INSERT INTO refused VALUES (?, ?) ON CONFLICT (what) DO UPDATE SET count = count + excluded.count", (what, count)
+            "INSERT INTO refused VALUES (?, ?) ON CONFLICT (what) DO UPDATE SET count = count + excluded.count",
+            (what, count),
         )
 
 
@@ -261,10 +269,13 @@ def make_report(copy: sqlite3.Connection) -> RestoreReport:
     """Return what came of a restore, from its plan."""
     query = "SELECT f.entry, d.reason FROM damage AS d JOIN files AS f ON f.prime = d.entry ORDER BY f.entry"
     damaged = [(path_of(copy, entry), reason) for entry, reason in copy.execute(query).fetchall()]
-    return RestoreReport(get_meta(copy)["snapshot"], plan.totals(copy), damaged, dict(copy.execute("SELECT what, count FROM refused")))
+    return RestoreReport(
+        get_meta(copy)["snapshot"], plan.totals(copy), damaged, dict(copy.execute("SELECT what, count FROM refused"))
+    )
 
 
 def connect(path: Path) -> sqlite3.Connection:
+    """Open a private database for a copied snapshot and its plan, making it if it isn't there."""
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, timeout=120, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")

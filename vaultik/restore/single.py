@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from vaultik.errors import IntegrityError, RestoreError, SelectionError
-from vaultik.model import Mark
+from vaultik.model import ChunkId, Mark
 from vaultik.restore import plan
 from vaultik.restore.attributes import AttributeWriter
-from vaultik.restore.fetch import fetch_chunks
+from vaultik.restore.fetch import WantedChunk, fetch_chunks
 from vaultik.restore.finish import Finisher, make_directories
 from vaultik.restore.progress import NoProgress, Progress
-from vaultik.restore.session import RestoreReport, connect, add_refused, make_report, write_blob
+from vaultik.restore.session import RestoreReport, add_refused, connect, make_report, write_blob
 from vaultik.restore.target import Target, target_errors
 from vaultik.restore.tree import Entry, resolve
 from vaultik.snapshot.find import select
@@ -51,7 +51,9 @@ def fetch(
         fetch_snapshot(store, select(store, spec, identities, host), identities, Path(state), copy)
         entry = resolve(copy, path)
         if Mark(entry.marks) & Mark.UNREADABLE and entry.type == "f":
-            raise SelectionError(f"path {os.fsdecode(path)}: could not be read when it was backed up", hint="try an older snapshot")
+            raise SelectionError(
+                f"path {os.fsdecode(path)}: could not be read when it was backed up", hint="try an older snapshot"
+            )
         place = target / os.fsdecode(entry.name) if target.is_dir() and entry.name else target
         _check_place(place, entry, force=force)
         plan.make_plan(copy, entry.id)
@@ -72,7 +74,9 @@ def fetch_to_stream(
         fetch_snapshot(store, select(store, spec, identities, host), identities, Path(state), copy)
         entry = resolve(copy, path)
         if entry.type != "f" or Mark(entry.marks) & Mark.UNREADABLE:
-            raise SelectionError(f"path {os.fsdecode(path)}: not a file with content", hint="only a file can go to standard output")
+            raise SelectionError(
+                f"path {os.fsdecode(path)}: not a file with content", hint="only a file can go to standard output"
+            )
         at = 0
         for blob, chunks in _runs(copy, entry.hardlink or entry.id):
             places = [offset for _, offset in chunks]
@@ -90,13 +94,18 @@ def fetch_to_stream(
 def _check_place(place: Path, entry: Entry, *, force: bool) -> None:
     if not os.path.lexists(place) or force:
         return
-    if entry.type == "d" and place.is_dir() and not os.listdir(place):
+    if entry.type == "d" and place.is_dir() and not any(place.iterdir()):
         return
     raise RestoreError(f"target {place}: is there already", hint="name another place, or pass --force")
 
 
 def _write(
-    store: Store, identities: Sequence[Identity], copy: sqlite3.Connection, entry: Entry, place: Path, progress: Progress
+    store: Store,
+    identities: Sequence[Identity],
+    copy: sqlite3.Connection,
+    entry: Entry,
+    place: Path,
+    progress: Progress,
 ) -> None:
     with target_errors(place):
         if entry.type == "d":
@@ -116,16 +125,16 @@ def _write(
             add_refused(copy, attributes)
 
 
-def _runs(copy: sqlite3.Connection, content: int) -> list[tuple[int, list[tuple[plan.WantedChunk, int]]]]:
+def _runs(copy: sqlite3.Connection, content: int) -> list[tuple[int, list[tuple[WantedChunk, int]]]]:
     """Return a file's chunks in file order, grouped into runs that one blob holds in its own order."""
-    runs: list[tuple[int, list[tuple[plan.WantedChunk, int]]]] = []
+    runs: list[tuple[int, list[tuple[WantedChunk, int]]]] = []
     rows = copy.execute(
         "SELECT c.blob, c.id, c.hash, c.size, c.frame_offset, c.frame_length, c.offset, ec.offset FROM entry_chunks AS ec"
         " JOIN chunks AS c ON c.id = ec.chunk WHERE ec.entry = ? ORDER BY ec.offset",
         (content,),
     )
     for blob, number, digest, size, frame_offset, frame_length, offset, at in rows:
-        chunk = plan.WantedChunk(number, plan.ChunkId(digest), size, frame_offset, frame_length, offset)
+        chunk = WantedChunk(number, ChunkId(digest), size, frame_offset, frame_length, offset)
         last = runs[-1][1][-1][0] if runs else None
         if last is None or runs[-1][0] != blob or (last.frame_offset, last.offset) >= (frame_offset, offset):
             runs.append((blob, []))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from vaultik.directories import OPEN_DIRECTORY, DirectoryCache
@@ -71,10 +71,8 @@ def clear_way(directory: int, name: bytes) -> None:
     Raises:
         OSError: it is a directory, or may not be removed.
     """
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        pass
 
 
 def make_directory(directory: int, name: bytes) -> None:
@@ -98,5 +96,7 @@ def target_errors(path: Path) -> Iterator[None]:
         name = f" {os.fsdecode(exc.filename)}" if isinstance(exc.filename, bytes | str) else ""
         raise RestoreError(
             f"target {path}:{name} {exc.strerror or exc}".replace(": :", ":"),
-            hint="free some space; the same command continues" if full else "the same command continues once that is mended",
+            hint="free some space; the same command continues"
+            if full
+            else "the same command continues once that is mended",
         ) from exc

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = 1
-_COLUMNS = (
-    "id, parent, name, type, mode, uid, gid, user_name, group_name, size, mtime_ns, link_target, rdev, hardlink, inode_flags, marks"
-)
+_COLUMNS = "id, parent, name, type, mode, uid, gid, user_name, group_name, size, mtime_ns, link_target, rdev, hardlink, inode_flags, marks"
 _NEAR = 3
 
 
@@ -42,12 +40,12 @@ class Entry(NamedTuple):
 
 def get_entry(copy: sqlite3.Connection, entry: int) -> Entry:
     """Return an entry by its id."""
-    return Entry._make(copy.execute(f"SELECT {_COLUMNS} FROM entries WHERE id = ?", (entry,)).fetchone())  # noqa: S608 - constants
+    return Entry._make(copy.execute(f"SELECT {_COLUMNS} FROM entries WHERE id = ?", (entry,)).fetchone())
 
 
 def iter_children(copy: sqlite3.Connection, parent: int) -> Iterator[Entry]:
     """Yield what a directory holds, by name."""
-    query = f"SELECT {_COLUMNS} FROM entries WHERE parent = ? ORDER BY name"  # noqa: S608 - constants
+    query = f"SELECT {_COLUMNS} FROM entries WHERE parent = ? ORDER BY name"
     return map(Entry._make, copy.execute(query, (parent,)).fetchall())
 
 
@@ -96,7 +94,10 @@ def resolve(copy: sqlite3.Connection, path: bytes) -> Entry:
 
 def _near(copy: sqlite3.Connection, parent: int, name: bytes) -> str:
     here = os.fsdecode(path_of(copy, parent))
-    names = {os.fsdecode(row[0]): None for row in copy.execute("SELECT name FROM entries WHERE parent = ? LIMIT 10000", (parent,))}
+    names = {
+        os.fsdecode(row[0]): None
+        for row in copy.execute("SELECT name FROM entries WHERE parent = ? LIMIT 10000", (parent,))
+    }
     near = difflib.get_close_matches(os.fsdecode(name), names, n=_NEAR)
     if near:
         return "near ones: " + ", ".join(os.path.join(here, found) for found in near)  # noqa: PTH118 - names may be any bytes

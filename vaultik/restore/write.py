@@ -33,9 +33,7 @@ class FileWriter:
         self._target = target
         self._attributes = attributes
         self._left = Counter(entry for places in uses.places.values() for entry, _ in places)
-        self._whole = {
-            entry for entry, here in self._left.items() if self._chunks(entry) == here
-        }
+        self._whole = {entry for entry, here in self._left.items() if self._chunks(entry) == here}
         self._fds: OrderedDict[int, int] = OrderedDict()
         self._begun: set[int] = set()
         self.damaged: dict[int, str] = {}

@@ -10,7 +10,13 @@ from vaultik.core.age_stream import open_stream
 from vaultik.core.frames import decode_stream
 from vaultik.core.names import BLOBS_PREFIX, SnapshotName, parse_snapshot_key
 from vaultik.core.streams import HashingReader
-from vaultik.errors import DigestMismatchError, IntegrityError, NoMatchingIdentityError, ObjectNotFoundError, SelectionError
+from vaultik.errors import (
+    DigestMismatchError,
+    IntegrityError,
+    NoMatchingIdentityError,
+    ObjectNotFoundError,
+    SelectionError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -98,7 +104,9 @@ def select(store: Store, spec: str, identities: Sequence[Identity], host: str | 
     """
     found = list_snapshots(store)
     if not found:
-        raise SelectionError(f"no snapshot in {store.location}", hint="check bucket and prefix; vaultik backup makes the first one")
+        raise SelectionError(
+            f"no snapshot in {store.location}", hint="check bucket and prefix; vaultik backup makes the first one"
+        )
     if spec == LATEST:
         return _latest(store, found, identities, host)
     fitting = [s for s in found if s.name.snapshot.startswith(spec)]
@@ -114,12 +122,16 @@ def when(modified: float) -> str:
     return datetime.datetime.fromtimestamp(modified, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _latest(store: Store, found: list[FoundSnapshot], identities: Sequence[Identity], host: str | None) -> FoundSnapshot:
+def _latest(
+    store: Store, found: list[FoundSnapshot], identities: Sequence[Identity], host: str | None
+) -> FoundSnapshot:
     hosts: dict[str, str] = {}
     several = len({s.source8 for s in found}) > 1
     for candidate in reversed(found):
         if candidate.manifest is None:
-            raise IntegrityError(f"snapshot {candidate.name.snapshot}: its manifest is missing", hint="name a snapshot by its id")
+            raise IntegrityError(
+                f"snapshot {candidate.name.snapshot}: its manifest is missing", hint="name a snapshot by its id"
+            )
         known = hosts.get(candidate.source8)
         if known is not None and host is None and several:
             continue
@@ -147,4 +159,3 @@ def _shown(found: list[FoundSnapshot]) -> str:
     names = [s.name.snapshot for s in found[-_SHOWN:]]
     more = f" (and {len(found) - len(names)} older)" if len(found) > len(names) else ""
     return ", ".join(names) + more
-

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 from vaultik.core.age_stream import open_stream
 from vaultik.core.frames import decode_stream
 from vaultik.core.streams import HashingReader
-from vaultik.errors import DigestMismatchError, FormatError, IntegrityError, NoMatchingIdentityError, ObjectNotFoundError
+from vaultik.errors import (
+    DigestMismatchError,
+    FormatError,
+    IntegrityError,
+    NoMatchingIdentityError,
+    ObjectNotFoundError,
+)
 from vaultik.model import EntryType
 from vaultik.snapshot.write import FORMAT, schema
 
@@ -45,7 +51,9 @@ CREATE INDEX entry_chunks_by_chunk ON entry_chunks (chunk);
 """
 
 
-def fetch_snapshot(store: Store, found: FoundSnapshot, identities: Sequence[Identity], directory: Path, copy: sqlite3.Connection) -> None:
+def fetch_snapshot(
+    store: Store, found: FoundSnapshot, identities: Sequence[Identity], directory: Path, copy: sqlite3.Connection
+) -> None:
     """Download a snapshot DB, check it, and copy it into an empty database.
 
     Args:
@@ -151,7 +159,9 @@ def _only_reads(action: int, first: str | None, _second: str | None, _db: str | 
 def _copy(db: sqlite3.Connection, copy: sqlite3.Connection) -> None:
     meta = dict(db.execute("SELECT key, value FROM meta"))
     if meta.get("format") != FORMAT or meta.get("kind") != "full":
-        raise FormatError(f"format {meta.get('format')!r} of kind {meta.get('kind')!r}, this vaultik knows format {FORMAT} of kind 'full'")
+        raise FormatError(
+            f"format {meta.get('format')!r} of kind {meta.get('kind')!r}, this vaultik knows format {FORMAT} of kind 'full'"
+        )
     copy.executescript(schema())
     copy.execute("BEGIN")
     copy.executemany("INSERT INTO meta VALUES (?, ?)", _checked(db, "SELECT key, value FROM meta", _is_meta))
@@ -162,15 +172,15 @@ def _copy(db: sqlite3.Connection, copy: sqlite3.Connection) -> None:
         ("chunks", 7, _is_chunk),
         ("entry_chunks", 3, _is_content),
     ):
-        rows = _checked(db, f"SELECT * FROM {table}", rule)  # noqa: S608 - constants
+        rows = _checked(db, f"SELECT * FROM {table}", rule)
         with _unique(table):
-            copy.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * columns)})", rows)  # noqa: S608 - constants
+            copy.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * columns)})", rows)
     for statement in filter(str.strip, COPY_SCHEMA.split(";")):
         with _unique("entries"):
             copy.execute(statement)
-    for rule, query in _RULES:
+    for what, query in _RULES:
         if (row := copy.execute(query).fetchone()) is not None:
-            raise FormatError(f"{rule} (row {row[0]})")
+            raise FormatError(f"{what} (row {row[0]})")
     copy.execute("COMMIT")
 
 
@@ -194,7 +204,26 @@ def _is_meta(row: tuple[Any, ...]) -> bool:
 
 
 def _is_entry(row: tuple[Any, ...]) -> bool:
-    (number, parent, name, kind, mode, uid, gid, user, group, size, mtime, ctime, birth, link, rdev, hardlink, flags, marks) = row
+    (
+        number,
+        parent,
+        name,
+        kind,
+        mode,
+        uid,
+        gid,
+        user,
+        group,
+        size,
+        mtime,
+        ctime,
+        birth,
+        link,
+        rdev,
+        hardlink,
+        flags,
+        marks,
+    ) = row
     return (
         (number == 1) == (parent is None) == (name == b"")
         and number >= 1
@@ -207,7 +236,11 @@ def _is_entry(row: tuple[Any, ...]) -> bool:
         and all(text is None or len(text) <= _LONGEST_NAME for text in (user, group))
         and size >= 0
         and all(time is None or -_I64 <= time < _I64 for time in (mtime, ctime, birth))
-        and (isinstance(link, bytes) and 0 < len(link) <= _LONGEST_LINK and b"\0" not in link if kind == EntryType.SYMLINK else link is None)
+        and (
+            isinstance(link, bytes) and 0 < len(link) <= _LONGEST_LINK and b"\0" not in link
+            if kind == EntryType.SYMLINK
+            else link is None
+        )
         and (rdev is None) == (kind not in (EntryType.CHAR_DEVICE, EntryType.BLOCK_DEVICE))
         and (hardlink is None or kind == EntryType.FILE)
         and (flags is None or 0 <= flags < 1 << 32)

@@ -54,5 +54,5 @@ def write_snapshot_db(index_path: Path, target: Path, meta: Mapping[str, int | f
         db.execute("BEGIN")
         db.executemany("INSERT INTO meta VALUES (?, ?)", sorted(meta.items()))
         for table, columns in _COPY.items():
-            db.execute(f"INSERT INTO {table} SELECT {columns} FROM source.{table} ORDER BY {_ORDER[table]}")  # noqa: S608
+            db.execute(f"INSERT INTO {table} SELECT {columns} FROM source.{table} ORDER BY {_ORDER[table]}")
         db.execute("COMMIT")

@@ -14,7 +14,6 @@ import secrets
 import stat
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from vaultik.errors import DigestMismatchError, ObjectNotFoundError, StoreAccessError, StoreError, StoreUnavailableError
@@ -24,6 +23,7 @@ from vaultik.store.clock import StoreClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
 _ASIDE = ".tmp-"
 _HERE = -100  # AT_FDCWD
@@ -130,7 +130,9 @@ class LocalStore:
 
     def _check_bucket(self) -> None:
         if not self._endpoint.is_dir():
-            raise StoreAccessError(f"store {self._endpoint}: no such directory", hint="mount or make it, or correct the endpoint")
+            raise StoreAccessError(
+                f"store {self._endpoint}: no such directory", hint="mount or make it, or correct the endpoint"
+            )
         if self._create:
             self._make_directories(self._bucket)
         if not self._bucket.is_dir():
@@ -143,7 +145,9 @@ class LocalStore:
     def _make_directories(self, directory: Path) -> Path:
         """Make a directory and what leads to it, each durable before the next."""
         if not self._endpoint.is_dir():
-            raise StoreAccessError(f"store {self._endpoint}: no such directory", hint="mount or make it, or correct the endpoint")
+            raise StoreAccessError(
+                f"store {self._endpoint}: no such directory", hint="mount or make it, or correct the endpoint"
+            )
         missing = []
         at = directory
         while not at.is_dir():
@@ -212,7 +216,7 @@ class _Range:
         file.seek(offset)
         self._file = file
         self._left = length
-        self._what = f"store {location.split()[0]}: {key}"
+        self._what = f"store {location.split(maxsplit=1)[0]}: {key}"
 
     def read(self, size: int = -1, /) -> bytes:
         """Return up to `size` bytes, b"" at the end."""

@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import botocore.config
-from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
 
 from vaultik.errors import DigestMismatchError, ObjectNotFoundError, StoreUnavailableError
 from vaultik.store.base import ByteStream, Listing, ObjectInfo
@@ -190,13 +196,12 @@ class S3Store:
             return self._clients[once]
 
     def _make_client(self, attempts: int) -> Any:
-        when = "when_supported" if self._checksums else "when_required"
         config = botocore.config.Config(
             connect_timeout=_CONNECT_S,
             read_timeout=_READ_S,
             retries={"mode": "standard", "total_max_attempts": attempts},
             s3={"addressing_style": "path"} if self._endpoint else {},
-            request_checksum_calculation=when,
+            request_checksum_calculation="when_supported" if self._checksums else "when_required",
             response_checksum_validation="when_required",
             max_pool_connections=2 * _PART_THREADS,
             user_agent_extra="vaultik",
@@ -239,10 +244,14 @@ class S3Store:
         try:
             with self._mapped(key):
                 if isinstance(body, bytes):
-                    client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body, ContentLength=size, **extra)
+                    client.put_object(
+                        Bucket=self._bucket, Key=self._prefix + key, Body=body, ContentLength=size, **extra
+                    )
                 else:
                     with body.open("rb") as file:
-                        client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=file, ContentLength=size, **extra)
+                        client.put_object(
+                            Bucket=self._bucket, Key=self._prefix + key, Body=file, ContentLength=size, **extra
+                        )
         except _TakenError:
             return False
         return True
@@ -261,7 +270,9 @@ class S3Store:
                 tags = list(threads.map(send, range(1, len(starts) + 1), starts))
             parts = [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, 1)]
             with self._mapped(key):
-                client.complete_multipart_upload(**name, UploadId=upload, MultipartUpload={"Parts": parts}, IfNoneMatch="*")
+                client.complete_multipart_upload(
+                    **name, UploadId=upload, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
+                )
         except _TakenError:
             self._abort(name, upload)
             return False
@@ -299,7 +310,9 @@ class S3Store:
         token: dict[str, str] = {}
         while True:
             with self._mapped(f"list {prefix}"):
-                page = self._client().list_objects_v2(Bucket=self._bucket, Prefix=self._prefix + prefix, MaxKeys=_PAGE, **extra, **token)
+                page = self._client().list_objects_v2(
+                    Bucket=self._bucket, Prefix=self._prefix + prefix, MaxKeys=_PAGE, **extra, **token
+                )
             yield page
             if not page.get("IsTruncated"):
                 return
@@ -327,7 +340,13 @@ class S3Store:
 class _Stream:
     """A body that is asked for again from where it broke off."""
 
-    def __init__(self, get: Callable[[str, int, int | None, str | None], tuple[Any, int, str | None]], key: str, offset: int, length: int | None) -> None:
+    def __init__(
+        self,
+        get: Callable[[str, int, int | None, str | None], tuple[Any, int, str | None]],
+        key: str,
+        offset: int,
+        length: int | None,
+    ) -> None:
         self._get = get
         self._key = key
         self._at = offset

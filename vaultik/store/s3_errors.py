@@ -25,9 +25,13 @@ class _Meaning(NamedTuple):
 _REFUSED: Mapping[str, _Meaning] = {
     "InvalidAccessKeyId": _Meaning("the store doesn't know this access key", "check access_key_id"),
     "SignatureDoesNotMatch": _Meaning("the secret doesn't fit the access key", "check secret_access_key (and region)"),
-    "RequestTimeTooSkewed": _Meaning("this machine's clock is off", "set the clock; the store refuses requests out of their time"),
+    "RequestTimeTooSkewed": _Meaning(
+        "this machine's clock is off", "set the clock; the store refuses requests out of their time"
+    ),
     "NoSuchBucket": _Meaning("no such bucket", "make the bucket, or correct its name"),
-    "AccessDenied": _Meaning("access denied", "the credential lacks this right; s3.access: put_only is for those that can only put"),
+    "AccessDenied": _Meaning(
+        "access denied", "the credential lacks this right; s3.access: put_only is for those that can only put"
+    ),
     "AllAccessDisabled": _Meaning("access denied", None),
     "InvalidBucketName": _Meaning("not a bucket name", None),
     "ExpiredToken": _Meaning("the credential has expired", "get a new one"),
@@ -52,18 +56,24 @@ def is_unknown_condition(exc: ClientError) -> bool:
     return _code(exc) in _UNKNOWN_CONDITION
 
 
-def map_error(exc: ClientError | BotoCoreError, location: str, what: str) -> StoreError:
+def map_error(  # noqa: PLR0911 - a table of kinds
+    exc: ClientError | BotoCoreError, location: str, what: str
+) -> StoreError:
     """Return the error to raise for one of botocore's."""
     where = f"store {location.strip()}: {what}"
     if isinstance(exc, ClientError):
         return _answered(exc, where)
     match exc:
         case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError():
-            return StoreAccessError(f"{where}: no credential", hint="give access_key_id and secret_access_key, or set up boto3's own")
+            return StoreAccessError(
+                f"{where}: no credential", hint="give access_key_id and secret_access_key, or set up boto3's own"
+            )
         case exceptions.ProfileNotFound() | exceptions.NoRegionError() | exceptions.InvalidRegionError():
             return StoreAccessError(f"{where}: {exc}")
         case exceptions.SSLError():
-            return StoreUnavailableError(f"{where}: TLS failed", hint="http:// or https://? a private CA goes into AWS_CA_BUNDLE")
+            return StoreUnavailableError(
+                f"{where}: TLS failed", hint="http:// or https://? a private CA goes into AWS_CA_BUNDLE"
+            )
         case exceptions.EndpointConnectionError() | exceptions.ConnectTimeoutError():
             return StoreUnavailableError(f"{where}: can't connect", hint="is the endpoint right, and the network up?")
         case exceptions.ParamValidationError():
@@ -79,8 +89,17 @@ def _answered(exc: ClientError, where: str) -> StoreError:
     status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     message = exc.response.get("Error", {}).get("Message", "").strip().splitlines()
     text = f"{where}: {code} (HTTP {status}){': ' + message[0] if message else ''}"
-    client_fault = 400 <= status < 500 and code not in ("SlowDown", "RequestTimeout", "409", "ConditionalRequestConflict")  # noqa: PLR2004 - HTTP
-    return StoreAccessError(text) if client_fault else StoreUnavailableError(text, hint="the store failed; the next run continues")
+    client_fault = status in range(400, 500) and code not in (
+        "SlowDown",
+        "RequestTimeout",
+        "409",
+        "ConditionalRequestConflict",
+    )
+    return (
+        StoreAccessError(text)
+        if client_fault
+        else StoreUnavailableError(text, hint="the store failed; the next run continues")
+    )
 
 
 def _code(exc: ClientError) -> str:

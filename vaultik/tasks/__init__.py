@@ -1,10 +1,24 @@
 """The Luigi graph. `luigi --module vaultik.tasks Backup` and `vaultik backup` run the same one.
 
-    Backup ─ ScanSource ─ Wave(1) .. Wave(n) ─ WriteSnapshotDB
-                            └ UploadBlob ← SealBlob ← ChunkFile   (for each bundle)
-    Restore ─ FetchSnapshotDB ─ RestoreBlob (one per blob) ─ FinishTree
+Backup ─ ScanSource ─ Wave(1) .. Wave(n) ─ WriteSnapshotDB
+                        └ UploadBlob ← SealBlob ← ChunkFile   (for each bundle)
+Restore ─ FetchSnapshotDB ─ RestoreBlob (one per blob) ─ FinishTree
 """
 
 from vaultik.tasks.backup import Backup, ChunkFile, ScanSource, SealBlob, UploadBlob, Wave, WriteSnapshotDB
+from vaultik.tasks.restore import FetchSnapshotDB, FinishTree, Restore, RestoreBlob, RestoreTree
 
-__all__ = ["Backup", "ChunkFile", "ScanSource", "SealBlob", "UploadBlob", "Wave", "WriteSnapshotDB"]
+__all__ = [
+    "Backup",
+    "ChunkFile",
+    "FetchSnapshotDB",
+    "FinishTree",
+    "Restore",
+    "RestoreBlob",
+    "RestoreTree",
+    "ScanSource",
+    "SealBlob",
+    "UploadBlob",
+    "Wave",
+    "WriteSnapshotDB",
+]

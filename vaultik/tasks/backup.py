@@ -23,7 +23,6 @@ from luigi.parameter import ParameterVisibility
 from vaultik.backup.commit import commit_snapshot
 from vaultik.index import bundles, runs
 from vaultik.index.bundles import BundleState
-from vaultik.index.db import mapped
 from vaultik.targets.sqlite import SQLiteTarget
 from vaultik.tasks import runtime
 
@@ -50,13 +49,6 @@ class _BackupTask(luigi.Task):
     def row(self, query: str, *params: object) -> SQLiteTarget:
         return SQLiteTarget(self.session.index, query, params)
 
-    def run(self) -> None:
-        with mapped(self.session.config.index_path):
-            self.work()
-
-    def work(self) -> None:
-        raise NotImplementedError
-
     def on_failure(self, exception: BaseException) -> str:
         return runtime.note_failure(exception)
 
@@ -69,7 +61,7 @@ class ScanSource(_BackupTask):
     def output(self) -> SQLiteTarget:
         return self.row("SELECT 1 FROM runs WHERE run_id = ? AND scanned = 1", self.run_id)
 
-    def work(self) -> None:
+    def run(self) -> None:
         self.session.scan()
 
 
@@ -92,7 +84,7 @@ class ChunkFile(_BundleTask):
         earlier = bundles.bundle_before(self.session.index(), self.bundle, runtime.workers() + 1)
         return [] if earlier is None else [UploadBlob(host=self.host, bundle=earlier)]
 
-    def work(self) -> None:
+    def run(self) -> None:
         self.session.chunk(self.bundle)
 
 
@@ -104,7 +96,7 @@ class SealBlob(_BundleTask):
     def requires(self) -> luigi.Task:
         return ChunkFile(host=self.host, bundle=self.bundle)
 
-    def work(self) -> None:
+    def run(self) -> None:
         self.session.seal(self.bundle)
 
 
@@ -116,7 +108,7 @@ class UploadBlob(_BundleTask):
     def requires(self) -> luigi.Task:
         return SealBlob(host=self.host, bundle=self.bundle)
 
-    def work(self) -> None:
+    def run(self) -> None:
         self.session.upload(self.bundle)
 
 
@@ -136,7 +128,7 @@ class Wave(_BackupTask):
         )
         return row.fetchone() is None
 
-    def work(self) -> None:
+    def run(self) -> None:
         """Nothing is left to do: the bundles are what it stands for."""
 
 
@@ -149,14 +141,16 @@ class WriteSnapshotDB(_BackupTask):
     def output(self) -> SQLiteTarget:
         return self.row("SELECT 1 FROM commits WHERE run = ? AND attempt = ?", self.session.run, self.attempt)
 
-    def work(self) -> None:
+    def run(self) -> None:
         commit_snapshot(self.session, self.attempt)
 
 
 class Backup(_BackupTask):
     """One backup of one config: `luigi --module vaultik.tasks Backup`."""
 
-    host = luigi.Parameter(default=socket.gethostname(), description="name of this host in snapshots and on the dashboard")
+    host = luigi.Parameter(
+        default=socket.gethostname(), description="name of this host in snapshots and on the dashboard"
+    )
     run_id = luigi.Parameter(default=new_run_id(), description="identity of this run, new each time")
     config = luigi.Parameter(
         default="", visibility=ParameterVisibility.PRIVATE, significant=False, description="path of vaultik.yaml"
@@ -171,23 +165,23 @@ class Backup(_BackupTask):
     def complete(self) -> bool:
         if not runtime.is_active(self.run_id):
             return False
-        with mapped(self.session.config.index_path):
-            run = runs.find_run(self.session.index(), self.run_id)
+        run = runs.find_run(self.session.index(), self.run_id)
         return run is not None and run.exit_code is not None
 
     def run(self) -> Iterator[luigi.Task]:
         """Yield the run's steps; begun anew by Luigi after each, so the index says where it stands."""
-        with mapped(self.session.config.index_path):
-            yield ScanSource(host=self.host, run_id=self.run_id)
-            while (attempt := self._next_attempt()) is not None:
-                while (wave := self.session.next_wave()) is not None:
-                    yield Wave(host=self.host, run_id=self.run_id, number=wave)
-                yield WriteSnapshotDB(host=self.host, run_id=self.run_id, attempt=attempt)
-            self.session.finish()
+        yield ScanSource(host=self.host, run_id=self.run_id)
+        while (attempt := self._next_attempt()) is not None:
+            while (wave := self.session.next_wave()) is not None:
+                yield Wave(host=self.host, run_id=self.run_id, number=wave)
+            yield WriteSnapshotDB(host=self.host, run_id=self.run_id, attempt=attempt)
+        self.session.finish()
 
     def _next_attempt(self) -> int | None:
         """Return the number of the next try to commit, None once one succeeded."""
-        tries, committed = self.session.index().execute(
-            "SELECT count(*), coalesce(max(committed), 0) FROM commits WHERE run = ?", (self.session.run,)
-        ).fetchone()
+        tries, committed = (
+            self.session.index()
+            .execute("SELECT count(*), coalesce(max(committed), 0) FROM commits WHERE run = ?", (self.session.run,))
+            .fetchone()
+        )
         return None if committed else int(tries)

@@ -22,9 +22,6 @@ class _Factory:
         # Pruning at every request for work makes a run quadratic in its tasks.
         return Scheduler(prune_on_get_work=False, record_task_history=False)
 
-    def create_remote_scheduler(self, url: str) -> Any:
-        raise NotImplementedError(url)
-
     def create_worker(self, scheduler: Any, worker_processes: int, assistant: bool = False) -> Worker:  # noqa: FBT001, FBT002 - Luigi's signature
         return Worker(
             scheduler=scheduler,
@@ -47,6 +44,11 @@ def build(tasks: Sequence[luigi.Task], workers: int = 1) -> bool:
     logging.getLogger("luigi").setLevel(logging.CRITICAL)
     return bool(
         luigi.build(
-            list(tasks), worker_scheduler_factory=_Factory(), workers=workers, local_scheduler=True, no_lock=True, log_level="CRITICAL"
+            list(tasks),
+            worker_scheduler_factory=_Factory(),
+            workers=workers,
+            local_scheduler=True,
+            no_lock=True,
+            log_level="CRITICAL",
         )
     )

@@ -10,18 +10,23 @@ import atexit
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from vaultik.backup.session import Session
 from vaultik.config import load_config
-from vaultik.errors import IndexLockedError, VaultikError
+from vaultik.errors import IndexLockedError, IntegrityError, VaultikError
 from vaultik.index import runs
 from vaultik.index.lock import RunLock
+from vaultik.restore.session import RestoreSession
+from vaultik.secrets import load_identities
+from vaultik.store.open import open_store
 from vaultik.tasks import process, runtime
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import FrameType
+
+    from vaultik.tasks.restore import Restore
 
 _OK = 0
 _FAILED = 1
@@ -48,6 +53,61 @@ def begin(config_path: Path, host: str, run_id: str) -> None:
     atexit.register(_end, session, record, os.getpid())
 
 
+def begin_restore(task: Restore) -> RestoreSession:
+    """Begin a restore for the stock `luigi` command, and arm its exit code."""
+    process.note_first_process()
+    signal.signal(signal.SIGTERM, _interrupt)
+    record = process.Record()
+    runtime.take_record(record)
+    try:
+        session = RestoreSession(
+            lambda: open_store(task.endpoint or None, task.bucket, task.prefix, region=task.region or None),
+            load_identities(None),
+            task.snapshot,
+            Path(task.target),
+            host=task.host or None,
+            emit=record.add,
+        )
+        session.begin()
+    except VaultikError as exc:
+        _say(str(exc), exc.hint)
+        sys.exit(exc.exit_code)
+    session.close()
+    atexit.register(_end_restore, session, record, os.getpid())
+    return session
+
+
+def _end_restore(session: RestoreSession, record: process.Record, owner: int) -> None:
+    """Say what came of it, remove the state if it is complete, and leave with the restore's code."""
+    if os.getpid() != owner:
+        return
+    code = _FAILED
+    if session.is_finished():
+        report = session.report()
+        session.clean()
+        for path, reason in report.damaged:
+            _say(f"{os.fsdecode(path)}: {reason}", None)
+        code = IntegrityError.exit_code if report.damaged else _OK
+    else:
+        code = _say_errors(record) or _FAILED
+    _leave(code)
+
+
+def _say_errors(record: process.Record) -> int:
+    """Name what tasks raised. Returns the first one's exit code, 0 if there was none."""
+    errors = [event for event in record.take() if "error" in event]
+    for event in errors:
+        _say(event["error"], event["hint"])
+    return int(errors[0]["exit_code"]) if errors else 0
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process here: Luigi would end it with a code that knows less."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def _workers_of_command() -> int:
     import luigi.interface  # noqa: PLC0415 - only under the luigi command
 
@@ -69,13 +129,9 @@ def _end(session: Session, record: process.Record, owner: int) -> None:
         session.close()
     except VaultikError as exc:
         _say(str(exc), exc.hint)
-    errors = [event for event in record.take() if "error" in event]
-    for event in errors if code == _FAILED else ():
-        _say(event["error"], event["hint"])
-        code = event["exit_code"]
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    if code == _FAILED:
+        code = _say_errors(record) or _FAILED
+    _leave(code)
 
 
 def _say(message: str, hint: str | None) -> None:

@@ -36,7 +36,7 @@ class Record:
 
     def take(self) -> list[dict[str, Any]]:
         """Return the events that came since the last time."""
-        events = []
+        events: list[dict[str, Any]] = []
         while block := os.pread(self._fd, 1 << 16, self._read_to):
             self._read_to += len(block)
             *lines, self._rest = (self._rest + block).split(b"\n")

@@ -1,9 +1,9 @@
 """The graph of a restore. State lies in the target; complete = one committed row.
 
-    Restore(target id)            the root: yields the snapshot, then all blobs, then the finish
-      FetchSnapshotDB
-      RestoreBlob(blob)           one per blob, each read once
-      FinishTree
+Restore(target id)            the root: yields the snapshot, then all blobs, then the finish
+  FetchSnapshotDB
+  RestoreBlob(blob)           one per blob, each read once
+  FinishTree
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Any
 import luigi
 from luigi.parameter import ParameterVisibility
 
-from vaultik.errors import IntegrityError, LocalIndexError, VaultikError
+from vaultik.errors import IntegrityError, LocalIndexError, TaskFailedError
 from vaultik.restore.progress import NoProgress, Progress
-from vaultik.restore.session import RestoreReport, RestoreSession
 from vaultik.tasks import runtime
 from vaultik.tasks.build import build
 from vaultik.tasks.process import Record
-from vaultik.tasks.run import RunFailedError, Watcher
+from vaultik.tasks.run import Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from vaultik.restore.session import RestoreReport, RestoreSession
 
 _sessions: dict[str, RestoreSession] = {}
 
@@ -96,7 +97,9 @@ class Restore(luigi.Task):
     snapshot = luigi.Parameter(default="latest", description="which snapshot")
     target = luigi.Parameter(description="directory to restore into", visibility=ParameterVisibility.PRIVATE)
     host = luigi.Parameter(default="", description="which host, for latest")
-    endpoint = luigi.Parameter(default="", description="S3 endpoint, or file:///dir", visibility=ParameterVisibility.PRIVATE)
+    endpoint = luigi.Parameter(
+        default="", description="S3 endpoint, or file:///dir", visibility=ParameterVisibility.PRIVATE
+    )
     region = luigi.Parameter(default="", description="region of the bucket", visibility=ParameterVisibility.PRIVATE)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -173,7 +176,7 @@ def _raise_first(watcher: Watcher, *, complete: bool) -> None:
     watcher.stop()
     if watcher.errors:
         first = watcher.errors[0]
-        raise RunFailedError(first["error"], first["hint"], first["exit_code"])
+        raise TaskFailedError(first["error"], first["hint"], first["exit_code"])
     raise LocalIndexError("the restore ended without a result", hint="a worker was killed? the same command continues")
 
 
@@ -185,6 +188,3 @@ def damage_error(report: RestoreReport) -> IntegrityError | None:
         f"{len(report.damaged)} files could not be brought back",
         hint="everything else was; older snapshots may hold other copies of them",
     )
-
-
-__all__ = ["FetchSnapshotDB", "FinishTree", "Restore", "RestoreBlob", "RestoreTree", "VaultikError", "damage_error", "restore"]

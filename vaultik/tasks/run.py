@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vaultik.backup.session import Session
-from vaultik.errors import LocalIndexError, VaultikError
+from vaultik.errors import LocalIndexError, TaskFailedError
 from vaultik.index import bundles, runs
 from vaultik.index.db import mapped
 from vaultik.index.lock import RunLock
@@ -29,14 +29,6 @@ class BackupResult(NamedTuple):
 
     run: Run
     problems: list[Problem]
-
-
-class RunFailedError(VaultikError):
-    """A run left no receipt. The error is that of the task that failed."""
-
-    def __init__(self, message: str, hint: str | None, code: int) -> None:
-        super().__init__(message, hint=hint)
-        self.exit_code = code  # type: ignore[misc] - one instance says what its task's error would have said
 
 
 def run_backup(
@@ -97,8 +89,10 @@ def _result(session: Session, errors: list[dict[str, Any]]) -> BackupResult:
     if run is not None and run.exit_code is not None:
         return BackupResult(run, problems)
     if errors:
-        raise RunFailedError(errors[0]["error"], errors[0]["hint"], errors[0]["exit_code"])
-    raise LocalIndexError("the run ended without a receipt", hint="a worker was killed? the next run goes on from what is done")
+        raise TaskFailedError(errors[0]["error"], errors[0]["hint"], errors[0]["exit_code"])
+    raise LocalIndexError(
+        "the run ended without a receipt", hint="a worker was killed? the next run goes on from what is done"
+    )
 
 
 class Watcher:
@@ -112,9 +106,11 @@ class Watcher:
         self.errors: list[dict[str, Any]] = []
 
     def start(self) -> None:
+        """Begin."""
         self._thread.start()
 
     def stop(self) -> None:
+        """Pass on what is left, and end."""
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()

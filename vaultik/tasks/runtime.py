@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vaultik.errors import ConfigError, VaultikError
+from vaultik.index.db import map_error
 
 if TYPE_CHECKING:
     from vaultik.backup.session import Session
@@ -18,7 +20,7 @@ _workers = 1
 
 def activate(session: Session, record: Record, workers: int = 1) -> None:
     """Make a run the one that this process and its children work on."""
-    global _session, _record, _workers  # noqa: PLW0603 - the one place for it
+    global _session, _record, _workers
     _session, _record, _workers = session, record, workers
 
 
@@ -65,18 +67,18 @@ def begin_under_luigi(config: str, host: str, run_id: str) -> None:
     from vaultik.tasks import luigi_command  # noqa: PLC0415 - only this way in needs it
 
     if not config:
-        raise ConfigError("Backup: no config", hint="set config= in the [Backup] section of luigi.cfg, or pass --config PATH")
+        raise ConfigError(
+            "Backup: no config", hint="set config= in the [Backup] section of luigi.cfg, or pass --config PATH"
+        )
     luigi_command.begin(Path(config), host, run_id)
 
 
 def note_failure(exception: BaseException) -> str:
     """Keep a task's error for the message and exit code of the run. Returns what luigid may see of it."""
-    if _record is not None:
-        known = isinstance(exception, VaultikError)
-        _record.add(
-            error=str(exception) if known else f"{type(exception).__name__}: {exception}",
-            hint=exception.hint if isinstance(exception, VaultikError) else None,
-            exit_code=exception.exit_code if isinstance(exception, VaultikError) else 1,
-            kind=type(exception).__name__,
-        )
+    if isinstance(exception, sqlite3.Error) and _session is not None:
+        exception = map_error(exception, _session.config.index_path)
+    if _record is not None and isinstance(exception, VaultikError):
+        _record.add(error=str(exception), hint=exception.hint, exit_code=exception.exit_code)
+    elif _record is not None:
+        _record.add(error=f"{type(exception).__name__}: {exception}", hint=None, exit_code=1)
     return type(exception).__name__
