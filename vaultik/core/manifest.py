@@ -10,15 +10,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from vaultik.core.ids import parse_snapshot_id
 from vaultik.errors import FormatError
-
-if TYPE_CHECKING:
-    from vaultik.model import SnapshotId
+from vaultik.model import SnapshotId  # noqa: TC001 - msgspec reads the annotations
 
 FORMAT = 1
 _HEX64 = re.compile(r"[0-9a-f]{64}")
