@@ -35,5 +35,9 @@ def make_site(request, tmp_path, kind, **settings):
     if kind == "directory":
         return Site(tmp_path, **settings)
     server = request.getfixturevalue("weed" if kind == "seaweedfs" else "poor_s3")
-    env = {"AWS_ACCESS_KEY_ID": server.access_key, "AWS_SECRET_ACCESS_KEY": server.secret_key, "AWS_DEFAULT_REGION": "us-east-1"}
+    env = {
+        "AWS_ACCESS_KEY_ID": server.access_key,
+        "AWS_SECRET_ACCESS_KEY": server.secret_key,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
     return Site(tmp_path, server.endpoint, prefix=f"{tmp_path.name}/", env=env, **settings)

@@ -37,7 +37,19 @@ def test_luigi_runs_the_same_graph(site, tmp_path, workers):
     snapshots = site.run("snapshots", *site.where).stdout
     assert len(snapshots.splitlines()) == 3
     out = tmp_path / "out"
-    site.luigi("Restore", "--bucket", site.bucket, "--prefix", site.prefix, "--snapshot", "latest", "--target", out, "--endpoint", site.endpoint)
+    site.luigi(
+        "Restore",
+        "--bucket",
+        site.bucket,
+        "--prefix",
+        site.prefix,
+        "--snapshot",
+        "latest",
+        "--target",
+        out,
+        "--endpoint",
+        site.endpoint,
+    )
     assert_equal_trees(site, out)
 
 

@@ -28,7 +28,9 @@ class S3Server:
         self.strict = strict
 
     def client(self):
-        config = botocore.config.Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=20)
+        config = botocore.config.Config(
+            s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=20
+        )
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
@@ -81,7 +83,18 @@ def seaweedfs(folder):
 @contextlib.contextmanager
 def rclone(folder):
     (port,) = free_ports(1)
-    command = [binary("rclone"), "serve", "s3", "--config", "/dev/null", "--addr", f"127.0.0.1:{port}", "--auth-key", "adminkey,adminsecret", str(folder)]
+    command = [
+        binary("rclone"),
+        "serve",
+        "s3",
+        "--config",
+        "/dev/null",
+        "--addr",
+        f"127.0.0.1:{port}",
+        "--auth-key",
+        "adminkey,adminsecret",
+        str(folder),
+    ]
     with running(command, folder) as process:
         server = S3Server(f"http://127.0.0.1:{port}", "adminkey", "adminsecret", process, strict=False)
         wait_until_it_stores(server)

@@ -18,7 +18,15 @@ BIN = Path(sysconfig.get_path("scripts"))
 class Site:
     """Everything below one temporary directory."""
 
-    def __init__(self, tmp: Path, endpoint: str | None = None, *, prefix: str = "host/", env: dict[str, str] | None = None, **settings):
+    def __init__(
+        self,
+        tmp: Path,
+        endpoint: str | None = None,
+        *,
+        prefix: str = "host/",
+        env: dict[str, str] | None = None,
+        **settings,
+    ):
         self.tmp = tmp
         self.source = tmp / "source"
         self.state = tmp / "state"
@@ -73,7 +81,15 @@ class Site:
 
     def run(self, *arguments, code=0, **kwargs):
         """Run the command line and expect an exit code."""
-        done = subprocess.run(self.command(*arguments), env=self.environment(), capture_output=True, text=True, errors="surrogateescape", check=False, **kwargs)
+        done = subprocess.run(
+            self.command(*arguments),
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            check=False,
+            **kwargs,
+        )
         assert done.returncode == code, f"vaultik {arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
         return done

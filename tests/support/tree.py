@@ -134,7 +134,9 @@ def describe(root: Path) -> dict[bytes, tuple]:
         for name in sorted(os.fsencode(n) for n in os.listdir(fd)):
             st = os.stat(name, dir_fd=fd, follow_symlinks=False)
             here = path + b"/" + name
-            found[here] = facts(fd, name, st) + (inodes.setdefault(st.st_ino, here) if st.st_nlink > 1 and not stat.S_ISDIR(st.st_mode) else None,)
+            found[here] = facts(fd, name, st) + (
+                inodes.setdefault(st.st_ino, here) if st.st_nlink > 1 and not stat.S_ISDIR(st.st_mode) else None,
+            )
             if stat.S_ISDIR(st.st_mode):
                 todo.append((here, os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)))
         os.close(fd)
@@ -143,7 +145,9 @@ def describe(root: Path) -> dict[bytes, tuple]:
 
 def facts(fd: int, name: bytes, st: os.stat_result) -> tuple:
     way = b"/proc/self/fd/%d/%s" % (fd, name)
-    xattrs = tuple((n, os.getxattr(way, n, follow_symlinks=False)) for n in sorted(os.listxattr(way, follow_symlinks=False)))
+    xattrs = tuple(
+        (n, os.getxattr(way, n, follow_symlinks=False)) for n in sorted(os.listxattr(way, follow_symlinks=False))
+    )
     content = None
     if stat.S_ISREG(st.st_mode):
         with os.fdopen(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=fd), "rb") as file:
@@ -165,5 +169,14 @@ def itemized(source: Path, restored: Path) -> str:
     It can't follow paths beyond PATH_MAX; `describe` does.
     """
     deep = "d" * 150
-    command = ["rsync", "-aHAXn", "--checksum", "--delete", "--itemize-changes", f"--exclude=/{deep}/{deep}", f"{source}/", f"{restored}/"]
+    command = [
+        "rsync",
+        "-aHAXn",
+        "--checksum",
+        "--delete",
+        "--itemize-changes",
+        f"--exclude=/{deep}/{deep}",
+        f"{source}/",
+        f"{restored}/",
+    ]
     return subprocess.run(command, check=True, capture_output=True, text=True, errors="replace").stdout

@@ -1,0 +1,198 @@
+"""`vaultik check`: try everything that a backup needs, and say of each how it is."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from vaultik.cli.common import json_option, printable
+from vaultik.cli.progress import human_bytes
+from vaultik.config import load_config
+from vaultik.core import age
+from vaultik.core.chunker import Chunker
+from vaultik.core.names import blob_key
+from vaultik.errors import LocalIndexError, SourceError, StoreError, VaultikError
+from vaultik.model import BlobId
+from vaultik.store.open import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vaultik.config import Config
+    from vaultik.store.base import Store
+
+EPILOG = """\b
+Example:
+  vaultik check /etc/vaultik.yaml
+\b
+Puts one object, an empty age file under a blob's name, to try the right to; prune removes it.
+Exit codes: 0 all well (or warnings only); 2 configuration; 1 something else would fail.
+"""
+
+OK, WARN, FAIL = "ok", "warn", "FAIL"
+_CLOCK_OFF_S = 3600
+_WATCHES = Path("/proc/sys/fs/inotify/max_user_watches")
+_FEW_WATCHES = 65_536
+
+
+class Finding(NamedTuple):
+    """One thing that was tried."""
+
+    what: str
+    state: str
+    text: str
+    hint: str | None = None
+    exit_code: int = 0
+
+
+@click.command(epilog=EPILOG)
+@click.argument("config", type=click.Path(path_type=Path))
+@json_option
+def check(config: Path, as_json: bool) -> None:
+    """Try what CONFIG says: recipients, sources, index, spool, store and its rights, clock, limits."""
+    settings = load_config(config)
+    findings = [Finding("config", OK, str(config)), *(Finding("config", WARN, text) for text in settings.warnings)]
+    for what, probe in _PROBES.items():
+        findings += _tried(what, probe, settings)
+    if as_json:
+        click.echo(json.dumps([f._asdict() for f in findings]))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.state:4}  {finding.what}: {printable(finding.text)}")
+            if finding.hint:
+                click.echo(f"        hint: {printable(finding.hint)}")
+    sys.exit(max((f.exit_code for f in findings), default=0))
+
+
+def _tried(what: str, probe: Callable[[Config], list[Finding]], settings: Config) -> list[Finding]:
+    try:
+        return probe(settings)
+    except VaultikError as exc:
+        return [Finding(what, FAIL, str(exc), exc.hint, exc.exit_code)]
+
+
+def _recipients(config: Config) -> list[Finding]:
+    names = [age.check_recipient(text) for text in config.recipients]
+    if config.audit_recipient:
+        age.check_recipient(config.audit_recipient)
+    return [Finding("recipients", OK, ", ".join(names))]
+
+
+def _chunker(config: Config) -> list[Finding]:
+    Chunker(config.chunk_size)
+    return [Finding("chunker", OK, "fastcdc's compiled module")]
+
+
+def _sources(config: Config) -> list[Finding]:
+    findings = []
+    for source in config.source_dirs:
+        shown = os.fsdecode(source)
+        if not os.path.lexists(source):
+            error = SourceError(f"{shown}: not there")
+            findings.append(
+                Finding("source", FAIL, str(error), "correct source_dirs, or mount what is missing", error.exit_code)
+            )
+        elif not os.access(source, os.R_OK):
+            findings.append(Finding("source", WARN, f"{shown}: this user may not read it; run as root?"))
+        else:
+            findings.append(Finding("source", OK, shown))
+    return findings
+
+
+def _index(config: Config) -> list[Finding]:
+    from vaultik.index.db import probe
+
+    return [Finding("index", OK, f"{config.index_path}: {probe(config.index_path)}")]
+
+
+def _spool(config: Config) -> list[Finding]:
+    place = next(path for path in (config.spool_dir, *config.spool_dir.parents) if path.exists())
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise LocalIndexError(f"{config.spool_dir}: no right to write in {place}", hint="set spool_dir, or run as root")
+    free, needed = shutil.disk_usage(place).free, ((config.workers or 2) + 1) * config.blob_size_limit
+    text = f"{config.spool_dir}: {human_bytes(free)} free, up to {human_bytes(needed)} needed"
+    if free < needed:
+        return [Finding("spool", WARN, text, "set spool_dir to a larger disk, or blob_size_limit lower")]
+    return [Finding("spool", OK, text)]
+
+
+def _store(config: Config) -> list[Finding]:
+    s3 = config.s3
+    store = open_store(
+        s3.endpoint,
+        s3.bucket,
+        s3.prefix,
+        region=s3.region,
+        access_key_id=s3.access_key_id,
+        secret_access_key=s3.secret_access_key,
+        put_only=s3.access == "put_only",
+        checksums=s3.checksums,
+        create=True,
+    )
+    try:
+        return [*_rights(store, config), _clock(store)]
+    finally:
+        store.close()
+
+
+def _rights(store: Store, config: Config) -> list[Finding]:
+    findings = []
+    if config.s3.access == "full":
+        store.children("")
+        findings.append(Finding("store", OK, f"{store.location}: can be listed"))
+    sealed = io.BytesIO()
+    digest = age.seal(io.BytesIO(b""), sealed, config.recipients).sha256
+    key = blob_key(BlobId(digest))
+    store.put(key, sealed.getvalue(), sha256=digest)
+    findings.append(Finding("store", OK, f"{store.location}: can be written"))
+    if store.put(key, sealed.getvalue(), sha256=digest):
+        findings.append(
+            Finding(
+                "store",
+                WARN,
+                "doesn't know conditional puts: a stolen credential could overwrite objects",
+                "version or lock the bucket",
+            )
+        )
+    return findings
+
+
+def _clock(store: Store) -> Finding:
+    off = store.now() - time.time()
+    if abs(off) > _CLOCK_OFF_S:
+        error = StoreError(f"this machine's clock and the store's differ by {off:.0f} s")
+        return Finding("clock", FAIL, str(error), "set this machine's clock", error.exit_code)
+    return Finding("clock", OK, f"{abs(off):.0f} s from the store's")
+
+
+def _inotify(_config: Config) -> list[Finding]:
+    watches = int(_WATCHES.read_text())
+    if watches < _FEW_WATCHES:
+        return [
+            Finding(
+                "inotify",
+                WARN,
+                f"{watches:,} watches at most",
+                f"for the daemon: sysctl fs.inotify.max_user_watches={8 * _FEW_WATCHES}",
+            )
+        ]
+    return [Finding("inotify", OK, f"{watches:,} watches at most")]
+
+
+_PROBES: dict[str, Callable[[Config], list[Finding]]] = {
+    "recipients": _recipients,
+    "chunker": _chunker,
+    "source": _sources,
+    "index": _index,
+    "spool": _spool,
+    "store": _store,
+    "inotify": _inotify,
+}

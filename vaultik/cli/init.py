@@ -1,0 +1,102 @@
+"""`vaultik init`: a commented configuration file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from vaultik.cli.common import json_option
+from vaultik.errors import ConfigError
+
+EPILOG = """\b
+Example:
+  vaultik init /etc/vaultik.yaml
+\b
+Exit codes: 0 done; 2 the file is there already or can't be written.
+"""
+
+TEMPLATE = """\
+# vaultik: what this host backs up, for whom, and where to. `vaultik check THIS_FILE` tries it.
+
+# Directories (or single files) to back up. Absolute; none below another.
+source_dirs:
+  - /etc
+  - /home
+
+# Who can read the backups: age recipients. The identity that belongs to one must not be on this host.
+# `vaultik keygen -o FILE`, elsewhere, makes a pair and prints the recipient.
+age_recipient: age1...
+# More of them; every backup can be opened by each.
+#age_recipients: []
+# May open lists of blobs, for a host that prunes and verifies, but no file name and no data.
+#audit_recipient: age1...
+
+s3:
+  # URL of the S3 endpoint; left out: AWS. file:///srv/backup is a directory store, a bucket a folder under it.
+  endpoint: https://s3.example.org
+  bucket: my-backups
+  # Put before every object's name. One per host keeps hosts apart.
+  prefix: host1/
+  # Left out: boto3's own chain (environment, ~/.aws, instance role).
+  #access_key_id: ...
+  #secret_access_key: ...
+  #region: us-east-1
+  # put_only: the credential can only put; nothing else is tried.
+  #access: full
+  # false for S3 clones that refuse checksums.
+  #checksums: true
+
+# What stays out: the rules of .gitignore, anchored patterns count from /.
+#exclude:
+#  - "*.tmp"
+#  - /home/*/.cache/
+# Leave out what lies in directories with a CACHEDIR.TAG, or with a file of one of these names.
+#exclude_caches: false
+#exclude_if_present: [.nobackup]
+# Don't go into other file systems mounted below a source.
+#one_file_system: false
+
+# What this host remembers between runs. A cache on a local disk: losing it costs a full upload, never a backup.
+#index_path: /var/lib/vaultik/index.sqlite
+# Sealed blobs on their way out; needs room for workers + 1 of them. Left out: spool/ beside the index.
+#spool_dir: /var/lib/vaultik/spool
+# Where snapshots stand under the prefix.
+#index_prefix: index/
+
+# Average chunk and largest blob. Changing chunk_size uploads everything again.
+#chunk_size: 1MiB
+#blob_size_limit: 256MB
+# zstd, 1 to 19.
+#compression_level: 3
+# Luigi processes; left out: as many as the work merits.
+#workers: 2
+
+# How often the daemon runs, scans everything, and the least time between runs.
+#backup_interval: 1h
+#full_scan_interval: 24h
+#min_time_between_run: 15m
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("config", default="vaultik.yaml", type=click.Path(path_type=Path))
+@json_option
+def init(config: Path, as_json: bool) -> None:
+    """Write a commented configuration to CONFIG (default ./vaultik.yaml); never overwrites one."""
+    try:
+        fd = os.open(config, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(TEMPLATE)
+    except FileExistsError as exc:
+        raise ConfigError(
+            f"config {config}: is there already", hint="it is never overwritten; name another file"
+        ) from exc
+    except OSError as exc:
+        raise ConfigError(f"config {config}: {exc.strerror}") from exc
+    if as_json:
+        click.echo(json.dumps({"config": str(config)}))
+        return
+    click.echo(f"Wrote {config}. Fill in source_dirs, age_recipient and s3, then: vaultik check {config}")
