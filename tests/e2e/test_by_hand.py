@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.tree import make_tree
+from vaultik.core import chunk_table
 from vaultik.snapshot.write import schema
 
 FORMAT = Path(__file__).parents[2] / "FORMAT.md"
@@ -36,7 +37,9 @@ def test_the_commands_in_the_book_restore_a_file(local_site, tmp_path, name):
     }
     work = tmp_path / "by hand"
     work.mkdir()
-    done = subprocess.run(["sh", "-eu", "-c", commands()], cwd=work, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["sh", "-eu", "-c", commands()], cwd=work, env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "the DB is what its name says" in done.stdout
     assert done.stderr == ""
@@ -52,8 +55,6 @@ def test_every_object_is_named_by_its_own_bytes_and_a_blob_by_zstd_is_its_chunks
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         assert digest in path.name
         assert os.fsencode(local_site.source) not in os.fsencode(path)
-    from vaultik.core import chunk_table
-
     for blob in local_site.blobs():
         plain = subprocess.run(["age", "-d", "-i", local_site.key, blob], check=True, capture_output=True).stdout
         data = subprocess.run(["zstd", "-dq"], input=plain, check=True, capture_output=True).stdout

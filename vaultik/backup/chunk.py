@@ -24,6 +24,7 @@ from vaultik.core.streams import PieceReader
 from vaultik.index import bundles, chunks, entries, runs
 from vaultik.index.chunks import Place
 from vaultik.index.db import transaction
+from vaultik.index.entries import Content
 from vaultik.model import ChunkId, Mark
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vaultik.core.chunker import Chunker
-    from vaultik.index.bundles import Piece
+    from vaultik.index.bundles import Slice
+    from vaultik.index.entries import Attributes
 
 FRAME_BYTES = 1 << 20
 """Chunks below this size share a frame of up to about this much plaintext (FORMAT.md, "Blob")."""
@@ -99,9 +101,9 @@ class BundleSealer:
         self._level = level
         self._progress = progress
         self._encoders = threading.local()
-        self._pieces = bundles.get_pieces(index, bundle)
-        self._reader = BundleReader(index, self._pieces, chunker, started)
-        self._contents: list[list[tuple[int, int]]] = [[] for _ in self._pieces]
+        self._slices = bundles.get_slices(index, bundle)
+        self._reader = BundleReader(index, self._slices, chunker, started)
+        self._contents: list[list[tuple[int, int]]] = [[] for _ in self._slices]
         self._places: list[Place] = []
         self._table: list[tuple[ChunkId, int]] = []
         self._plaintext_bytes = 0
@@ -191,63 +193,88 @@ class BundleSealer:
         return Frame(data, [(new.chunk, new.hash, len(new.data)) for new in group])
 
     def _record(self, sealed: age.Sealed | None) -> None:
-        chunks.place_chunks(self._index, self._places)
-        current = set(bundles.get_pieces(self._index, self._bundle))
+        index, bundle = self._index, self._bundle
+        chunks.place_chunks(index, self._places)
+        pieces = [part.piece for part in self._slices]
         bundles.set_chunked(
-            self._index,
-            self._bundle,
+            index,
+            bundle,
             sealed=(sealed.size_bytes, sealed.header_length, sealed.plaintext_bytes, sealed.sha256) if sealed else None,
-            files=sum(1 for piece in self._pieces if piece.start == 0),
+            files=sum(1 for piece in pieces if piece.start == 0),
             bytes_read=self._bytes_read,
             bytes_new=self._bytes_new,
         )
-        for piece, outcome, content in zip(self._pieces, self._reader.outcomes, self._contents, strict=True):
-            if piece in current:
-                record_piece(self._index, self._run, piece, outcome, content)
-        self._progress(sum(1 for piece in self._pieces if piece.stop is None or not piece.cut & bundles.Cut.STOP), 0, 0)
+        read = list(zip(self._slices, self._reader.outcomes, self._contents, strict=True))
+        whole = [item for item in read if _is_whole(*item[:2])]
+        rest = [i for i in read if not _is_whole(*i[:2]) and bundles.has_piece(index, bundle, i[0].piece)]
+        bundles.drop_pieces(index, bundle)
+        entries.set_contents(index, [_whole_file(index, self._run, *item) for item in whole])
+        for item in rest:
+            record_piece(index, self._run, *item)
+        self._progress(sum(1 for piece in pieces if not piece.cut & bundles.Cut.STOP), 0, 0)
+
+
+def _is_whole(part: Slice, outcome: Outcome) -> bool:
+    return outcome.attributes is not None and part.piece.stop is None
+
+
+def _whole_file(
+    index: sqlite3.Connection, run: int, part: Slice, outcome: Outcome, content: Sequence[tuple[int, int]]
+) -> Content:
+    assert outcome.attributes is not None
+    return _content(index, run, part, outcome.attributes, content, changed=outcome.changed, again=outcome.again)
+
+
+def _content(
+    index: sqlite3.Connection,
+    run: int,
+    part: Slice,
+    found: Attributes,
+    content: Sequence[tuple[int, int]],
+    *,
+    changed: bool,
+    again: bool,
+) -> Content:
+    marks = Mark(part.marks) & Mark.SOURCE
+    if changed:
+        marks |= Mark.CHANGED
+        path = entries.path_of(index, part.piece.entry)
+        runs.add_problem(index, run, runs.CHANGED, path, "changed while it was read")
+    return Content(part.piece.entry, found, marks, again or changed, content)
 
 
 def record_piece(
-    index: sqlite3.Connection, run: int, piece: Piece, outcome: Outcome, content: Sequence[tuple[int, int]]
+    index: sqlite3.Connection, run: int, part: Slice, outcome: Outcome, content: Sequence[tuple[int, int]]
 ) -> None:
-    """Record what came of one piece: content and attributes of one and the same moment.
+    """Record what came of an extent, or of a file that could not be read.
 
     Args:
         index: within a transaction, the piece no longer planned.
         run: row id of the run that problems are noted for.
-        piece: the slice.
+        part: the slice.
         outcome: what the reader says of it.
         content: (file offset, chunk row), ascending.
     """
-    path = entries.path_of(index, piece.entry)
-    if outcome.attributes is None:
+    entry, found = part.piece.entry, outcome.attributes
+    if found is None:
+        path = entries.path_of(index, entry)
         if outcome.reason is None:
             runs.add_problem(index, run, runs.VANISHED, path, "vanished since the scan")
-            entries.remove_tree(index, piece.entry)
+            entries.remove_tree(index, entry)
         else:
-            _record_unreadable(index, run, piece.entry, path, outcome.reason)
+            _record_unreadable(index, run, entry, path, outcome.reason)
         return
-    changed, fresh = outcome.changed, outcome.attributes
-    if piece.stop is not None:
-        changed = changed or entries.is_other_state(index, piece.entry, fresh)
-        if changed and entries.may_reread(index, piece.entry):
-            entries.plan_reread(index, piece.entry, fresh)
-            return
-        entries.add_extent(index, piece.entry, content, changed=changed)
-        if not entries.is_last_extent(index, piece.entry):
-            return
-        changed = entries.finish_extents(index, piece.entry)
+    changed = outcome.changed or entries.is_other_state(index, entry, found)
+    if changed and entries.may_reread(index, entry):
+        entries.plan_reread(index, entry, found)
+        return
+    entries.add_extent(index, entry, content, changed=changed)
+    if entries.is_last_extent(index, entry):
+        changed, chunk_rows = entries.finish_extents(index, entry)
         if changed:
-            fresh = fresh._replace(size=entries.content_end(index, piece.entry))
-    else:
-        entries.set_content(index, piece.entry, content)
-    known = entries.find_known(index, piece.entry)
-    assert known is not None
-    marks = Mark(known.marks) & (Mark.SOURCE | Mark.IMPLIED) | (Mark.CHANGED if changed else Mark(0))
-    entries.set_attributes(index, piece.entry, marks, fresh, again=outcome.again or changed)
-    entries.copy_to_followers(index, piece.entry)
-    if changed:
-        runs.add_problem(index, run, runs.CHANGED, path, "changed while it was read")
+            found = found._replace(size=entries.end_of(index, chunk_rows))
+        done = _content(index, run, part, found, chunk_rows, changed=changed, again=outcome.again)
+        entries.set_contents(index, [done])
 
 
 def _record_unreadable(index: sqlite3.Connection, run: int, entry: int, path: bytes, reason: str) -> None:

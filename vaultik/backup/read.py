@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vaultik.backup import attributes
 from vaultik.directories import OPEN_DIRECTORY, DirectoryCache
 from vaultik.index import bundles, entries
-from vaultik.index.bundles import Cut, Piece
+from vaultik.index.bundles import Cut, Piece, Slice
 
 if TYPE_CHECKING:
     import sqlite3
@@ -55,17 +55,17 @@ class Outcome(NamedTuple):
 class BundleReader:
     """Reads the pieces of one bundle, one after the other."""
 
-    def __init__(self, index: sqlite3.Connection, pieces: Sequence[Piece], chunker: Chunker, started: float) -> None:
+    def __init__(self, index: sqlite3.Connection, slices: Sequence[Slice], chunker: Chunker, started: float) -> None:
         """Prepare to read.
 
         Args:
             index: for names and boundaries.
-            pieces: what to read.
+            slices: what to read.
             chunker: where to cut.
             started: when the scan began, by this machine's clock.
         """
         self._index = index
-        self._pieces = pieces
+        self._slices = slices
         self._chunker = chunker
         self._racy_ns = int(started * 1e9) - _RACY_NS
         self._root_fd = os.open(b"/", OPEN_DIRECTORY)
@@ -81,12 +81,12 @@ class BundleReader:
 
     def chunks(self) -> Iterator[RawChunk]:
         """Yield the chunks of all pieces, in order; afterwards `outcomes` has one entry per piece."""
-        for number, piece in enumerate(self._pieces):
+        for number, part in enumerate(self._slices):
             outcome = Outcome(None)
             try:
-                fd = self._open(piece.entry)
+                fd = self._open(part.parent, part.name)
                 try:
-                    outcome = yield from self._piece(number, piece, fd)
+                    outcome = yield from self._piece(number, part.piece, fd)
                 finally:
                     os.close(fd)
             except _GONE:
@@ -98,8 +98,7 @@ class BundleReader:
     def _lookup(self, entry: int) -> tuple[int, bytes]:
         return entries.parent_and_name(self._index, entry)
 
-    def _open(self, entry: int) -> int:
-        parent, name = self._lookup(entry)
+    def _open(self, parent: int, name: bytes) -> int:
         directory = self._cache.open(parent)
         try:
             return os.open(name, _OPEN_FILE | os.O_NOATIME, dir_fd=directory)
@@ -111,8 +110,8 @@ class BundleReader:
         before = os.fstat(fd)
         if not stat.S_ISREG(before.st_mode):
             return Outcome(None)
-        known = entries.find_known(self._index, piece.entry)
-        found = attributes.of_descriptor(fd, before, known.mount if known else 0)
+        # The row knows the mount from the scan.
+        found = attributes.of_descriptor(fd, before, mount=0)
         if piece.stop is None:
             yield from self._whole(number, fd, before)
             size = self._read_to

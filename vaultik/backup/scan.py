@@ -229,11 +229,12 @@ class Scan:
     ) -> int:
         if known is None:
             entry = entries.add_entry(self._index, parent, name, marks, attributes.of_stat(st, mount))
+            entries.add_changed(self._index, entry, st)
         else:
             entry = known.id
             entries.set_inode(self._index, entry, entries.signed(st.st_ino), mount, st.st_nlink)
             entries.set_marks(self._index, entry, marks | Mark(known.marks) & _KEPT_MARKS, again=True)
-        entries.set_changed(self._index, entry, st)
+            entries.set_changed(self._index, entry, st)
         return entry
 
     def _directory_attributes(self, parent: int, name: bytes, st: os.stat_result, mount: int) -> entries.Attributes:

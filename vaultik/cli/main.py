@@ -84,10 +84,11 @@ def main() -> NoReturn:
     except click.ClickException as exc:
         exc.show()
         _exit(exc.exit_code)
-    except Terminated:
-        _fail(None, "terminated", None, _SIGTERM_CODE, debug=False, as_json=as_json)
-    except (KeyboardInterrupt, click.Abort):
-        _fail(None, "interrupted", None, _SIGINT_CODE, debug=False, as_json=as_json)
+    except (KeyboardInterrupt, click.Abort) as exc:
+        # click makes an Abort of it.
+        terminated = isinstance(exc, Terminated) or isinstance(exc.__cause__, Terminated)
+        message, code = ("terminated", _SIGTERM_CODE) if terminated else ("interrupted", _SIGINT_CODE)
+        _fail(None, message, "what is stored already is kept; the next run goes on", code, debug=False, as_json=as_json)
     except BrokenPipeError:
         # Whoever read our output has gone; what is left in the buffer must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -45,6 +45,15 @@ class Piece(NamedTuple):
     cut: Cut
 
 
+class Slice(NamedTuple):
+    """A piece, and what its reader has to know of the entry."""
+
+    piece: Piece
+    parent: int
+    name: bytes
+    marks: int
+
+
 class PlannedBundle(NamedTuple):
     """What one blob shall hold."""
 
@@ -151,10 +160,25 @@ def get_bundle(index: sqlite3.Connection, bundle: int) -> Bundle:
     return Bundle(row[0], BundleState(row[1]), *row[2:])
 
 
-def get_pieces(index: sqlite3.Connection, bundle: int) -> list[Piece]:
-    """Return a bundle's slices in order."""
-    rows = index.execute("SELECT entry, start, stop, cut FROM pieces WHERE bundle = ? ORDER BY ordinal", (bundle,))
-    return [Piece(entry, start, stop, Cut(cut)) for entry, start, stop, cut in rows]
+def get_slices(index: sqlite3.Connection, bundle: int) -> list[Slice]:
+    """Return a bundle's slices in order, those whose entry is still there."""
+    rows = index.execute(
+        "SELECT p.entry, p.start, p.stop, p.cut, e.parent, e.name, e.marks FROM pieces AS p JOIN entries AS e ON e.id = p.entry"
+        " WHERE p.bundle = ? ORDER BY p.ordinal",
+        (bundle,),
+    )
+    return [
+        Slice(Piece(entry, start, stop, Cut(cut)), parent, name, marks)
+        for entry, start, stop, cut, parent, name, marks in rows
+    ]
+
+
+def has_piece(index: sqlite3.Connection, bundle: int, piece: Piece) -> bool:
+    """Tell whether a slice is still planned: another bundle may have found that its file changed."""
+    row = index.execute(
+        "SELECT 1 FROM pieces WHERE entry = ? AND bundle = ? AND start = ?", (piece.entry, bundle, piece.start)
+    )
+    return row.fetchone() is not None
 
 
 def agree_boundary(index: sqlite3.Connection, entry: int, nominal: int, actual: int) -> int:
@@ -192,12 +216,16 @@ def set_chunked(
         bytes_new: those of them in chunks that nobody had.
     """
     size, header_length, plaintext_bytes, sha256 = sealed or (0, 0, 0, None)
-    index.execute("DELETE FROM pieces WHERE bundle = ?", (bundle,))
     index.execute(
         "UPDATE bundles SET state = 1, sealed_size = ?, header_length = ?, plaintext_bytes = ?, sha256 = ?,"
         " files = ?, bytes_read = ?, bytes_new = ? WHERE id = ?",
         (size, header_length, plaintext_bytes, sha256, files, bytes_read, bytes_new, bundle),
     )
+
+
+def drop_pieces(index: sqlite3.Connection, bundle: int) -> None:
+    """Forget the slices of a bundle that were read."""
+    index.execute("DELETE FROM pieces WHERE bundle = ?", (bundle,))
 
 
 def set_sealed(index: sqlite3.Connection, bundle: int, blob: int | None) -> None:

@@ -66,6 +66,15 @@ _UPDATE = (
     " ctime_ns = ?, birth_ns = ?, link_target = ?, rdev = ?, inode_flags = ?, inode = ?, mount = ?, nlink = ?,"
     " marks = ?, again = ? WHERE id = ?"
 )
+_UPDATE_CONTENT = (
+    "UPDATE entries SET mode = ?, uid = ?, gid = ?, user_name = ?, group_name = ?, size = ?, mtime_ns = ?, ctime_ns = ?,"
+    " birth_ns = ?, inode_flags = ?, inode = ?, nlink = ?, marks = ?, again = ? WHERE id = ?"
+)
+
+
+def _of_content(a: Attributes) -> tuple[object, ...]:
+    """Return the columns that belong to a file's content, in the order of _UPDATE_CONTENT."""
+    return (*a[1:7], a.mtime_ns, a.ctime_ns, a.birth_ns, a.inode_flags, a.inode, a.nlink)
 
 
 def signed(inode: int) -> int:
@@ -159,8 +168,16 @@ def set_inode(index: sqlite3.Connection, entry: int, inode: int, mount: int, nli
     index.execute("UPDATE entries SET inode = ?, mount = ?, nlink = ? WHERE id = ?", (inode, mount, nlink, entry))
 
 
+def add_changed(index: sqlite3.Connection, entry: int, st: os.stat_result) -> None:
+    """Put a new file on the list of those to read."""
+    index.execute(
+        "INSERT INTO changed (entry, size, blocks, mtime_ns, ctime_ns, inode) VALUES (?, ?, ?, ?, ?, ?)",
+        (entry, st.st_size, st.st_blocks, st.st_mtime_ns, st.st_ctime_ns, signed(st.st_ino)),
+    )
+
+
 def set_changed(index: sqlite3.Connection, entry: int, st: os.stat_result) -> None:
-    """Put a file on the list of those to read; what was planned of an older state of it is dropped."""
+    """Put a known file on the list of those to read; what was planned of an older state of it is dropped."""
     seen = (st.st_size, st.st_blocks, st.st_mtime_ns, st.st_ctime_ns, signed(st.st_ino))
     row = index.execute(
         "SELECT size, blocks, mtime_ns, ctime_ns, inode FROM changed WHERE entry = ?", (entry,)
@@ -193,6 +210,37 @@ def remove_tree(index: sqlite3.Connection, entry: int) -> int:
         index.execute("DELETE FROM entries WHERE id = ?", (at,))
         removed += 1
     return removed
+
+
+class Content(NamedTuple):
+    """What was read of one whole file: its attributes before, and its chunks (file offset, chunk row)."""
+
+    entry: int
+    attributes: Attributes
+    marks: Mark
+    again: bool
+    chunks: Sequence[tuple[int, int]]
+
+
+def set_contents(index: sqlite3.Connection, contents: Sequence[Content]) -> None:
+    """Record whole files: content, attributes, xattrs, all of one moment; takes them off the list.
+
+    A bundle may hold thousands, so it is done table by table.
+    """
+    ids = [(content.entry,) for content in contents]
+    index.executemany("DELETE FROM changed WHERE entry = ?", ids)
+    index.executemany("DELETE FROM xattrs WHERE entry = ?", ids)
+    index.executemany("DELETE FROM entry_chunks WHERE entry = ?", ids)
+    index.executemany(
+        "INSERT INTO entry_chunks VALUES (?, ?, ?)", ((c.entry, at, chunk) for c in contents for at, chunk in c.chunks)
+    )
+    index.executemany(
+        "INSERT INTO xattrs VALUES (?, ?, ?)", ((c.entry, *pair) for c in contents for pair in c.attributes.xattrs)
+    )
+    index.executemany(_UPDATE_CONTENT, ((*_of_content(c.attributes), int(c.marks), c.again, c.entry) for c in contents))
+    for content in contents:
+        if content.attributes.nlink > 1:
+            copy_to_followers(index, content.entry)
 
 
 def set_content(index: sqlite3.Connection, entry: int, chunks: Iterable[tuple[int, int]]) -> None:
@@ -236,22 +284,22 @@ def is_last_extent(index: sqlite3.Connection, entry: int) -> bool:
     return index.execute("SELECT 1 FROM pieces WHERE entry = ? LIMIT 1", (entry,)).fetchone() is None
 
 
-def content_end(index: sqlite3.Connection, entry: int) -> int:
-    """Return where a file's last chunk ends."""
-    row = index.execute(
-        "SELECT max(ec.offset + c.size) FROM entry_chunks AS ec JOIN chunks AS c ON c.id = ec.chunk WHERE ec.entry = ?",
-        (entry,),
-    ).fetchone()
-    return int(row[0] or 0)
-
-
-def finish_extents(index: sqlite3.Connection, entry: int) -> bool:
-    """Make the recorded extents of a file its content. Returns whether it changed between them."""
+def finish_extents(index: sqlite3.Connection, entry: int) -> tuple[bool, list[tuple[int, int]]]:
+    """Take the recorded extents of a file. Returns whether it changed between them, and its chunks."""
     (dirty,) = index.execute("SELECT dirty FROM changed WHERE entry = ?", (entry,)).fetchone()
-    chunks = index.execute("SELECT offset, chunk FROM extent_chunks WHERE entry = ?", (entry,)).fetchall()
+    chunks = index.execute(
+        "SELECT offset, chunk FROM extent_chunks WHERE entry = ? ORDER BY offset", (entry,)
+    ).fetchall()
     drop_plan(index, entry)
-    set_content(index, entry, chunks)
-    return bool(dirty)
+    return bool(dirty), chunks
+
+
+def end_of(index: sqlite3.Connection, chunks: Sequence[tuple[int, int]]) -> int:
+    """Return where the last of a file's chunks ends."""
+    if not chunks:
+        return 0
+    offset, chunk = chunks[-1]
+    return int(offset + index.execute("SELECT size FROM chunks WHERE id = ?", (chunk,)).fetchone()[0])
 
 
 def link_groups(index: sqlite3.Connection) -> None:

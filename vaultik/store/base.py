@@ -5,7 +5,8 @@ prefix and have no leading slash. Guarantees that every implementation keeps:
 
 - `put` is atomic: a reader sees the whole object or none, whatever is killed, and an object that
   is there is never replaced where the store can refuse it.
-- `walk` yields keys in ascending byte order of the key.
+- `walk` yields keys in ascending byte order. (Some servers sort folder by folder, so that `a/b` comes
+  before `a-c`; the names of FORMAT.md come out the same either way.)
 - times are the store's own, never this machine's.
 - only StoreError and its kinds leave it (an OSError of a local file that is being sent does too).
 """

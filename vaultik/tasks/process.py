@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -58,5 +59,8 @@ def note_first_process() -> None:
 def worker_process(_task: Any) -> Iterator[None]:
     """Luigi's task_process_context: a forked worker dies with its parent, so that no orphan goes on sealing."""
     if os.getpid() != _first_process:
+        # The parent decides what a signal means; a worker just ends.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         linux.die_with_parent(_first_process)
     yield
