@@ -85,6 +85,17 @@ def test_a_file_larger_than_a_blob_is_cut_into_extents(site, tmp_path):
     assert (site.restored(tmp_path / "out") / "image").read_bytes() == b"ten bytes!" + data
 
 
+@pytest.mark.parametrize("size", [4 << 20, (4 << 20) + 1, 5_000_000, 7_500_000, 11_100_000])
+def test_every_extent_of_a_large_file_comes_back(local_site, tmp_path, size):
+    local_site.configure(chunk_size="64KiB", blob_size_limit="4MiB")
+    local_site.source.mkdir()
+    data = random.Random(size).randbytes(size)
+    (local_site.source / "image").write_bytes(data)
+    local_site.backup()
+    local_site.restore(tmp_path / "out")
+    assert (local_site.restored(tmp_path / "out") / "image").read_bytes() == data
+
+
 def test_an_empty_source_and_a_single_file_as_source(local_site, tmp_path):
     local_site.source.mkdir()
     (tmp_path / "alone").write_text("alone")

@@ -126,7 +126,8 @@ class Site:
         return sorted(p for p in self.store.rglob(f"*{suffix}") if p.is_file())
 
     def blobs(self):
-        return sorted(p for p in (self.store / self.bucket / self.prefix / "blobs").rglob("*") if p.is_file())
+        blobs = (self.store / self.bucket / self.prefix / "blobs").rglob("*")
+        return sorted(p for p in blobs if p.is_file() and not p.name.startswith(".tmp-"))
 
     def forget_state(self):
         shutil.rmtree(self.state)

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
+from vaultik import interrupts
 from vaultik.backup import spool
 from vaultik.backup.ordered import map_ordered
 from vaultik.backup.read import BundleReader, Outcome, RawChunk
@@ -120,7 +121,7 @@ class BundleSealer:
         chunks.release_claims(self._index, self._bundle)
         path = spool.part_path(self._spool_dir, self._bundle)
         try:
-            with ThreadPoolExecutor(_THREADS) as threads:
+            with interrupts.deferred(), ThreadPoolExecutor(_THREADS) as threads:
                 sealed = self._seal(path, self._frames(threads))
         finally:
             self._reader.close()
@@ -168,6 +169,7 @@ class BundleSealer:
         group: list[NewChunk] = []
         group_bytes = 0
         for batch in claimed:
+            interrupts.check()
             read, new = self._bytes_read, self._bytes_new
             for raw, found in batch:
                 self._bytes_read += len(raw.data)
@@ -206,11 +208,12 @@ class BundleSealer:
         )
         read = list(zip(self._slices, self._reader.outcomes, self._contents, strict=True))
         whole = [item for item in read if _is_whole(*item[:2])]
-        rest = [i for i in read if not _is_whole(*i[:2]) and bundles.has_piece(index, bundle, i[0].piece)]
-        bundles.drop_pieces(index, bundle)
         entries.set_contents(index, [_whole_file(index, self._run, *item) for item in whole])
-        for item in rest:
-            record_piece(index, self._run, *item)
+        for item in read:
+            # One by one: a file is finished with the last of its slices, and two may be in here.
+            if not _is_whole(*item[:2]) and bundles.drop_piece(index, bundle, item[0].piece):
+                record_piece(index, self._run, *item)
+        bundles.drop_whole_pieces(index, bundle)
         self._progress(sum(1 for piece in pieces if not piece.cut & bundles.Cut.STOP), 0, 0)
 
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import signal
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
 import click
 
 import vaultik
+from vaultik import interrupts
 from vaultik.errors import VaultikError
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 _COMMANDS = {
     "init": "Write a commented configuration file.",
@@ -30,10 +27,6 @@ _COMMANDS = {
 }
 _SIGINT_CODE = 130
 _SIGTERM_CODE = 143
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came. Luigi lets a KeyboardInterrupt through, and nothing else."""
 
 
 class _LazyGroup(click.Group):
@@ -73,7 +66,7 @@ def main() -> NoReturn:
     debug = "--debug" in arguments
     as_json = "--json" in arguments
     arguments = [a for a in arguments if a != "--debug"]
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupts.install()
     try:
         code = cli.main(arguments, prog_name="vaultik", standalone_mode=False)
         _exit(code if isinstance(code, int) else 0)
@@ -85,10 +78,14 @@ def main() -> NoReturn:
         exc.show()
         _exit(exc.exit_code)
     except (KeyboardInterrupt, click.Abort) as exc:
+        interrupts.acknowledge()
         # click makes an Abort of it.
-        terminated = isinstance(exc, Terminated) or isinstance(exc.__cause__, Terminated)
+        terminated = isinstance(exc, interrupts.Terminated) or isinstance(exc.__cause__, interrupts.Terminated)
         message, code = ("terminated", _SIGTERM_CODE) if terminated else ("interrupted", _SIGINT_CODE)
-        _fail(None, message, "what is stored already is kept; the next run goes on", code, debug=False, as_json=as_json)
+        _say(message, "what is done is kept; the same command goes on", code, as_json=as_json)
+        sys.stdout.flush()
+        # Luigi's queues may have been broken off in the middle; waiting for their threads could last for ever.
+        os._exit(code)
     except BrokenPipeError:
         # Whoever read our output has gone; what is left in the buffer must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -103,12 +100,16 @@ def _fail(
 ) -> NoReturn:
     if debug and exc is not None:
         traceback.print_exception(exc)
+    _say(message, hint, code, as_json=as_json)
+    _exit(code)
+
+
+def _say(message: str, hint: str | None, code: int, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"error": _clean(message), "hint": hint and _clean(hint), "exit_code": code}))
     click.echo(f"vaultik: {_clean(message)}", err=True)
     if hint:
         click.echo(f"  hint: {_clean(hint)}", err=True)
-    _exit(code)
 
 
 def _clean(text: str) -> str:
@@ -119,7 +120,3 @@ def _clean(text: str) -> str:
 
 def _exit(code: int) -> NoReturn:
     sys.exit(code)
-
-
-def _terminate(_signal: int, _frame: FrameType | None) -> Any:
-    raise Terminated

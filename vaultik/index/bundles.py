@@ -173,12 +173,13 @@ def get_slices(index: sqlite3.Connection, bundle: int) -> list[Slice]:
     ]
 
 
-def has_piece(index: sqlite3.Connection, bundle: int, piece: Piece) -> bool:
-    """Tell whether a slice is still planned: another bundle may have found that its file changed."""
-    row = index.execute(
-        "SELECT 1 FROM pieces WHERE entry = ? AND bundle = ? AND start = ?", (piece.entry, bundle, piece.start)
-    )
-    return row.fetchone() is not None
+def drop_piece(index: sqlite3.Connection, bundle: int, piece: Piece) -> bool:
+    """Take a slice that was read off the plan. Returns False if it was taken off before.
+
+    Another bundle may have found that the file changed, and what was read of it is of no worth.
+    """
+    query = "DELETE FROM pieces WHERE bundle = ? AND entry = ? AND start = ?"
+    return index.execute(query, (bundle, piece.entry, piece.start)).rowcount > 0
 
 
 def agree_boundary(index: sqlite3.Connection, entry: int, nominal: int, actual: int) -> int:
@@ -223,9 +224,9 @@ def set_chunked(
     )
 
 
-def drop_pieces(index: sqlite3.Connection, bundle: int) -> None:
-    """Forget the slices of a bundle that were read."""
-    index.execute("DELETE FROM pieces WHERE bundle = ?", (bundle,))
+def drop_whole_pieces(index: sqlite3.Connection, bundle: int) -> None:
+    """Take a bundle's whole files off the plan."""
+    index.execute("DELETE FROM pieces WHERE bundle = ? AND stop IS NULL", (bundle,))
 
 
 def set_sealed(index: sqlite3.Connection, bundle: int, blob: int | None) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from vaultik import interrupts
 from vaultik.backup.session import Session
 from vaultik.config import load_config
 from vaultik.errors import IndexLockedError, IntegrityError, VaultikError
@@ -24,8 +24,6 @@ from vaultik.store.open import open_store
 from vaultik.tasks import process, runtime
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from vaultik.tasks.restore import Restore
 
 _OK = 0
@@ -35,7 +33,7 @@ _FAILED = 1
 def begin(config_path: Path, host: str, run_id: str) -> None:
     """Begin a run in this process and arm the exit code. A run that is going on already ends it quietly."""
     process.note_first_process()
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupts.install()
     record = process.Record()
     try:
         config = load_config(config_path)
@@ -56,7 +54,7 @@ def begin(config_path: Path, host: str, run_id: str) -> None:
 def begin_restore(task: Restore) -> RestoreSession:
     """Begin a restore for the stock `luigi` command, and arm its exit code."""
     process.note_first_process()
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupts.install()
     record = process.Record()
     runtime.take_record(record)
     try:
@@ -139,7 +137,3 @@ def _say(message: str, hint: str | None) -> None:
     print(f"vaultik: {shown}", file=sys.stderr)  # noqa: T201 - there is no cli above the luigi command
     if hint:
         print(f"  hint: {hint}", file=sys.stderr)  # noqa: T201 - as above
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -62,5 +62,6 @@ def worker_process(_task: Any) -> Iterator[None]:
         # The parent decides what a signal means; a worker just ends.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
         linux.die_with_parent(_first_process)
     yield

@@ -1,0 +1,80 @@
+"""SIGINT and SIGTERM as exceptions, but not in the middle of what can't bear one.
+
+Python raises a signal's exception between any two instructions of the main thread. Inside a callback
+of compiled code, or between a lock and its release, that does harm; such sections defer it and look
+for it themselves. Inside a destructor it is lost; so it is raised again until somebody took note.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+_AGAIN_S = 2.0
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came. Luigi lets a KeyboardInterrupt through, and nothing else."""
+
+
+_owner = 0
+_pending = 0
+_deferring = 0
+
+
+def install() -> None:
+    """Take both signals from now on; only the main thread may."""
+    global _owner  # noqa: PLW0603 - signals are the process's
+    _owner = os.getpid()
+    signal.signal(signal.SIGTERM, _take)
+    signal.signal(signal.SIGALRM, _take_again)
+    # Left alone where a shell's & has made it ignored.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _take)
+
+
+def acknowledge() -> None:
+    """Stop raising: the program is ending because of the signal."""
+    global _pending  # noqa: PLW0603 - signals are the process's
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    _pending = 0
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Raise no signal's exception inside the block but from `check`; what came meanwhile is raised at its end."""
+    global _deferring  # noqa: PLW0603 - as above
+    _deferring += 1
+    try:
+        yield
+    finally:
+        _deferring -= 1
+    check()
+
+
+def check() -> None:
+    """Raise what has come and was deferred."""
+    if _pending:
+        raise Terminated if _pending == signal.SIGTERM else KeyboardInterrupt
+
+
+def _take(number: int, _frame: FrameType | None) -> None:
+    if os.getpid() != _owner:
+        # A worker, forked just now: what a signal means is its parent's to say.
+        os._exit(128 + number)
+    global _pending  # noqa: PLW0603 - as above
+    _pending = number
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_S, _AGAIN_S)
+    if not _deferring:
+        check()
+
+
+def _take_again(_number: int, _frame: FrameType | None) -> None:
+    if not _deferring:
+        check()
