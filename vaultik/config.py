@@ -216,7 +216,8 @@ class _Document:
             return self.error(
                 where, f"{missing[1]} is missing", "vaultik init CONFIG writes a commented config with every key"
             )
-        return self.error(where, reason[0].lower() + reason[1:], _type_hint(reason))
+        reason, _, hint = reason.partition("; ")
+        return self.error(where, reason[0].lower() + reason[1:], hint or _type_hint(reason))
 
     def _refuse_identities(self, where: str, value: Any) -> None:
         if isinstance(value, dict):
@@ -245,7 +246,7 @@ class _Document:
             name = f"{where}.{key.value}"
             self._marks[name] = key.start_mark
             if key.value in seen:
-                raise self.error(name, "stands here a second time")
+                raise self.error(name, "stands here a second time", "keep one of them")
             seen.add(key.value)
             self._note(name, value)
 
@@ -301,7 +302,7 @@ class _Checker:
     def _sources(self) -> tuple[bytes, ...]:
         found: dict[bytes, str] = {}
         if not self._file.source_dirs:
-            raise self._document.error("$.source_dirs", "names no directory")
+            raise self._document.error("$.source_dirs", "names no directory", "source_dirs: [/etc, /home]")
         for number, text in enumerate(self._file.source_dirs):
             where = f"$.source_dirs[{number}]"
             if not text.startswith("/"):
@@ -309,7 +310,7 @@ class _Checker:
             path = os.fsencode("/" + os.path.normpath(text).lstrip("/"))
             for other in found:
                 if path == other:
-                    raise self._document.error(where, f"{text} stands in the list twice")
+                    raise self._document.error(where, f"{text} stands in the list twice", "name it once")
                 if _is_below(path, other) or _is_below(other, path):
                     inner, outer = (path, other) if _is_below(path, other) else (other, path)
                     raise self._document.error(

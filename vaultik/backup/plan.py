@@ -17,10 +17,22 @@ if TYPE_CHECKING:
 
     from vaultik.index.bundles import ChangedFile
 
-PIECES_PER_BUNDLE = 16_384
+PIECES_PER_BUNDLE = 8_192
 """Bounds a bundle's chunk table and its one transaction where files are tiny."""
 
+_SHARES = 8
+_LEAST_BYTES = 32 * 10**6
+
 _BLOCK = 512
+
+
+def bundle_limit(total: int, blob_size_limit: int) -> int:
+    """Return how large bundles shall be for so many changed bytes.
+
+    As large as blobs may be, but for small amounts: those are shared out, so that several processes
+    have work and none waits long for the last one.
+    """
+    return min(blob_size_limit, max(total // _SHARES, _LEAST_BYTES))
 
 
 def plan_bundles(
@@ -34,7 +46,7 @@ def plan_bundles(
 
     Args:
         changed: the files.
-        limit: most plaintext bytes of one bundle (blob_size_limit).
+        limit: most plaintext bytes of one bundle.
         longest_chunk: FastCDC's maximum; an extent may end that much later than planned.
         data_ranges: gives the (start, stop) of an entry's data, for a large file with holes.
     """

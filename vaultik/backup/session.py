@@ -172,9 +172,10 @@ class Session:
         with transaction(index):
             chunks.mark_lost(index)
             entries.link_groups(index)
+            total = bundles.unplanned_bytes(index)
             made = plan.plan_bundles(
                 list(bundles.iter_unplanned(index)),
-                limit=self.config.blob_size_limit,
+                limit=max(plan.bundle_limit(total, self.config.blob_size_limit), 2 * self.chunker.maximum),
                 longest_chunk=self.chunker.maximum,
                 data_ranges=self._data_ranges,
             )

@@ -96,13 +96,20 @@ def take_over(index: sqlite3.Connection, run: int) -> None:
     _number_waves(index, run, [row[0] for row in index.execute("SELECT id FROM bundles WHERE state = 0 ORDER BY id")])
 
 
+_UNPLANNED = (
+    " FROM changed AS c JOIN entries AS e ON e.id = c.entry WHERE (e.hardlink IS NULL OR e.hardlink = e.id)"
+    " AND NOT EXISTS (SELECT 1 FROM pieces AS p WHERE p.entry = c.entry)"
+)
+
+
+def unplanned_bytes(index: sqlite3.Connection) -> int:
+    """Return the size of all changed files that no bundle has yet."""
+    return int(index.execute(f"SELECT total(c.size) {_UNPLANNED}").fetchone()[0])
+
+
 def iter_unplanned(index: sqlite3.Connection) -> Iterator[ChangedFile]:
     """Yield the changed files that no bundle has yet, in entry order; hard link leaders only."""
-    rows = index.execute(
-        "SELECT c.entry, c.size, c.blocks FROM changed AS c JOIN entries AS e ON e.id = c.entry"
-        " WHERE (e.hardlink IS NULL OR e.hardlink = e.id)"
-        " AND NOT EXISTS (SELECT 1 FROM pieces AS p WHERE p.entry = c.entry) ORDER BY c.entry"
-    )
+    rows = index.execute(f"SELECT c.entry, c.size, c.blocks {_UNPLANNED} ORDER BY c.entry")
     return map(ChangedFile._make, rows)
 
 

@@ -76,7 +76,7 @@ def _build(session: Session, workers: int | None) -> None:
     build([ScanSource(host=session.host, run_id=session.run_id)])
     with mapped(session.config.index_path):
         waiting = bundles.count_bundles(session.index(), session.run)
-    merited = workers or session.config.workers or (2 if waiting > 2 else 1)  # noqa: PLR2004 - one process does for two bundles
+    merited = workers or session.config.workers or (2 if waiting > 1 else 1)
     runtime.set_workers(merited)
     session.close()
     build([Backup(host=session.host, run_id=session.run_id)], workers=merited)

@@ -1,0 +1,245 @@
+"""What bad input gets: one line that names the thing, a hint, the documented exit code, nothing half-written, no traceback."""
+
+import os
+import re
+import subprocess
+
+import pytest
+
+from tests.support.site import Site
+from vaultik.core.identity import generate
+
+SECRET = "AGE-SECRET-KEY-10LRM9PSFEMKWX6PDMY0FNH30Q4T84FU7TZVTQK300QLJTPHJ6R3QMJMEZS"  # a throwaway that opens nothing
+
+
+@pytest.fixture
+def site(tmp_path):
+    site = Site(tmp_path)
+    site.source.mkdir()
+    (site.source / "file").write_text("content")
+    return site
+
+
+@pytest.fixture
+def stored(site):
+    site.backup()
+    return site
+
+
+def refused(done, *words):
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("vaultik: ", "  hint: "))]
+    assert lines[0].startswith("vaultik: "), done.stderr
+    assert len(lines) == 2, done.stderr
+    for word in words:
+        assert re.search(word, done.stderr), done.stderr
+
+
+GOOD = "source_dirs: [/etc]\nage_recipient: {recipient}\ns3: {{endpoint: 'file:///x', bucket: b}}\n"
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ("chunk_sise: 1MiB\n", ["yaml:4:1", "chunk_sise: unknown key", "did you mean chunk_size"]),
+        ("s3x: 1\n", ["yaml:4:1", "unknown key"]),
+        ("exclude: word\n", ["yaml:4:1", "exclude: expected", "list"]),
+        ("chunk_size: 10 parsecs\n", ["yaml:4:1", "chunk_size", "10MB"]),
+        ("chunk_size: 1KiB\n", ["yaml:4:1", "out of range", "64KiB"]),
+        ("blob_size_limit: 1MB\n", ["blob_size_limit", "out of range", "16 times"]),
+        ("backup_interval: soon\n", ["yaml:4:1", "backup_interval", "15m"]),
+        ("workers: many\n", ["workers", "expected `int"]),
+        ("index_prefix: blobs/x\n", ["index_prefix", "taken"]),
+        ("index_path: relative\n", ["index_path", "absolute"]),
+        ("a: [\n", ["yaml:5:1", "not YAML"]),
+        ("\tx: 1\n", ["yaml:4:1", "not YAML"]),
+        ("age_recipient: x\n", ["yaml:4:1", "a second time"]),
+        (f"audit_recipient: {SECRET}\n", ["yaml:4:1", "audit_recipient", "identity"]),
+    ],
+)
+def test_a_config_with_a_mistake(tmp_path, extra, words):
+    site = Site(tmp_path)
+    site.config.write_text(GOOD.format(recipient=site.recipient) + extra)
+    for command in ("backup", "check"):
+        done = site.run(command, site.config, code=2)
+        refused(done, *words)
+        assert SECRET not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"source_dirs": ["relative"]}, ["not an absolute path"]),
+        ({"source_dirs": ["/a", "/a/b"]}, ["/a/b lies below /a"]),
+        ({"source_dirs": ["/a", "/a/"]}, ["twice"]),
+        ({"source_dirs": []}, ["names no directory"]),
+        ({"age_recipient": SECRET}, ["identity", "recipient"]),
+        ({"age_recipient": "age1nonsense"}, ["age1nonsense", "not an age recipient"]),
+        ({"age_recipient": "ssh-ed25519 AAAA"}, ["SSH key", "not supported"]),
+        ({"age_recipients": 5}, ["age_recipients"]),
+    ],
+)
+def test_a_config_with_a_wrong_value(site, changes, words):
+    site.configure(**changes)
+    done = site.run("backup", site.config, code=2)
+    refused(done, *words)
+    assert SECRET not in done.stderr
+
+
+def test_a_config_that_is_not_there_or_not_readable(site, tmp_path):
+    refused(site.run("backup", tmp_path / "no.yaml", code=2), "no.yaml: No such file", "vaultik init")
+    refused(site.run("backup", tmp_path, code=2), "Is a directory")
+
+
+def test_a_source_that_is_missing_or_a_link_commits_nothing(site, tmp_path):
+    for path, words in (("/no/such/place", "No such file"), (str(tmp_path / "link"), "symbolic link")):
+        (tmp_path / "link").is_symlink() or (tmp_path / "link").symlink_to(site.source)
+        site.configure(source_dirs=[str(site.source), path])
+        refused(site.run("backup", site.config, code=1), words)
+        assert site.objects() == []
+
+
+def test_an_identity_that_is_missing_malformed_or_wrong(stored, tmp_path):
+    out = tmp_path / "out"
+    command = stored.command("restore", *stored.where, "latest", out)
+    wrong, _ = generate()
+    for value, words in (
+        ("", "no identity given"),
+        ("AGE-SECRET-KEY-1NONSENSE", "malformed"),
+        (str(tmp_path / "gone"), "No such file"),
+        ("word", "neither an identity nor the path"),
+        (stored.recipient, "neither an identity nor the path"),
+        (wrong, "opens none of the object's recipients"),
+    ):
+        done = subprocess.run(command, env=stored.environment(VAULTIK_PRIVATE_KEY=value), capture_output=True, text=True, check=False)
+        assert done.returncode == 2, done.stderr
+        refused(done, words)
+        assert wrong not in done.stderr
+    assert not out.exists() or list(out.iterdir()) == [out / ".vaultik-restore"]
+
+
+def test_a_store_that_is_not_there(stored, tmp_path):
+    for where, words in (
+        (["--endpoint", f"file://{tmp_path}/gone", "vault", "host/"], "no such directory"),
+        (["--endpoint", stored.endpoint, "other", "host/"], "no bucket other"),
+        (["--endpoint", stored.endpoint, "vault", "nobody/"], "no snapshot"),
+    ):
+        for command in (["snapshots", *where], ["ls", *where, "latest"], ["restore", *where, "latest", tmp_path / "out"]):
+            code = 2 if words == "no snapshot" else 1
+            refused(stored.run(*command, code=code), words)
+
+
+def test_a_snapshot_that_fits_none_or_several(stored, tmp_path):
+    second = stored.backup()["snapshot"]
+    refused(stored.run("ls", *stored.where, "1999", code=2), "none of that id", second)
+    refused(stored.run("ls", *stored.where, "2", code=2), "several fit", second)
+    assert stored.run("ls", *stored.where, second[:-2]).stdout
+
+
+def test_a_path_that_is_not_in_the_snapshot(stored, tmp_path):
+    done = stored.run("fetch", *stored.where, "latest", stored.source / "fiel", tmp_path / "x", code=2)
+    refused(done, "not in this snapshot", f"near ones: {stored.source}/file")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_target_that_is_not_empty(stored, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine").write_text("mine")
+    refused(stored.restore(tmp_path / "out", code=1), "not empty", "--force")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
+    stored.restore(tmp_path / "out", "--force")
+    assert (tmp_path / "out/mine").read_text() == "mine"
+    refused(stored.run("fetch", *stored.where, "latest", stored.source / "file", tmp_path / "out/mine", code=1), "is there already")
+
+
+def test_usage_mistakes(site):
+    for arguments in (["backup"], ["restore", "b"], ["nonsense"], ["backup", "x", "--workers", "none"]):
+        done = site.run(*arguments, code=2)
+        assert "Usage:" in done.stderr
+
+
+def test_keys_and_configs_are_never_overwritten(site, tmp_path):
+    site.run("keygen", "-o", tmp_path / "new.key")
+    assert (tmp_path / "new.key").stat().st_mode & 0o777 == 0o600
+    refused(site.run("keygen", "-o", tmp_path / "new.key", code=2), "is there already")
+    site.run("init", tmp_path / "new.yaml")
+    refused(site.run("init", tmp_path / "new.yaml", code=2), "is there already")
+
+
+def test_every_key_of_the_config_is_in_the_one_that_init_writes(site, tmp_path):
+    from vaultik.config import iter_keys
+
+    site.run("init", tmp_path / "new.yaml")
+    text = (tmp_path / "new.yaml").read_text()
+    for key in iter_keys():
+        assert re.search(rf"^\s*#?\s*{key.removeprefix('s3.')}:", text, re.MULTILINE), key
+
+
+class TestIndex:
+    def test_damaged_it_is_moved_aside_and_nothing_is_lost(self, stored, tmp_path):
+        data = bytearray(stored.index.read_bytes())
+        data[100:] = os.urandom(len(data) - 100)
+        stored.index.write_bytes(data)
+        done = stored.run("backup", stored.config)
+        assert "snapshot" in done.stdout
+        assert list(stored.state.glob("index.sqlite.damaged-*"))
+        assert len(stored.objects(".sqlite.zst.age")) == 2
+        assert len({path.parent for path in stored.objects(".sqlite.zst.age")}) == 1  # the same source as before
+
+    def test_not_sqlite_at_all(self, stored):
+        stored.index.write_text("this is no database, but long enough to be looked at" * 100)
+        stored.backup()
+        assert list(stored.state.glob("index.sqlite.damaged-*"))
+
+    def test_from_a_newer_version(self, stored):
+        import sqlite3
+
+        with sqlite3.connect(stored.index) as index:
+            index.execute("PRAGMA user_version = 999")
+        refused(stored.run("backup", stored.config, code=1), "newer vaultik", "schema 999")
+
+    def test_locked_by_another_run(self, stored):
+        import fcntl
+
+        with (stored.state / "index.sqlite.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            refused(stored.run("backup", stored.config, code=1), "another run is going on")
+            quiet = stored.run("backup", stored.config, "--cron")
+            assert quiet.stdout == quiet.stderr == ""
+            luigi = stored.luigi("Backup")
+            assert luigi.stdout == luigi.stderr == ""
+
+    def test_of_another_config(self, stored, tmp_path):
+        other = tmp_path / "other.yaml"
+        other.write_text(stored.config.read_text())
+        refused(stored.run("backup", other, code=1), "belongs to the config", "--adopt")
+        stored.run("backup", other, "--adopt")
+        refused(stored.run("backup", stored.config, code=1), "belongs to the config")
+
+
+def test_what_can_not_be_read_is_named_and_the_rest_goes_on(site, tmp_path):
+    """As root nothing is unreadable, so this runs as nobody where the tests run as root."""
+    (site.source / "secret").write_text("secret")
+    (site.source / "closed").mkdir()
+    (site.source / "closed/inside").write_text("x")
+    (site.source / "secret").chmod(0)
+    (site.source / "closed").chmod(0)
+    command = site.command("backup", site.config, "--cron")
+    if os.geteuid() == 0:
+        for folder in (tmp_path, *tmp_path.parents[:3]):
+            os.chmod(folder, os.stat(folder).st_mode | 0o055)
+        for path in (site.store, site.source, site.config):
+            os.chown(path, 65534, 65534)
+        site.state.mkdir()
+        os.chown(site.state, 65534, 65534)
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
+    done = subprocess.run(command, env=site.environment(HOME="/"), capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == 3, done.stderr
+    assert f"{site.source}/secret: Permission denied" in done.stderr
+    assert f"{site.source}/closed: Permission denied" in done.stderr
+    assert done.stdout == ""
+    listing = site.run("ls", *site.where, "latest", site.source, "-l").stdout
+    assert listing.count("(could not be read)") == 2
+    restored = site.restore(tmp_path / "out")
+    assert "2 entries could not be read" in restored.stderr
+    assert (site.restored(tmp_path / "out") / "file").read_text() == "content"
+    assert not (site.restored(tmp_path / "out") / "secret").exists()
