@@ -1,12 +1,15 @@
 """What bad input gets: one line that names the thing, a hint, the documented exit code, nothing half-written, no traceback."""
 
+import fcntl
 import os
 import re
+import sqlite3
 import subprocess
 
 import pytest
 
 from tests.support.site import Site
+from vaultik.config import iter_keys
 from vaultik.core.identity import generate
 
 SECRET = "AGE-SECRET-KEY-10LRM9PSFEMKWX6PDMY0FNH30Q4T84FU7TZVTQK300QLJTPHJ6R3QMJMEZS"  # a throwaway that opens nothing
@@ -110,7 +113,9 @@ def test_an_identity_that_is_missing_malformed_or_wrong(stored, tmp_path):
         (stored.recipient, "neither an identity nor the path"),
         (wrong, "opens none of the object's recipients"),
     ):
-        done = subprocess.run(command, env=stored.environment(VAULTIK_PRIVATE_KEY=value), capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env=stored.environment(VAULTIK_PRIVATE_KEY=value), capture_output=True, text=True, check=False
+        )
         assert done.returncode == 2, done.stderr
         refused(done, words)
         assert wrong not in done.stderr
@@ -123,12 +128,16 @@ def test_a_store_that_is_not_there(stored, tmp_path):
         (["--endpoint", stored.endpoint, "other", "host/"], "no bucket other"),
         (["--endpoint", stored.endpoint, "vault", "nobody/"], "no snapshot"),
     ):
-        for command in (["snapshots", *where], ["ls", *where, "latest"], ["restore", *where, "latest", tmp_path / "out"]):
+        for command in (
+            ["snapshots", *where],
+            ["ls", *where, "latest"],
+            ["restore", *where, "latest", tmp_path / "out"],
+        ):
             code = 2 if words == "no snapshot" else 1
             refused(stored.run(*command, code=code), words)
 
 
-def test_a_snapshot_that_fits_none_or_several(stored, tmp_path):
+def test_a_snapshot_that_fits_none_or_several(stored):
     second = stored.backup()["snapshot"]
     refused(stored.run("ls", *stored.where, "1999", code=2), "none of that id", second)
     refused(stored.run("ls", *stored.where, "2", code=2), "several fit", second)
@@ -148,7 +157,10 @@ def test_a_target_that_is_not_empty(stored, tmp_path):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
     stored.restore(tmp_path / "out", "--force")
     assert (tmp_path / "out/mine").read_text() == "mine"
-    refused(stored.run("fetch", *stored.where, "latest", stored.source / "file", tmp_path / "out/mine", code=1), "is there already")
+    refused(
+        stored.run("fetch", *stored.where, "latest", stored.source / "file", tmp_path / "out/mine", code=1),
+        "is there already",
+    )
 
 
 def test_usage_mistakes(site):
@@ -166,8 +178,6 @@ def test_keys_and_configs_are_never_overwritten(site, tmp_path):
 
 
 def test_every_key_of_the_config_is_in_the_one_that_init_writes(site, tmp_path):
-    from vaultik.config import iter_keys
-
     site.run("init", tmp_path / "new.yaml")
     text = (tmp_path / "new.yaml").read_text()
     for key in iter_keys():
@@ -175,7 +185,7 @@ def test_every_key_of_the_config_is_in_the_one_that_init_writes(site, tmp_path):
 
 
 class TestIndex:
-    def test_damaged_it_is_moved_aside_and_nothing_is_lost(self, stored, tmp_path):
+    def test_damaged_it_is_moved_aside_and_nothing_is_lost(self, stored):
         data = bytearray(stored.index.read_bytes())
         data[100:] = os.urandom(len(data) - 100)
         stored.index.write_bytes(data)
@@ -191,15 +201,11 @@ class TestIndex:
         assert list(stored.state.glob("index.sqlite.damaged-*"))
 
     def test_from_a_newer_version(self, stored):
-        import sqlite3
-
         with sqlite3.connect(stored.index) as index:
             index.execute("PRAGMA user_version = 999")
         refused(stored.run("backup", stored.config, code=1), "newer vaultik", "schema 999")
 
     def test_locked_by_another_run(self, stored):
-        import fcntl
-
         with (stored.state / "index.sqlite.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             refused(stored.run("backup", stored.config, code=1), "another run is going on")

@@ -80,6 +80,7 @@ class Scan:
         self._progress = progress
         self._told = (0, 0)
         self._mounts: dict[int, int] = {}
+        self._new = entries.NewEntries(index)
         self._cache: DirectoryCache | None = None
         self._writes = 0
         self.counts = ScanCounts()
@@ -133,7 +134,8 @@ class Scan:
         known = entries.find_known(self._index, entries.ROOT)
         fresh = attributes.of_stat(st, self._mount(st))
         if known is None:
-            assert entries.add_entry(self._index, None, b"", mark, fresh) == entries.ROOT
+            assert self._new.add(None, b"", mark, fresh) == entries.ROOT
+            self._new.flush()
         else:
             entries.set_attributes(self._index, entries.ROOT, mark, fresh)
 
@@ -150,6 +152,7 @@ class Scan:
         below = [todo for name, st in names.items() if (todo := self._entry(at, fd, name, st, known.pop(name, None)))]
         for gone in known.values():
             self.counts.removed += entries.remove_tree(self._index, gone.id)
+        self._new.flush()
         self._pause()
         return below
 
@@ -220,7 +223,7 @@ class Scan:
         read = self._directory_attributes if kind == EntryType.DIRECTORY else attributes.of_name
         fresh = read(fd, name, st, mount)
         if known is None:
-            return entries.add_entry(self._index, at.entry, name, marks, fresh)
+            return self._new.add(at.entry, name, marks, fresh)
         entries.set_attributes(self._index, known.id, marks, fresh)
         return known.id
 
@@ -228,14 +231,11 @@ class Scan:
         self, parent: int, name: bytes, st: os.stat_result, known: Known | None, marks: Mark, mount: int
     ) -> int:
         if known is None:
-            entry = entries.add_entry(self._index, parent, name, marks, attributes.of_stat(st, mount))
-            entries.add_changed(self._index, entry, st)
-        else:
-            entry = known.id
-            entries.set_inode(self._index, entry, entries.signed(st.st_ino), mount, st.st_nlink)
-            entries.set_marks(self._index, entry, marks | Mark(known.marks) & _KEPT_MARKS, again=True)
-            entries.set_changed(self._index, entry, st)
-        return entry
+            return self._new.add_file(parent, name, marks, attributes.of_stat(st, mount), st)
+        entries.set_inode(self._index, known.id, entries.signed(st.st_ino), mount, st.st_nlink)
+        entries.set_marks(self._index, known.id, marks | Mark(known.marks) & _KEPT_MARKS, again=True)
+        entries.set_changed(self._index, known.id, st)
+        return known.id
 
     def _directory_attributes(self, parent: int, name: bytes, st: os.stat_result, mount: int) -> entries.Attributes:
         try:

@@ -58,8 +58,7 @@ _COLUMNS = (
     " inode, mount, nlink"
 )
 _INSERT = (
-    f"INSERT INTO entries (parent, name, marks, again, {_COLUMNS})"
-    f" VALUES (?, ?, ?, 0, {', '.join('?' * 16)}) RETURNING id"
+    f"INSERT INTO entries (id, parent, name, marks, again, {_COLUMNS}) VALUES (?, ?, ?, ?, 0, {', '.join('?' * 16)})"
 )
 _UPDATE = (
     "UPDATE entries SET type = ?, mode = ?, uid = ?, gid = ?, user_name = ?, group_name = ?, size = ?, mtime_ns = ?,"
@@ -70,6 +69,16 @@ _UPDATE_CONTENT = (
     "UPDATE entries SET mode = ?, uid = ?, gid = ?, user_name = ?, group_name = ?, size = ?, mtime_ns = ?, ctime_ns = ?,"
     " birth_ns = ?, inode_flags = ?, inode = ?, nlink = ?, marks = ?, again = ? WHERE id = ?"
 )
+
+
+_INSERT_CHANGED = (
+    "INSERT OR REPLACE INTO changed (entry, size, blocks, mtime_ns, ctime_ns, inode) VALUES (?, ?, ?, ?, ?, ?)"
+)
+
+
+def _seen(st: os.stat_result) -> tuple[int, int, int, int, int]:
+    """Return a stat as the list of changed files keeps it."""
+    return st.st_size, st.st_blocks, st.st_mtime_ns, st.st_ctime_ns, signed(st.st_ino)
 
 
 def _of_content(a: Attributes) -> tuple[object, ...]:
@@ -125,11 +134,39 @@ def path_of(index: sqlite3.Connection, entry: int) -> bytes:
     return b"/" + b"/".join(reversed(names))
 
 
-def add_entry(index: sqlite3.Connection, parent: int | None, name: bytes, marks: Mark, a: Attributes) -> int:
-    """Add an entry with its xattrs. Returns its id."""
-    (entry,) = index.execute(_INSERT, (parent, name, int(marks), *a[:-1])).fetchone()
-    _add_xattrs(index, entry, a.xattrs)
-    return int(entry)
+class NewEntries:
+    """Entries on their way into the index, written table by table when a directory is through."""
+
+    def __init__(self, index: sqlite3.Connection) -> None:
+        self._index = index
+        (last,) = index.execute("SELECT coalesce(max(id), 0) FROM entries").fetchone()
+        self._next = int(last) + 1
+        self._rows: list[tuple[object, ...]] = []
+        self._xattrs: list[tuple[int, bytes, bytes]] = []
+        self._changed: list[tuple[int, ...]] = []
+
+    def add(self, parent: int | None, name: bytes, marks: Mark, a: Attributes) -> int:
+        """Add an entry with its xattrs. Returns its id, which is larger than any before."""
+        entry = self._next
+        self._next += 1
+        self._rows.append((entry, parent, name, int(marks), *a[:-1]))
+        self._xattrs.extend((entry, *pair) for pair in a.xattrs)
+        return entry
+
+    def add_file(self, parent: int, name: bytes, marks: Mark, a: Attributes, st: os.stat_result) -> int:
+        """Add a regular file and put it on the list of those to read. Returns its id."""
+        entry = self.add(parent, name, marks, a)
+        self._changed.append((entry, *_seen(st)))
+        return entry
+
+    def flush(self) -> None:
+        """Write what was added."""
+        if not self._rows:
+            return
+        self._index.executemany(_INSERT, self._rows)
+        self._index.executemany("INSERT INTO xattrs VALUES (?, ?, ?)", self._xattrs)
+        self._index.executemany(_INSERT_CHANGED, self._changed)
+        self._rows, self._xattrs, self._changed = [], [], []
 
 
 def set_attributes(index: sqlite3.Connection, entry: int, marks: Mark, a: Attributes, *, again: bool = False) -> None:
@@ -168,17 +205,9 @@ def set_inode(index: sqlite3.Connection, entry: int, inode: int, mount: int, nli
     index.execute("UPDATE entries SET inode = ?, mount = ?, nlink = ? WHERE id = ?", (inode, mount, nlink, entry))
 
 
-def add_changed(index: sqlite3.Connection, entry: int, st: os.stat_result) -> None:
-    """Put a new file on the list of those to read."""
-    index.execute(
-        "INSERT INTO changed (entry, size, blocks, mtime_ns, ctime_ns, inode) VALUES (?, ?, ?, ?, ?, ?)",
-        (entry, st.st_size, st.st_blocks, st.st_mtime_ns, st.st_ctime_ns, signed(st.st_ino)),
-    )
-
-
 def set_changed(index: sqlite3.Connection, entry: int, st: os.stat_result) -> None:
     """Put a known file on the list of those to read; what was planned of an older state of it is dropped."""
-    seen = (st.st_size, st.st_blocks, st.st_mtime_ns, st.st_ctime_ns, signed(st.st_ino))
+    seen = _seen(st)
     row = index.execute(
         "SELECT size, blocks, mtime_ns, ctime_ns, inode FROM changed WHERE entry = ?", (entry,)
     ).fetchone()
@@ -186,10 +215,7 @@ def set_changed(index: sqlite3.Connection, entry: int, st: os.stat_result) -> No
         return
     if row is not None:
         drop_plan(index, entry)
-    index.execute(
-        "INSERT OR REPLACE INTO changed (entry, size, blocks, mtime_ns, ctime_ns, inode) VALUES (?, ?, ?, ?, ?, ?)",
-        (entry, *seen),
-    )
+    index.execute(_INSERT_CHANGED, (entry, *seen))
 
 
 def drop_plan(index: sqlite3.Connection, entry: int) -> None:

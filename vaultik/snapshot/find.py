@@ -125,26 +125,29 @@ def when(modified: float) -> str:
 def _latest(
     store: Store, found: list[FoundSnapshot], identities: Sequence[Identity], host: str | None
 ) -> FoundSnapshot:
-    hosts: dict[str, str] = {}
-    several = len({s.source8 for s in found}) > 1
+    """Return the newest complete snapshot of the host that is meant; its manifests tell which that is."""
+    newest: dict[str, tuple[FoundSnapshot, str]] = {}
     for candidate in reversed(found):
+        if candidate.source8 in newest:
+            continue
         if candidate.manifest is None:
             raise IntegrityError(
                 f"snapshot {candidate.name.snapshot}: its manifest is missing", hint="name a snapshot by its id"
             )
-        known = hosts.get(candidate.source8)
-        if known is not None and host is None and several:
-            continue
         facts = read_manifest(store, candidate.manifest, identities)
-        hosts[candidate.source8] = facts.host
-        if (host is None or facts.host == host) and facts.complete and (host is not None or not several):
-            return candidate
-    names = ", ".join(sorted(set(hosts.values())))
-    if host is not None:
-        raise SelectionError(f"host {host!r}: no complete snapshot of it", hint=f"there are: {names}")
-    if several:
-        raise SelectionError("latest: this prefix holds several hosts", hint=f"add --host with one of: {names}")
-    raise SelectionError("latest: no complete snapshot", hint=f"name a partial one by its id: {_shown(found)}")
+        if facts.complete:
+            newest[candidate.source8] = (candidate, facts.host)
+    fitting = [(candidate, name) for candidate, name in newest.values() if host in (None, name)]
+    hosts = sorted({name for _, name in newest.values()})
+    if not hosts:
+        raise SelectionError("latest: no complete snapshot", hint=f"name a partial one by its id: {_shown(found)}")
+    if not fitting:
+        raise SelectionError(f"host {host!r}: no complete snapshot of it", hint=f"there are: {', '.join(hosts)}")
+    if len({name for _, name in fitting}) > 1:
+        raise SelectionError(
+            "latest: this prefix holds several hosts", hint=f"add --host with one of: {', '.join(hosts)}"
+        )
+    return max((candidate for candidate, _ in fitting), key=lambda s: (s.modified, s.name.snapshot))
 
 
 def _outside_blobs(store: Store) -> Iterator[ObjectInfo]:
