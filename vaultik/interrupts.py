@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-_AGAIN_S = 2.0
+_AGAIN_S = 1.0
 
 
 class Terminated(KeyboardInterrupt):
@@ -59,8 +59,8 @@ def deferred() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raise what has come and was deferred."""
-    if _pending:
+    """Raise what has come and was deferred; never in a worker that was forked meanwhile."""
+    if _pending and os.getpid() == _owner:
         raise Terminated if _pending == signal.SIGTERM else KeyboardInterrupt
 
 
