@@ -1,8 +1,9 @@
 """SIGINT and SIGTERM as exceptions, but not in the middle of what can't bear one.
 
 Python raises a signal's exception between any two instructions of the main thread. Inside a callback
-of compiled code, or between a lock and its release, that does harm; such sections defer it and look
-for it themselves. Inside a destructor it is lost; so it is raised again until somebody took note.
+of compiled code, between a lock and its release, or around a fork, that does harm; such sections
+defer it and look for it themselves. Inside a destructor it is lost; so it is raised again until
+somebody took note.
 """
 
 from __future__ import annotations
@@ -56,6 +57,18 @@ def deferred() -> Iterator[None]:
     finally:
         _deferring -= 1
     check()
+
+
+@contextmanager
+def allowed() -> Iterator[None]:
+    """Raise at once inside the block, although it lies in one that defers."""
+    global _deferring  # noqa: PLW0603 - as above
+    outer, _deferring = _deferring, 0
+    check()
+    try:
+        yield
+    finally:
+        _deferring = outer
 
 
 def check() -> None:

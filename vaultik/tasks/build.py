@@ -9,10 +9,23 @@ import luigi
 from luigi.scheduler import Scheduler
 from luigi.worker import Worker
 
+from vaultik import interrupts
 from vaultik.tasks.process import note_first_process
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+class _Worker(Worker):
+    """Luigi's worker, looking for signals where they do no harm: not around a fork."""
+
+    def _get_work(self) -> Any:
+        interrupts.check()
+        return super()._get_work()
+
+    def _handle_next_task(self) -> None:
+        interrupts.check()
+        super()._handle_next_task()
 
 
 class _Factory:
@@ -23,7 +36,7 @@ class _Factory:
         return Scheduler(prune_on_get_work=False, record_task_history=False)
 
     def create_worker(self, scheduler: Any, worker_processes: int, assistant: bool = False) -> Worker:  # noqa: FBT001, FBT002 - Luigi's signature
-        return Worker(
+        return _Worker(
             scheduler=scheduler,
             worker_processes=worker_processes,
             assistant=assistant,
@@ -42,8 +55,8 @@ def build(tasks: Sequence[luigi.Task], workers: int = 1) -> bool:
     note_first_process()
     logging.getLogger("luigi-interface").setLevel(logging.CRITICAL)
     logging.getLogger("luigi").setLevel(logging.CRITICAL)
-    return bool(
-        luigi.build(
+    with interrupts.deferred():
+        done = luigi.build(
             list(tasks),
             worker_scheduler_factory=_Factory(),
             workers=workers,
@@ -51,4 +64,4 @@ def build(tasks: Sequence[luigi.Task], workers: int = 1) -> bool:
             no_lock=True,
             log_level="CRITICAL",
         )
-    )
+    return bool(done)

@@ -14,7 +14,7 @@ import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from vaultik import linux
+from vaultik import interrupts, linux
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,10 +58,14 @@ def note_first_process() -> None:
 @contextmanager
 def worker_process(_task: Any) -> Iterator[None]:
     """Luigi's task_process_context: a forked worker dies with its parent, so that no orphan goes on sealing."""
-    if os.getpid() != _first_process:
-        # The parent decides what a signal means; a worker just ends.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.signal(signal.SIGALRM, signal.SIG_IGN)
-        linux.die_with_parent(_first_process)
+    if os.getpid() == _first_process:
+        # One worker: the task runs in here.
+        with interrupts.allowed():
+            yield
+        return
+    # The parent decides what a signal means; a worker just ends.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    linux.die_with_parent(_first_process)
     yield
