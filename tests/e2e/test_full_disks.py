@@ -1,0 +1,89 @@
+"""A full disk in the spool, under the index, in the target: one line, and the same command goes on when there is room.
+
+Uses small tmpfs mounts, so it needs root; as a plain user it says so.
+"""
+
+import contextlib
+import os
+import random
+import subprocess
+
+import pytest
+
+from tests.support.site import Site
+from tests.support.tree import describe
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small tmpfs")
+
+
+@contextlib.contextmanager
+def small_disk(folder, size):
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def grow(folder, size):
+    subprocess.run(["mount", "-o", f"remount,size={size}", folder], check=True)
+
+
+@pytest.fixture
+def site(tmp_path):
+    site = Site(tmp_path)
+    site.source.mkdir()
+    rng = random.Random(3)
+    for n in range(30):
+        (site.source / f"file {n}").write_bytes(rng.randbytes(200_000))
+    return site
+
+
+def refused(done, *words):
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("vaultik: ", "  hint: "))]
+    assert len(lines) == 2, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+
+
+def test_the_spool(site, tmp_path):
+    site.configure(spool_dir=str(tmp_path / "small/spool"))
+    with small_disk(tmp_path / "small", "1m"):
+        refused(site.run("backup", site.config, code=1), "spool", "No space left", "spool_dir")
+        assert site.objects(".sqlite.zst.age") == []
+        grow(tmp_path / "small", "64m")
+        site.backup()
+        assert list((tmp_path / "small/spool").iterdir()) == []
+    site.restore(tmp_path / "out")
+    assert describe(site.restored(tmp_path / "out")) == describe(site.source)
+
+
+def test_under_the_index(site, tmp_path):
+    for n in range(3000):
+        (site.source / f"{'n' * 200} {n}").write_bytes(b"")
+    site.configure(spool_dir=str(tmp_path / "spool"))
+    with small_disk(site.state, "600k"):
+        refused(site.run("backup", site.config, code=1), "index", "full")
+        grow(site.state, "64m")
+        site.backup()
+    site.restore(tmp_path / "out")
+    assert describe(site.restored(tmp_path / "out")) == describe(site.source)
+
+
+def test_the_target(site, tmp_path):
+    site.backup()
+    with small_disk(tmp_path / "out", "3m"):
+        refused(site.restore(tmp_path / "out", code=1), "target", "No space left", "the same command continues")
+        grow(tmp_path / "out", "64m")
+        site.restore(tmp_path / "out")
+        assert describe(site.restored(tmp_path / "out")) == describe(site.source)
+        assert not (tmp_path / "out/.vaultik-restore").exists()
+
+
+def test_the_store(site, tmp_path):
+    with small_disk(site.store, "2m"):
+        refused(site.run("backup", site.config, code=1), "store", "No space left", "next run continues")
+        grow(site.store, "64m")
+        site.backup()
+        site.restore(tmp_path / "out")
+        assert describe(site.restored(tmp_path / "out")) == describe(site.source)
