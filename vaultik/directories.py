@@ -41,10 +41,10 @@ class DirectoryCache:
         self._fds: OrderedDict[int, int] = OrderedDict()
 
     def open(self, directory: int) -> int:
-        """Return a descriptor of the directory.
+        """Return a descriptor of the directory: one to open names by (`dir_fd`), to list it open "." again.
 
         Raises:
-            OSError: it is gone, isn't a directory (any more) or may not be opened.
+            OSError: it is gone, isn't a directory (any more) or may not be reached.
         """
         missing: list[tuple[int, bytes]] = []
         at = directory
@@ -56,7 +56,7 @@ class DirectoryCache:
         if at != self._root_id:
             self._fds.move_to_end(at)
         for at, name in reversed(missing):
-            fd = self._keep(at, os.open(name, OPEN_DIRECTORY, dir_fd=fd))
+            fd = self._keep(at, _open(name, fd))
         return fd
 
     def forget(self, directory: int) -> None:
@@ -76,3 +76,11 @@ class DirectoryCache:
             os.close(self._fds.popitem(last=False)[1])
         self._fds[directory] = fd
         return fd
+
+
+def _open(name: bytes, parent: int) -> int:
+    try:
+        return os.open(name, OPEN_DIRECTORY, dir_fd=parent)
+    except PermissionError:
+        # One that may not be listed may still be passed through.
+        return os.open(name, OPEN_DIRECTORY | os.O_PATH, dir_fd=parent)

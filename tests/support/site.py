@@ -13,6 +13,8 @@ import yaml
 from vaultik.core.identity import generate
 
 BIN = Path(sysconfig.get_path("scripts"))
+NO_RIGHTS = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+"""Runs a command without any of root's rights over files, whoever the tests run as."""
 
 
 class Site:
@@ -79,10 +81,10 @@ class Site:
     def command(self, *arguments):
         return [sys.executable, "-m", "vaultik", *map(str, arguments)]
 
-    def run(self, *arguments, code=0, **kwargs):
+    def run(self, *arguments, code=0, no_rights=False, **kwargs):
         """Run the command line and expect an exit code."""
         done = subprocess.run(
-            self.command(*arguments),
+            [*(NO_RIGHTS if no_rights else ()), *self.command(*arguments)],
             env=self.environment(),
             capture_output=True,
             text=True,
@@ -94,12 +96,12 @@ class Site:
         assert "Traceback" not in done.stderr
         return done
 
-    def backup(self, *arguments, code=0):
+    def backup(self, *arguments, **kwargs):
         """Back up; returns the JSON summary."""
-        return json.loads(self.run("backup", self.config, "--json", *arguments, code=code).stdout)
+        return json.loads(self.run("backup", self.config, "--json", *arguments, **kwargs).stdout)
 
-    def restore(self, target, *arguments, code=0, snapshot="latest"):
-        return self.run("restore", *self.where, snapshot, target, *arguments, code=code)
+    def restore(self, target, *arguments, snapshot="latest", **kwargs):
+        return self.run("restore", *self.where, snapshot, target, *arguments, **kwargs)
 
     def luigi(self, *arguments, code=0):
         """Run the stock luigi command with the shipped luigi.cfg, from another directory."""

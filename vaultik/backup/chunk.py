@@ -22,10 +22,10 @@ from vaultik.backup.read import BundleReader, Outcome, RawChunk
 from vaultik.core import age, chunk_table
 from vaultik.core.frames import FrameEncoder
 from vaultik.core.streams import PieceReader
-from vaultik.index import bundles, chunks, entries, runs
+from vaultik.index import bundles, chunks, contents, entries, runs
 from vaultik.index.chunks import Place
+from vaultik.index.contents import Content
 from vaultik.index.db import transaction
-from vaultik.index.entries import Content
 from vaultik.model import ChunkId, Mark
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ class BundleSealer:
         )
         read = list(zip(self._slices, self._reader.outcomes, self._contents, strict=True))
         whole = [item for item in read if _is_whole(*item[:2])]
-        entries.set_contents(index, [_whole_file(index, self._run, *item) for item in whole])
+        contents.set_contents(index, [_whole_file(index, self._run, *item) for item in whole])
         for item in read:
             # One by one: a file is finished with the last of its slices, and two may be in here.
             if not _is_whole(*item[:2]) and bundles.drop_piece(index, bundle, item[0].piece):
@@ -267,27 +267,27 @@ def record_piece(
         else:
             _record_unreadable(index, run, entry, path, outcome.reason)
         return
-    changed = outcome.changed or entries.is_other_state(index, entry, found)
-    if changed and entries.may_reread(index, entry):
-        entries.plan_reread(index, entry, found)
+    changed = outcome.changed or contents.is_other_state(index, entry, found)
+    if changed and contents.may_reread(index, entry):
+        contents.plan_reread(index, entry, found)
         return
-    entries.add_extent(index, entry, content, changed=changed)
-    if entries.is_last_extent(index, entry):
-        changed, chunk_rows = entries.finish_extents(index, entry)
+    contents.add_extent(index, entry, content, changed=changed)
+    if contents.is_last_extent(index, entry):
+        changed, chunk_rows = contents.finish_extents(index, entry)
         if changed:
-            found = found._replace(size=entries.end_of(index, chunk_rows))
+            found = found._replace(size=contents.end_of(index, chunk_rows))
         done = _content(index, run, part, found, chunk_rows, changed=changed, again=outcome.again)
-        entries.set_contents(index, [done])
+        contents.set_contents(index, [done])
 
 
 def _record_unreadable(index: sqlite3.Connection, run: int, entry: int, path: bytes, reason: str) -> None:
     known = entries.find_known(index, entry)
     if known is None:
         return
-    entries.drop_plan(index, entry)
-    entries.set_content(index, entry, ())
+    contents.drop_plan(index, entry)
+    contents.set_content(index, entry, ())
     entries.set_marks(index, entry, Mark(known.marks) & Mark.SOURCE | Mark.UNREADABLE, again=True)
-    entries.copy_to_followers(index, entry)
+    contents.copy_to_followers(index, entry)
     runs.add_problem(index, run, runs.UNREADABLE, path, reason)
 
 

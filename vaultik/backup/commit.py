@@ -25,7 +25,7 @@ from vaultik.errors import StoreUnavailableError
 from vaultik.index import chunks, state
 from vaultik.index.db import mapped, transaction
 from vaultik.index.state import Base
-from vaultik.snapshot.write import FORMAT, write_snapshot_db
+from vaultik.snapshot.write import FORMAT, plain_path, write_snapshot_db
 
 if TYPE_CHECKING:
     import sqlite3
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from vaultik.store.base import Store
 
 _BLOCK = 1 << 20
+_ATTEMPTS = 10
 
 
 class _Draft(NamedTuple):
@@ -58,6 +59,7 @@ def commit_snapshot(session: Session, attempt: int) -> bool:
         of those to read and nothing was written.
 
     Raises:
+        StoreUnavailableError: the same for the tenth time.
         StoreError: the store failed; whether the snapshot exists is known after the next listing.
         LocalIndexError: the disk under the index or the spool failed.
     """
@@ -67,7 +69,12 @@ def commit_snapshot(session: Session, attempt: int) -> bool:
         complete = chunks.mark_lost(index) == 0 and _has_no_plan(index)
         if not complete:
             _record_attempt(index, session.run, attempt, committed=False)
-            return False
+            if attempt < _ATTEMPTS:
+                return False
+            raise StoreUnavailableError(
+                f"{store.location}: what was uploaded is gone again, {attempt} times in this run",
+                hint="is something deleting from the store while the backup runs?",
+            )
         chunks.forget_unreferenced(index)
         assert chunks.unstored_chunks(index) == 0
         draft = _draft(session, index, store)
@@ -129,7 +136,7 @@ def _put_db(session: Session, key: str, path: Path, sealed: age.Sealed) -> None:
 
 def _seal_db(session: Session, draft: _Draft, target: Path) -> age.Sealed:
     index_path = session.config.index_path
-    plain = index_path.with_name(f"{index_path.name}.snapshot")
+    plain = plain_path(index_path)
     with mapped(index_path), contextlib.ExitStack() as stack:
         plain.unlink(missing_ok=True)
         stack.callback(plain.unlink, missing_ok=True)

@@ -28,7 +28,8 @@ _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _RACY_NS = 2_000_000_000
 """A file written this shortly before the scan may change again within its file system's clock tick."""
 
-_GONE = (FileNotFoundError, NotADirectoryError)
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV)
+"""What stands there is no regular file any more: nothing, or a symlink, a socket, a device."""
 
 
 class RawChunk(NamedTuple):
@@ -89,10 +90,8 @@ class BundleReader:
                     outcome = yield from self._piece(number, part.piece, fd)
                 finally:
                     os.close(fd)
-            except _GONE:
-                outcome = Outcome(None)
             except OSError as exc:
-                outcome = Outcome(None, reason=exc.strerror or str(exc))
+                outcome = Outcome(None, reason=None if exc.errno in _GONE else exc.strerror or str(exc))
             self.outcomes.append(outcome)
 
     def _lookup(self, entry: int) -> tuple[int, bytes]:

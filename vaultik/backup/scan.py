@@ -12,20 +12,20 @@ import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from vaultik.backup import attributes
+from vaultik.backup import attributes, sources
 from vaultik.directories import OPEN_DIRECTORY, DirectoryCache
-from vaultik.errors import SourceError
-from vaultik.index import entries, runs
+from vaultik.index import contents, entries, mounts, runs
 from vaultik.model import EntryType, Mark, entry_type
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from vaultik.backup.exclude import Excludes
     from vaultik.index.entries import Known
 
 _WRITES_PER_TRANSACTION = 20_000
+_GONE = (FileNotFoundError, NotADirectoryError)
 _KEPT_MARKS = Mark.CHANGED | Mark.STALE
 
 
@@ -41,12 +41,15 @@ class ScanCounts:
 
 
 class _Todo(NamedTuple):
-    """A directory to look into; `wanted` is the part of an implied parent that leads to sources."""
+    """A directory to look into; `ways` are the names in an implied parent that lead to sources."""
 
     entry: int
     path: bytes
-    device: int | None
-    wanted: Mapping[bytes, object] | None
+    device: int
+    ways: sources.Ways | None
+
+    def below(self, name: bytes) -> bytes:
+        return (self.path if self.path.endswith(b"/") else self.path + b"/") + name
 
 
 class Scan:
@@ -92,13 +95,13 @@ class Scan:
             SourceError: a source is missing, is reached through a symlink, or can't be opened; the
                 index is as it was as far as that source goes.
         """
-        wanted = self._check_sources()
+        ways = sources.find_ways(self._sources)
         root_fd = os.open(b"/", OPEN_DIRECTORY)
         self._cache = DirectoryCache(entries.ROOT, root_fd, lambda entry: entries.parent_and_name(self._index, entry))
         self._index.execute("BEGIN IMMEDIATE")
         try:
-            self._walk(wanted)
-            entries.link_groups(self._index)
+            self._walk(ways)
+            contents.link_groups(self._index)
             self._index.execute("COMMIT")
         finally:
             if self._index.in_transaction:
@@ -108,24 +111,11 @@ class Scan:
         self._tell()
         return self.counts
 
-    def _check_sources(self) -> dict[bytes, object]:
-        """Return the sources as a tree of names: a leaf (None) is a source, the rest leads to one."""
-        tree: dict[bytes, object] = {}
-        for source in sorted(self._sources):
-            _refuse_symlinks(source)
-            at = tree
-            names = [name for name in source.split(b"/") if name]
-            for name in names[:-1]:
-                at = at.setdefault(name, {})  # type: ignore[assignment]
-            if names:
-                at[names[-1]] = None
-        return tree
-
-    def _walk(self, wanted: dict[bytes, object]) -> None:
+    def _walk(self, ways: sources.Ways) -> None:
         st = os.lstat(b"/")
         whole = b"/" in self._sources
         self._root(st, Mark.SOURCE if whole else Mark.IMPLIED)
-        todo = [_Todo(entries.ROOT, b"/", st.st_dev if whole else None, None if whole else wanted)]
+        todo = [_Todo(entries.ROOT, b"/", st.st_dev, None if whole else ways)]
         while todo:
             # The last directory of a level comes first, so that what is open stays of use.
             todo.extend(self._directory(todo.pop()))
@@ -144,9 +134,9 @@ class Scan:
         assert self._cache is not None
         try:
             fd = self._cache.open(at.entry)
-            names = self._list(fd, at)
+            names = self._list(fd, at) if at.ways is None else sources.stat_ways(fd, at.path, at.ways)
         except OSError as exc:
-            self._unreadable_directory(at, exc)
+            self._no_directory(at, exc)
             return []
         known = entries.children(self._index, at.entry)
         below = [todo for name, st in names.items() if (todo := self._entry(at, fd, name, st, known.pop(name, None)))]
@@ -158,47 +148,50 @@ class Scan:
 
     def _list(self, fd: int, at: _Todo) -> dict[bytes, os.stat_result]:
         """Return the names in a directory that belong into the backup, with their lstat."""
-        if at.wanted is not None:
-            return {name: os.stat(name, dir_fd=fd, follow_symlinks=False) for name in at.wanted}
-        with os.scandir(fd) as found:
-            listing = {}
-            for entry in found:
-                name = os.fsencode(entry.name)
-                try:
-                    listing[name] = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
+        listing = self._stat_all(fd, at)
         tag = self._excludes.tag_of(fd, listing)
         if tag is not None:
             self.counts.excluded += len(listing) - 1
             return {tag: listing[tag]}
-        base = at.path if at.path.endswith(b"/") else at.path + b"/"
+        base = at.below(b"")
         kept = {name: st for name, st in listing.items() if not self._excludes.excludes(base + name, st)}
         self.counts.excluded += len(listing) - len(kept)
         return kept
 
+    def _stat_all(self, fd: int, at: _Todo) -> dict[bytes, os.stat_result]:
+        listing = {}
+        listed = os.open(b".", OPEN_DIRECTORY, dir_fd=fd)
+        try:
+            with os.scandir(listed) as found:
+                for entry in found:
+                    name = os.fsencode(entry.name)
+                    try:
+                        listing[name] = entry.stat(follow_symlinks=False)
+                    except OSError as exc:
+                        self._no_entry(at.below(name), exc)
+        finally:
+            os.close(listed)
+        return listing
+
     def _entry(self, at: _Todo, fd: int, name: bytes, st: os.stat_result, known: Known | None) -> _Todo | None:
         """Bring one entry up to date. Returns it if it is a directory to look into."""
-        marks = Mark(0)
-        if at.wanted is not None:
-            marks = Mark.SOURCE if at.wanted[name] is None else Mark.IMPLIED
+        ways = None if at.ways is None else at.ways[name]
+        marks = Mark(0) if at.ways is None else Mark.SOURCE if ways is None else Mark.IMPLIED
         self._count(st)
         try:
             entry = self._update(at, fd, name, st, known, marks)
-        except FileNotFoundError:
+        except OSError as exc:
+            self._no_entry(at.below(name), exc)
             if known is not None:
                 self.counts.removed += entries.remove_tree(self._index, known.id)
             return None
         if entry is None or not stat.S_ISDIR(st.st_mode):
             return None
-        path = at.path + name if at.path.endswith(b"/") else at.path + b"/" + name
-        wanted = at.wanted[name] if at.wanted is not None else None
-        device = st.st_dev if at.device is None else at.device
-        if self._one_file_system and st.st_dev != device and marks != Mark.IMPLIED:
+        if self._one_file_system and not marks and st.st_dev != at.device:
             for below in entries.children(self._index, entry).values():
-                entries.remove_tree(self._index, below.id)
+                self.counts.removed += entries.remove_tree(self._index, below.id)
             return None
-        return _Todo(entry, path, device if wanted is None else None, wanted)  # type: ignore[arg-type]
+        return _Todo(entry, at.below(name), st.st_dev, ways)
 
     def _update(
         self, at: _Todo, fd: int, name: bytes, st: os.stat_result, known: Known | None, marks: Mark
@@ -232,9 +225,9 @@ class Scan:
     ) -> int:
         if known is None:
             return self._new.add_file(parent, name, marks, attributes.of_stat(st, mount), st)
-        entries.set_inode(self._index, known.id, entries.signed(st.st_ino), mount, st.st_nlink)
+        contents.set_inode(self._index, known.id, entries.signed(st.st_ino), mount, st.st_nlink)
         entries.set_marks(self._index, known.id, marks | Mark(known.marks) & _KEPT_MARKS, again=True)
-        entries.set_changed(self._index, known.id, st)
+        contents.set_changed(self._index, known.id, st)
         return known.id
 
     def _directory_attributes(self, parent: int, name: bytes, st: os.stat_result, mount: int) -> entries.Attributes:
@@ -247,16 +240,29 @@ class Scan:
         finally:
             os.close(fd)
 
-    def _unreadable_directory(self, at: _Todo, exc: OSError) -> None:
-        """Keep a directory that can't be looked into, without what was in it."""
-        if isinstance(exc, FileNotFoundError | NotADirectoryError) and at.wanted is None:
+    def _no_directory(self, at: _Todo, exc: OSError) -> None:
+        """Keep a directory that can't be looked into, without what was in it; one that is gone goes.
+
+        Raises:
+            SourceError: it is a source, or leads to one.
+        """
+        if at.ways is not None or at.path in self._sources:
+            raise sources.missing(at.path, exc) from exc
+        if isinstance(exc, _GONE):
+            self.counts.removed += entries.remove_tree(self._index, at.entry)
             return
-        known = entries.find_known(self._index, at.entry)
-        assert known is not None
         for below in entries.children(self._index, at.entry).values():
-            entries.remove_tree(self._index, below.id)
-        entries.set_marks(self._index, at.entry, Mark(known.marks) | Mark.UNREADABLE, again=True)
-        runs.add_problem(self._index, self._run, runs.UNREADABLE, at.path, exc.strerror or str(exc))
+            self.counts.removed += entries.remove_tree(self._index, below.id)
+        entries.set_marks(self._index, at.entry, Mark.UNREADABLE, again=True)
+        self._problem(at.path, exc)
+
+    def _no_entry(self, path: bytes, exc: OSError) -> None:
+        """Note a name that can't be told anything of; it has no place in the snapshot."""
+        if not isinstance(exc, _GONE):
+            self._problem(path, exc)
+
+    def _problem(self, path: bytes, exc: OSError) -> None:
+        runs.add_problem(self._index, self._run, runs.UNREADABLE, path, exc.strerror or str(exc))
 
     def _count(self, st: os.stat_result) -> None:
         if stat.S_ISREG(st.st_mode):
@@ -271,8 +277,8 @@ class Scan:
         mount = self._mounts.get(st.st_dev)
         if mount is None:
             with open("/proc/self/mountinfo", encoding="latin-1") as file:  # noqa: PTH123 - a kernel file
-                identity = entries.mount_identities(file.read()).get(st.st_dev, f"device {st.st_dev}")
-            mount = self._mounts[st.st_dev] = entries.mount_id(self._index, identity)
+                identity = mounts.mount_identities(file.read()).get(st.st_dev, f"device {st.st_dev}")
+            mount = self._mounts[st.st_dev] = mounts.mount_id(self._index, identity)
         return mount
 
     def _pause(self) -> None:
@@ -298,28 +304,3 @@ def _is_unchanged(known: Known, st: os.stat_result, mount: int, kind: EntryType)
         and known.mount == mount
         and not known.again
     )
-
-
-def _refuse_symlinks(source: bytes) -> None:
-    """Check that a source is there and stands where its path says.
-
-    Raises:
-        SourceError: it is missing, or a part of its path is a symlink.
-    """
-    shown = os.fsdecode(source)
-    try:
-        st = os.lstat(source)
-        real = os.path.realpath(source, strict=True)
-    except OSError as exc:
-        raise SourceError(
-            f"source {shown}: {exc.strerror}",
-            hint="nothing was backed up; correct source_dirs or mount what is missing",
-        ) from exc
-    if real != source or stat.S_ISLNK(st.st_mode):
-        raise SourceError(
-            f"source {shown}: its path leads through a symbolic link", hint=f"name {os.fsdecode(real)} instead"
-        )
-    if not (stat.S_ISDIR(st.st_mode) or stat.S_ISREG(st.st_mode)):
-        raise SourceError(
-            f"source {shown}: neither a directory nor a regular file", hint="name the directory that holds it"
-        )

@@ -21,8 +21,9 @@ from vaultik.core.age import check_recipient
 from vaultik.core.chunker import Chunker
 from vaultik.directories import OPEN_DIRECTORY, DirectoryCache
 from vaultik.errors import LocalIndexError
-from vaultik.index import bundles, chunks, db, entries, runs, state
+from vaultik.index import bundles, chunks, contents, db, entries, runs, state
 from vaultik.index.db import mapped, transaction
+from vaultik.snapshot.write import plain_path
 from vaultik.store.open import open_store
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ class Session:
                 self.emit(notice="the chunk size changed: every file is read and uploaded again")
             self.run = runs.add_run(index, self.run_id, self.started)
             bundles.take_over(index, self.run)
+        plain_path(self.config.index_path).unlink(missing_ok=True)
         spool.make_spool(self.spool_dir)
         spool.clean(self.spool_dir, self._spooled(index))
 
@@ -171,7 +173,7 @@ class Session:
         index = self.index()
         with transaction(index):
             chunks.mark_lost(index)
-            entries.link_groups(index)
+            contents.link_groups(index)
             total = bundles.unplanned_bytes(index)
             made = plan.plan_bundles(
                 list(bundles.iter_unplanned(index)),
@@ -262,9 +264,8 @@ class Session:
 
     def _excludes(self) -> Excludes:
         config, index_path = self.config, self.config.index_path
-        own = [
-            index_path.with_name(index_path.name + end) for end in ("", "-wal", "-shm", ".lock", ".source", ".snapshot")
-        ]
+        own = [index_path.with_name(index_path.name + end) for end in ("", "-wal", "-shm", ".lock", ".source")]
+        own.append(plain_path(index_path))
         return Excludes(
             config.exclude,
             caches=config.exclude_caches,

@@ -34,6 +34,11 @@ def schema() -> str:
     return resources.files("vaultik.snapshot").joinpath("schema.sql").read_text()
 
 
+def plain_path(index_path: Path) -> Path:
+    """Return where a snapshot DB lies while it is built, in plain: beside the index, and nowhere else."""
+    return index_path.with_name(f"{index_path.name}.snapshot")
+
+
 def write_snapshot_db(index_path: Path, target: Path, meta: Mapping[str, int | float | str | bytes]) -> None:
     """Write the index's tree and content as a snapshot DB.
 

@@ -2,18 +2,19 @@
 
 `file:///dir` is the endpoint, a bucket a folder under it, a key the path below. Invariants: a name
 appears only with all its bytes on the disk, and never changes after (write aside, fsync, rename unless taken,
-fsync the directory); what is written aside begins with `.tmp-` and is in no listing.
+fsync the directory); what is written aside lies in the bucket's folder, begins with `.tmp-` and is in
+no listing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import secrets
 import stat
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from vaultik.errors import DigestMismatchError, ObjectNotFoundError, StoreAccessError, StoreError, StoreUnavailableError
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ASIDE = ".tmp-"
+_LEFT_S = 86_400
+"""No put takes a day: what is written aside and this old was left by a kill."""
+
 _HERE = -100  # AT_FDCWD
 _BLOCK = 1 << 20
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -49,6 +53,7 @@ class LocalStore:
         self._root = self._bucket / prefix if prefix else self._bucket
         self._prefix = prefix
         self._clock = StoreClock()
+        self._swept = False
 
     @property
     def location(self) -> str:
@@ -68,8 +73,8 @@ class LocalStore:
         with self._mapped(key):
             if self._path(key).exists():
                 return False
-            directory = self._make_directories(self._path(key).parent)
-            aside = directory / f"{_ASIDE}{secrets.token_hex(8)}"
+            self._make_directories(self._path(key).parent)
+            aside = self._aside()
             try:
                 _write(aside, body, sha256, key)
                 self._clock.tell(aside.stat().st_mtime)
@@ -77,7 +82,7 @@ class LocalStore:
             finally:
                 aside.unlink(missing_ok=True)
 
-    @contextmanager
+    @contextlib.contextmanager
     def open(self, key: str, *, offset: int = 0, length: int | None = None) -> Iterator[ByteStream]:
         """Open an object or a range of it (see `Store.open`)."""
         with self._mapped(key):
@@ -158,10 +163,19 @@ class LocalStore:
             _sync_directory(path.parent)
         return directory
 
+    def _aside(self) -> Path:
+        """Return a new name to write under; the first time, what a killed process left long ago is removed."""
+        if not self._swept:
+            self._swept = True
+            for left in self._bucket.glob(f"{_ASIDE}*"):
+                with contextlib.suppress(OSError):
+                    if time.time() - left.lstat().st_mtime > _LEFT_S:
+                        left.unlink()
+        return self._bucket / f"{_ASIDE}{secrets.token_hex(8)}"
+
     def _touch(self) -> None:
         with self._mapped("the clock"):
-            directory = self._bucket if self._bucket.is_dir() else self._endpoint
-            path = directory / f"{_ASIDE}{secrets.token_hex(8)}"
+            path = self._aside() if self._bucket.is_dir() else self._endpoint / f"{_ASIDE}{secrets.token_hex(8)}"
             try:
                 fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
             except OSError as exc:
@@ -199,7 +213,7 @@ class LocalStore:
             st = entry.stat(follow_symlinks=False)
             return ObjectInfo(key, st.st_size, st.st_mtime)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _mapped(self, what: str) -> Iterator[None]:
         try:
             yield
