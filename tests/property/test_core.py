@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vaultik.core import age, chunk_table, manifest
-from vaultik.core.age_stream import RangeOpener, open_stream, parse_header, plaintext_size
+from vaultik.core.age_header import parse_header
+from vaultik.core.age_stream import RangeOpener, open_stream, plaintext_size
 from vaultik.core.chunker import Chunker
 from vaultik.core.frames import FrameDecoder, FrameEncoder, decode_stream, encode_stream, iter_frames, skippable_frame
 from vaultik.core.identity import generate, parse_identities

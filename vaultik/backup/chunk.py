@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from vaultik import interrupts
 from vaultik.backup import spool
 from vaultik.backup.ordered import map_ordered
-from vaultik.backup.read import BundleReader, Outcome, RawChunk
+from vaultik.backup.read import BundleReader, RawChunk
+from vaultik.backup.record import record_slices
 from vaultik.core import age, chunk_table
 from vaultik.core.frames import FrameEncoder
 from vaultik.core.streams import PieceReader
-from vaultik.index import bundles, chunks, contents, entries, runs
+from vaultik.index import bundles, chunks
 from vaultik.index.chunks import Place
-from vaultik.index.contents import Content
 from vaultik.index.db import transaction
-from vaultik.model import ChunkId, Mark
+from vaultik.model import ChunkId
 
 if TYPE_CHECKING:
     import sqlite3
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vaultik.core.chunker import Chunker
-    from vaultik.index.bundles import Slice
-    from vaultik.index.entries import Attributes
 
 FRAME_BYTES = 1 << 20
 """Chunks below this size share a frame of up to about this much plaintext (FORMAT.md, "Blob")."""
@@ -206,89 +204,8 @@ class BundleSealer:
             bytes_read=self._bytes_read,
             bytes_new=self._bytes_new,
         )
-        read = list(zip(self._slices, self._reader.outcomes, self._contents, strict=True))
-        whole = [item for item in read if _is_whole(*item[:2])]
-        contents.set_contents(index, [_whole_file(index, self._run, *item) for item in whole])
-        for item in read:
-            # One by one: a file is finished with the last of its slices, and two may be in here.
-            if not _is_whole(*item[:2]) and bundles.drop_piece(index, bundle, item[0].piece):
-                record_piece(index, self._run, *item)
-        bundles.drop_whole_pieces(index, bundle)
+        record_slices(index, self._run, bundle, zip(self._slices, self._reader.outcomes, self._contents, strict=True))
         self._progress(sum(1 for piece in pieces if not piece.cut & bundles.Cut.STOP), 0, 0)
-
-
-def _is_whole(part: Slice, outcome: Outcome) -> bool:
-    return outcome.attributes is not None and part.piece.stop is None
-
-
-def _whole_file(
-    index: sqlite3.Connection, run: int, part: Slice, outcome: Outcome, content: Sequence[tuple[int, int]]
-) -> Content:
-    assert outcome.attributes is not None
-    return _content(index, run, part, outcome.attributes, content, changed=outcome.changed, again=outcome.again)
-
-
-def _content(
-    index: sqlite3.Connection,
-    run: int,
-    part: Slice,
-    found: Attributes,
-    content: Sequence[tuple[int, int]],
-    *,
-    changed: bool,
-    again: bool,
-) -> Content:
-    marks = Mark(part.marks) & Mark.SOURCE
-    if changed:
-        marks |= Mark.CHANGED
-        path = entries.path_of(index, part.piece.entry)
-        runs.add_problem(index, run, runs.CHANGED, path, "changed while it was read")
-    return Content(part.piece.entry, found, marks, again or changed, content)
-
-
-def record_piece(
-    index: sqlite3.Connection, run: int, part: Slice, outcome: Outcome, content: Sequence[tuple[int, int]]
-) -> None:
-    """Record what came of an extent, or of a file that could not be read.
-
-    Args:
-        index: within a transaction, the piece no longer planned.
-        run: row id of the run that problems are noted for.
-        part: the slice.
-        outcome: what the reader says of it.
-        content: (file offset, chunk row), ascending.
-    """
-    entry, found = part.piece.entry, outcome.attributes
-    if found is None:
-        path = entries.path_of(index, entry)
-        if outcome.reason is None:
-            runs.add_problem(index, run, runs.VANISHED, path, "vanished since the scan")
-            entries.remove_tree(index, entry)
-        else:
-            _record_unreadable(index, run, entry, path, outcome.reason)
-        return
-    changed = outcome.changed or contents.is_other_state(index, entry, found)
-    if changed and contents.may_reread(index, entry):
-        contents.plan_reread(index, entry, found)
-        return
-    contents.add_extent(index, entry, content, changed=changed)
-    if contents.is_last_extent(index, entry):
-        changed, chunk_rows = contents.finish_extents(index, entry)
-        if changed:
-            found = found._replace(size=contents.end_of(index, chunk_rows))
-        done = _content(index, run, part, found, chunk_rows, changed=changed, again=outcome.again)
-        contents.set_contents(index, [done])
-
-
-def _record_unreadable(index: sqlite3.Connection, run: int, entry: int, path: bytes, reason: str) -> None:
-    known = entries.find_known(index, entry)
-    if known is None:
-        return
-    contents.drop_plan(index, entry)
-    contents.set_content(index, entry, ())
-    entries.set_marks(index, entry, Mark(known.marks) & Mark.SOURCE | Mark.UNREADABLE, again=True)
-    contents.copy_to_followers(index, entry)
-    runs.add_problem(index, run, runs.UNREADABLE, path, reason)
 
 
 def _batches(raw: Iterable[RawChunk]) -> Iterator[list[RawChunk]]:

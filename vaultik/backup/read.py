@@ -178,6 +178,24 @@ class BundleReader:
         return bundles.agree_boundary(self._index, entry, nominal, cut)
 
 
+def find_data_ranges(index: sqlite3.Connection, entry: int, size: int) -> list[tuple[int, int]]:
+    """Return the data ranges of an entry's file as it is now; all of it if that can't be told."""
+    root = os.open(b"/", OPEN_DIRECTORY)
+    cache = DirectoryCache(entries.ROOT, root, lambda at: entries.parent_and_name(index, at))
+    try:
+        parent, name = entries.parent_and_name(index, entry)
+        fd = os.open(name, _OPEN_FILE, dir_fd=cache.open(parent))
+    except OSError:
+        return [(0, size)]  # whoever reads it finds out why
+    finally:
+        cache.close()
+        os.close(root)
+    try:
+        return data_ranges(fd, size)
+    finally:
+        os.close(fd)
+
+
 def data_ranges(fd: int, size: int) -> list[tuple[int, int]]:
     """Return the (start, stop) of a file's data, ascending; what lies between is a hole."""
     return list(_data_ranges(fd, 0, size))

@@ -39,14 +39,6 @@ def reconcile(index: sqlite3.Connection, store: Store, recipients: Sequence[str]
     return len(doubtful)
 
 
-def forget_all(index: sqlite3.Connection) -> int:
-    """Forget every blob: another store, seen through a credential that can only put."""
-    blobs = [blob.id for blob in chunks.iter_uploaded(index)]
-    with transaction(index):
-        chunks.forget_blobs(index, blobs)
-    return len(blobs)
-
-
 def _stored(store: Store) -> Iterator[tuple[BlobId, int]]:
     for info in store.walk(BLOBS_PREFIX):
         blob = parse_blob_key(info.key)

@@ -6,6 +6,7 @@ never cross a fork: each process opens its own on first use.
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -13,15 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from vaultik.backup import plan, scan, spool
 from vaultik.backup.chunk import BundleSealer
 from vaultik.backup.exclude import Excludes
-from vaultik.backup.read import data_ranges
-from vaultik.backup.reconcile import forget_all, reconcile
+from vaultik.backup.read import find_data_ranges
+from vaultik.backup.reconcile import reconcile
 from vaultik.backup.seal import seal_bundle
 from vaultik.backup.upload import upload_bundle
 from vaultik.core.age import check_recipient
 from vaultik.core.chunker import Chunker
-from vaultik.directories import OPEN_DIRECTORY, DirectoryCache
 from vaultik.errors import LocalIndexError
-from vaultik.index import bundles, chunks, contents, db, entries, runs, state
+from vaultik.index import bundles, chunks, contents, db, runs, state
 from vaultik.index.db import mapped, transaction
 from vaultik.snapshot.write import plain_path
 from vaultik.store.open import open_store
@@ -179,7 +179,7 @@ class Session:
                 list(bundles.iter_unplanned(index)),
                 limit=max(plan.bundle_limit(total, self.config.blob_size_limit), 2 * self.chunker.maximum),
                 longest_chunk=self.chunker.maximum,
-                data_ranges=self._data_ranges,
+                data_ranges=functools.partial(find_data_ranges, index),
             )
             return bundles.add_bundles(index, self.run, made)
 
@@ -255,9 +255,11 @@ class Session:
 
     def _bind_store(self) -> None:
         index, store = self.index(), self.store()
-        moved = state.bind_location(index, store.location)
-        if moved and self.put_only:
-            forget_all(index)
+        with transaction(index):
+            moved = state.bind_location(index, store.location)
+            if moved and self.put_only:
+                # Nothing tells what this store holds.
+                chunks.forget_blobs(index, [blob.id for blob in chunks.iter_uploaded(index)])
         forgotten = reconcile(index, store, self.recipients, put_only=self.put_only)
         if moved or forgotten:
             self.emit(notice=f"{forgotten} blobs can't be relied on in this store: what they held is uploaded again")
@@ -272,23 +274,6 @@ class Session:
             if_present=config.exclude_if_present,
             own=[*own, config.spool_dir, *([config.local_store] if config.local_store else [])],
         )
-
-    def _data_ranges(self, entry: int, size: int) -> list[tuple[int, int]]:
-        index = self.index()
-        root = os.open(b"/", OPEN_DIRECTORY)
-        cache = DirectoryCache(entries.ROOT, root, lambda at: entries.parent_and_name(index, at))
-        try:
-            parent, name = entries.parent_and_name(index, entry)
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=cache.open(parent))
-        except OSError:
-            return [(0, size)]  # whoever reads it finds out why
-        finally:
-            cache.close()
-            os.close(root)
-        try:
-            return data_ranges(fd, size)
-        finally:
-            os.close(fd)
 
     def _spooled(self, index: sqlite3.Connection) -> list[Path]:
         rows = index.execute(

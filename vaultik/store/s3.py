@@ -22,29 +22,25 @@ import botocore.config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    IncompleteReadError,
-    ReadTimeoutError,
-    ResponseStreamingError,
 )
 
-from vaultik.errors import DigestMismatchError, ObjectNotFoundError, StoreUnavailableError
+from vaultik.errors import DigestMismatchError, ObjectNotFoundError
 from vaultik.store.base import ByteStream, Listing, ObjectInfo
 from vaultik.store.clock import StoreClock
+from vaultik.store.s3_body import Body
 from vaultik.store.s3_errors import is_absent, is_taken, is_unknown_condition, map_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
 MULTIPART_ABOVE = 1 << 30
 _PART = 16 << 20
 _PARTS_AT_MOST = 9000
 _PART_THREADS = 4
 _PAGE = 1000
-_RESUMES = 5
 _ATTEMPTS = 5
 _CONNECT_S = 10
 _READ_S = 60
-_BROKEN = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, OSError)
 
 
 class _TakenError(Exception):
@@ -137,7 +133,7 @@ class S3Store:
     @contextmanager
     def open(self, key: str, *, offset: int = 0, length: int | None = None) -> Iterator[ByteStream]:
         """Open an object or a range of it (see `Store.open`)."""
-        stream = _Stream(self._get, key, offset, length)
+        stream = Body(self._get, key, offset, length)
         try:
             yield stream
         finally:
@@ -335,59 +331,6 @@ class S3Store:
             raise map_error(exc, self.location, what) from exc
         except BotoCoreError as exc:
             raise map_error(exc, self.location, what) from exc
-
-
-class _Stream:
-    """A body that is asked for again from where it broke off."""
-
-    def __init__(
-        self,
-        get: Callable[[str, int, int | None, str | None], tuple[Any, int, str | None]],
-        key: str,
-        offset: int,
-        length: int | None,
-    ) -> None:
-        self._get = get
-        self._key = key
-        self._at = offset
-        self._stop = None if length is None else offset + length
-        self._resumes = 0
-        self._tag: str | None = None
-        self._body: Any = None
-        if length != 0:
-            self._ask()
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Return up to `size` bytes, b"" at the end."""
-        if self._stop is not None:
-            left = self._stop - self._at
-            size = left if size < 0 else min(size, left)
-        while size and self._body is not None:
-            try:
-                data: bytes = self._body.read(None if size < 0 else size)
-            except _BROKEN as exc:
-                self._resume(exc)
-                continue
-            self._at += len(data)
-            return data
-        return b""
-
-    def close(self) -> None:
-        """Let go of the connection."""
-        if self._body is not None:
-            self._body.close()
-
-    def _ask(self) -> None:
-        self._body, skip, self._tag = self._get(self._key, self._at, self._stop, self._tag)
-        while skip:
-            skip -= len(self._body.read(min(skip, 1 << 20))) or skip
-
-    def _resume(self, exc: Exception) -> None:
-        self._resumes += 1
-        if self._resumes > _RESUMES:
-            raise StoreUnavailableError(f"{self._key}: the store broke off {self._resumes} times: {exc}") from exc
-        self._body.close()
-        self._ask()
 
 
 def _digest(path: Path) -> bytes:

@@ -1,0 +1,112 @@
+"""Record in the index what came of a bundle's slices: content, changes, what vanished or can't be read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vaultik.index import bundles, contents, entries, runs
+from vaultik.index.contents import Content
+from vaultik.model import Mark
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Sequence
+
+    from vaultik.backup.read import Outcome
+    from vaultik.index.bundles import Slice
+    from vaultik.index.entries import Attributes
+
+
+def record_slices(
+    index: sqlite3.Connection, run: int, bundle: int, read: Iterable[tuple[Slice, Outcome, Sequence[tuple[int, int]]]]
+) -> None:
+    """Record a bundle's slices.
+
+    Args:
+        index: within a transaction.
+        run: row id of the run that problems are noted for.
+        bundle: the bundle's id.
+        read: each slice with what the reader says of it and its content: (file offset, chunk row), ascending.
+    """
+    read = list(read)
+    whole = [item for item in read if _is_whole(*item[:2])]
+    contents.set_contents(index, [_whole_file(index, run, *item) for item in whole])
+    for item in read:
+        # One by one: a file is finished with the last of its slices, and two may be in here.
+        if not _is_whole(*item[:2]) and bundles.drop_piece(index, bundle, item[0].piece):
+            _record_piece(index, run, *item)
+    bundles.drop_whole_pieces(index, bundle)
+
+
+def _is_whole(part: Slice, outcome: Outcome) -> bool:
+    return outcome.attributes is not None and part.piece.stop is None
+
+
+def _whole_file(
+    index: sqlite3.Connection, run: int, part: Slice, outcome: Outcome, content: Sequence[tuple[int, int]]
+) -> Content:
+    assert outcome.attributes is not None
+    return _content(index, run, part, outcome.attributes, content, changed=outcome.changed, again=outcome.again)
+
+
+def _content(
+    index: sqlite3.Connection,
+    run: int,
+    part: Slice,
+    found: Attributes,
+    content: Sequence[tuple[int, int]],
+    *,
+    changed: bool,
+    again: bool,
+) -> Content:
+    marks = Mark(part.marks) & Mark.SOURCE
+    if changed:
+        marks |= Mark.CHANGED
+        path = entries.path_of(index, part.piece.entry)
+        runs.add_problem(index, run, runs.CHANGED, path, "changed while it was read")
+    return Content(part.piece.entry, found, marks, again or changed, content)
+
+
+def _record_piece(
+    index: sqlite3.Connection, run: int, part: Slice, outcome: Outcome, content: Sequence[tuple[int, int]]
+) -> None:
+    """Record what came of an extent, or of a file that could not be read.
+
+    Args:
+        index: within a transaction, the piece no longer planned.
+        run: row id of the run that problems are noted for.
+        part: the slice.
+        outcome: what the reader says of it.
+        content: (file offset, chunk row), ascending.
+    """
+    entry, found = part.piece.entry, outcome.attributes
+    if found is None:
+        path = entries.path_of(index, entry)
+        if outcome.reason is None:
+            runs.add_problem(index, run, runs.VANISHED, path, "vanished since the scan")
+            entries.remove_tree(index, entry)
+        else:
+            _record_unreadable(index, run, entry, path, outcome.reason)
+        return
+    changed = outcome.changed or contents.is_other_state(index, entry, found)
+    if changed and contents.may_reread(index, entry):
+        contents.plan_reread(index, entry, found)
+        return
+    contents.add_extent(index, entry, content, changed=changed)
+    if contents.is_last_extent(index, entry):
+        changed, chunk_rows = contents.finish_extents(index, entry)
+        if changed:
+            found = found._replace(size=contents.end_of(index, chunk_rows))
+        done = _content(index, run, part, found, chunk_rows, changed=changed, again=outcome.again)
+        contents.set_contents(index, [done])
+
+
+def _record_unreadable(index: sqlite3.Connection, run: int, entry: int, path: bytes, reason: str) -> None:
+    known = entries.find_known(index, entry)
+    if known is None:
+        return
+    contents.drop_plan(index, entry)
+    contents.set_content(index, entry, ())
+    entries.set_marks(index, entry, Mark(known.marks) & Mark.SOURCE | Mark.UNREADABLE, again=True)
+    contents.copy_to_followers(index, entry)
+    runs.add_problem(index, run, runs.UNREADABLE, path, reason)

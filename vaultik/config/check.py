@@ -1,0 +1,184 @@
+"""The configuration file: YAML in, a checked `Config` out, or one line that names the key and the line.
+
+It knows keys, types and ranges; whether a recipient is one or a directory is there is found out by
+those who use them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+
+import msgspec
+
+from vaultik.config.document import S3, Document, File, read_text
+from vaultik.config.quantities import KIB, MIB
+
+_CHUNK_SIZES = (64 * KIB, 64 * MIB)
+_LONGEST_CHUNK_TIMES = 8
+_LARGEST_BLOB = 16 * 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A checked configuration. Paths of sources are bytes, absolute and normal."""
+
+    path: Path
+    source_dirs: tuple[bytes, ...]
+    s3: S3
+    exclude: tuple[str, ...]
+    recipients: tuple[str, ...]
+    audit_recipient: str | None
+    backup_interval: int
+    full_scan_interval: int
+    min_time_between_run: int
+    index_path: Path
+    index_prefix: str
+    chunk_size: int
+    blob_size_limit: int
+    spool_dir: Path
+    compression_level: int
+    workers: int | None
+    one_file_system: bool
+    exclude_caches: bool
+    exclude_if_present: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def local_store(self) -> Path | None:
+        """The directory of the embedded store, None for S3."""
+        endpoint = self.s3.endpoint or ""
+        return Path(endpoint.removeprefix("file://")) / self.s3.bucket if endpoint.startswith("file://") else None
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a configuration file.
+
+    Raises:
+        ConfigError: `FILE:LINE:COLUMN: key: reason`, with a hint.
+        RecipientError: an identity stands where a recipient belongs; it is not shown.
+    """
+    text = read_text(path)
+    document = Document(path, text)
+    return _Checker(document, document.convert()).config(_warnings(path, text))
+
+
+def _warnings(path: Path, text: str) -> tuple[str, ...]:
+    if re.search(r"^\s*secret_access_key\s*:", text, re.MULTILINE) and path.stat().st_mode & 0o077:
+        return (f"config {path}: holds a secret and others may read it: chmod 600 {path}",)
+    return ()
+
+
+class _Checker:
+    """What types can't say."""
+
+    def __init__(self, document: Document, file: File) -> None:
+        self._document = document
+        self._file = file
+
+    def config(self, warnings: tuple[str, ...]) -> Config:
+        """Return the configuration."""
+        f = self._file
+        self._sizes()
+        index_path = self._absolute("index_path", f.index_path)
+        return Config(
+            path=self._document.path,
+            source_dirs=self._sources(),
+            s3=self._s3(),
+            exclude=tuple(f.exclude),
+            recipients=self._recipients(),
+            audit_recipient=f.audit_recipient,
+            backup_interval=f.backup_interval,
+            full_scan_interval=f.full_scan_interval,
+            min_time_between_run=f.min_time_between_run,
+            index_path=index_path,
+            index_prefix=self._index_prefix(),
+            chunk_size=f.chunk_size,
+            blob_size_limit=f.blob_size_limit,
+            spool_dir=self._absolute("spool_dir", f.spool_dir) if f.spool_dir else index_path.parent / "spool",
+            compression_level=f.compression_level,
+            workers=f.workers,
+            one_file_system=f.one_file_system,
+            exclude_caches=f.exclude_caches,
+            exclude_if_present=self._markers(),
+            warnings=warnings,
+        )
+
+    def _sources(self) -> tuple[bytes, ...]:
+        found: dict[bytes, str] = {}
+        if not self._file.source_dirs:
+            raise self._document.error("$.source_dirs", "names no directory", "source_dirs: [/etc, /home]")
+        for number, text in enumerate(self._file.source_dirs):
+            where = f"$.source_dirs[{number}]"
+            if not text.startswith("/"):
+                raise self._document.error(where, f"{text!r} is not an absolute path", "begin it with /")
+            path = os.fsencode("/" + os.path.normpath(text).lstrip("/"))
+            for other in found:
+                if path == other:
+                    raise self._document.error(where, f"{text} stands in the list twice", "name it once")
+                if _is_below(path, other) or _is_below(other, path):
+                    inner, outer = (path, other) if _is_below(path, other) else (other, path)
+                    raise self._document.error(
+                        where, f"{os.fsdecode(inner)} lies below {os.fsdecode(outer)}", "name the outer one only"
+                    )
+            found[path] = text
+        return tuple(found)
+
+    def _recipients(self) -> tuple[str, ...]:
+        f = self._file
+        given = [*([f.age_recipient] if f.age_recipient else []), *f.age_recipients]
+        if not given:
+            raise self._document.error(
+                "$.age_recipient", "is missing", "vaultik keygen -o FILE makes a pair; the recipient goes here"
+            )
+        return tuple(dict.fromkeys(text.strip() for text in given))
+
+    def _s3(self) -> S3:
+        s3 = self._file.s3
+        if not s3.bucket or "/" in s3.bucket:
+            raise self._document.error("$.s3.bucket", f"{s3.bucket!r} is not a bucket name")
+        if (s3.access_key_id is None) != (s3.secret_access_key is None):
+            raise self._document.error("$.s3", "access_key_id and secret_access_key go together")
+        if s3.prefix.startswith("/") or "//" in s3.prefix:
+            raise self._document.error(
+                "$.s3.prefix", f"{s3.prefix!r} is not a prefix", "no slash at the beginning, none doubled"
+            )
+        return msgspec.structs.replace(s3, prefix=_with_slash(s3.prefix))
+
+    def _index_prefix(self) -> str:
+        prefix = _with_slash(self._file.index_prefix)
+        if not prefix or prefix.startswith(("/", "blobs/")) or "//" in prefix:
+            raise self._document.error(
+                "$.index_prefix", f"{prefix!r} can't be used", "a name such as index/; blobs/ is taken"
+            )
+        return prefix
+
+    def _sizes(self) -> None:
+        f, (low, high) = self._file, _CHUNK_SIZES
+        if not low <= f.chunk_size <= high:
+            raise self._document.error("$.chunk_size", f"{f.chunk_size} bytes is out of range", "from 64KiB to 64MiB")
+        if not _LONGEST_CHUNK_TIMES * 2 * f.chunk_size <= f.blob_size_limit <= _LARGEST_BLOB:
+            raise self._document.error(
+                "$.blob_size_limit", f"{f.blob_size_limit} bytes is out of range", "from 16 times chunk_size to 16GB"
+            )
+
+    def _markers(self) -> tuple[str, ...]:
+        for number, name in enumerate(self._file.exclude_if_present):
+            if not name or "/" in name:
+                raise self._document.error(f"$.exclude_if_present[{number}]", f"{name!r} is not a file name")
+        return tuple(self._file.exclude_if_present)
+
+    def _absolute(self, key: str, text: str) -> Path:
+        if not text.startswith("/"):
+            raise self._document.error(f"$.{key}", f"{text!r} is not an absolute path", "begin it with /")
+        return Path(text)
+
+
+def _is_below(path: bytes, other: bytes) -> bool:
+    return path != other and path.startswith(other.rstrip(b"/") + b"/")
+
+
+def _with_slash(prefix: str) -> str:
+    return prefix if not prefix or prefix.endswith("/") else prefix + "/"

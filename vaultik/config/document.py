@@ -1,0 +1,197 @@
+"""The YAML text of a configuration: its keys and types, and the line and column of each.
+
+What it refuses it names by place, with the nearest known key where one is unknown. A secret key that
+stands anywhere in it is never shown.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+import yaml
+
+from vaultik.config.quantities import MIB, Duration, Size, parse_duration, parse_size
+from vaultik.errors import ConfigError, RecipientError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_IDENTITY = "AGE-SECRET-KEY-"
+
+
+class S3(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The section `s3`: where sealed bytes go."""
+
+    bucket: str
+    endpoint: str | None = None
+    prefix: str = ""
+    access_key_id: str | None = None
+    secret_access_key: str | None = None
+    region: str | None = None
+    access: Literal["full", "put_only"] = "full"
+    checksums: bool = True
+
+
+class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file, as its keys stand in it."""
+
+    source_dirs: list[str]
+    s3: S3
+    exclude: list[str] = []
+    age_recipient: str | None = None
+    age_recipients: list[str] = []
+    audit_recipient: str | None = None
+    backup_interval: Duration = Duration(3600)
+    full_scan_interval: Duration = Duration(86400)
+    min_time_between_run: Duration = Duration(900)
+    index_path: str = "/var/lib/vaultik/index.sqlite"
+    index_prefix: str = "index/"
+    chunk_size: Size = Size(MIB)
+    blob_size_limit: Size = Size(256 * 10**6)
+    spool_dir: str | None = None
+    compression_level: Annotated[int, msgspec.Meta(ge=1, le=19)] = 3
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] | None = None
+    one_file_system: bool = False
+    exclude_caches: bool = False
+    exclude_if_present: list[str] = []
+
+
+class Document:
+    """The YAML text with the place of every key."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        """Parse it.
+
+        Raises:
+            ConfigError: it is no YAML, or no mapping, or a key stands in it twice.
+        """
+        self.path = path
+        self._marks: dict[str, yaml.Mark] = {}
+        try:
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            if node is not None:
+                self._note("$", node)
+            self._data = yaml.safe_load(text)
+        except yaml.MarkedYAMLError as exc:
+            raise self._yaml_error(exc) from exc
+        except yaml.YAMLError as exc:
+            raise ConfigError(f"{path}: not YAML: {str(exc).splitlines()[0]}") from exc
+        if not isinstance(self._data, dict):
+            raise ConfigError(f"{path}: no settings in it", hint="vaultik init CONFIG writes a commented one")
+
+    def error(
+        self, where: str, reason: str, hint: str | None = None, kind: type[ConfigError] = ConfigError
+    ) -> ConfigError:
+        """Return an error at a path such as `$.s3.bucket` or `$.exclude[2]`."""
+        mark = self._mark(where)
+        place = f"{self.path}:{mark.line + 1}:{mark.column + 1}" if mark else str(self.path)
+        key = where.removeprefix("$").removeprefix(".")
+        return kind(f"{place}: {key}: {reason}" if key else f"{place}: {reason}", hint=hint)
+
+    def convert(self) -> File:
+        """Return the settings, each of its type."""
+        self._refuse_identities("$", self._data)
+        try:
+            return msgspec.convert(self._data, File, dec_hook=_parse)
+        except msgspec.ValidationError as exc:
+            raise self._invalid(str(exc)) from exc
+
+    def _invalid(self, message: str) -> ConfigError:
+        reason, _, where = message.partition(" - at ")
+        where = where.strip("`") or "$"
+        unknown = re.fullmatch(r"Object contains unknown field `(.*)`", reason)
+        if unknown:
+            known = (S3 if where == "$.s3" else File).__struct_fields__
+            near = difflib.get_close_matches(unknown[1], known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+            return self.error(f"{where}.{unknown[1]}", "unknown key", hint)
+        missing = re.fullmatch(r"Object missing required field `(.*)`", reason)
+        if missing:
+            return self.error(
+                where, f"{missing[1]} is missing", "vaultik init CONFIG writes a commented config with every key"
+            )
+        reason, _, hint = reason.partition("; ")
+        return self.error(where, reason[0].lower() + reason[1:], hint or _type_hint(reason))
+
+    def _refuse_identities(self, where: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, below in value.items():
+                self._refuse_identities(f"{where}.{key}", below)
+        elif isinstance(value, list):
+            for number, below in enumerate(value):
+                self._refuse_identities(f"{where}[{number}]", below)
+        elif isinstance(value, str) and _IDENTITY in value.upper():
+            raise self.error(
+                where,
+                "is an identity (a secret key), a recipient belongs here",
+                "an identity must not be on this host: put its recipient (age1...) here, and make a new pair if it was here for long",
+                RecipientError,
+            )
+
+    def _note(self, where: str, node: yaml.Node) -> None:
+        self._marks.setdefault(where, node.start_mark)
+        if isinstance(node, yaml.SequenceNode):
+            for number, item in enumerate(node.value):
+                self._note(f"{where}[{number}]", item)
+        if not isinstance(node, yaml.MappingNode):
+            return
+        seen: set[str] = set()
+        for key, value in node.value:
+            name = f"{where}.{key.value}"
+            self._marks[name] = key.start_mark
+            if key.value in seen:
+                raise self.error(name, "stands here a second time", "keep one of them")
+            seen.add(key.value)
+            self._note(name, value)
+
+    def _mark(self, where: str) -> yaml.Mark | None:
+        while where and where not in self._marks:
+            where = where[: max(where.rfind("."), where.rfind("["), 0)]
+        return self._marks.get(where)
+
+    def _yaml_error(self, exc: yaml.MarkedYAMLError) -> ConfigError:
+        mark = exc.problem_mark or exc.context_mark
+        place = f"{self.path}:{mark.line + 1}:{mark.column + 1}" if mark else str(self.path)
+        return ConfigError(
+            f"{place}: not YAML: {exc.problem or exc.context}",
+            hint="keys and values are written `key: value`; indent with spaces",
+        )
+
+
+def _parse(kind: type, value: Any) -> Any:
+    parse = {Size: parse_size, Duration: parse_duration}[kind]
+    if not isinstance(value, str | int):
+        raise ValueError(f"not a {kind.__name__.lower()}: {value!r}")  # noqa: TRY004 - msgspec reports ValueErrors with their place
+    return kind(parse(value))
+
+
+def _type_hint(reason: str) -> str | None:
+    if "Expected `array`" in reason:
+        return "write a list: [a, b] or one `- item` per line"
+    if reason.startswith("Expected"):
+        return "put text in quotes where YAML would take it for something else"
+    return None
+
+
+def iter_keys() -> Iterator[str]:
+    """Yield every key that a config may have; those of the section s3 with its name in front."""
+    for key in File.__struct_fields__:
+        yield from (f"s3.{inner}" for inner in S3.__struct_fields__) if key == "s3" else (key,)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a config file.
+
+    Raises:
+        ConfigError: it is missing, unreadable, or not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(f"config {path}: {exc.strerror}", hint="vaultik init CONFIG writes a commented one") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"config {path}: not UTF-8 text") from exc
