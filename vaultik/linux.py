@@ -12,6 +12,9 @@ import time
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
+AT_FDCWD = -100
+"""In a directory descriptor's place: paths count from the working directory."""
+
 _RENAME_NOREPLACE = 1
 _PR_SET_PDEATHSIG = 1
 _FS_IOC_GETFLAGS = 0x80086601

@@ -14,7 +14,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from vaultik import linux
-from vaultik.index.entries import Attributes, signed
+from vaultik.index.entries import Attributes, signed, time_ns
 from vaultik.model import EntryType, entry_type
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ def _attributes(
         user_name=_user_name(st.st_uid),
         group_name=_group_name(st.st_gid),
         size=st.st_size if kind == EntryType.FILE else len(link_target or b""),
-        mtime_ns=st.st_mtime_ns,
-        ctime_ns=st.st_ctime_ns,
-        birth_ns=birth_ns,
+        mtime_ns=time_ns(st.st_mtime_ns),
+        ctime_ns=time_ns(st.st_ctime_ns),
+        birth_ns=None if birth_ns is None else time_ns(birth_ns),
         link_target=link_target,
         rdev=st.st_rdev if kind in (EntryType.CHAR_DEVICE, EntryType.BLOCK_DEVICE) else None,
         inode_flags=inode_flags,

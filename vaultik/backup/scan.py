@@ -297,8 +297,8 @@ class Scan:
 
 def _is_unchanged(known: Known, st: os.stat_result, mount: int, kind: EntryType) -> bool:
     return (
-        known.mtime_ns == st.st_mtime_ns
-        and known.ctime_ns == st.st_ctime_ns
+        known.mtime_ns == entries.time_ns(st.st_mtime_ns)
+        and known.ctime_ns == entries.time_ns(st.st_ctime_ns)
         and (known.size == st.st_size or kind != EntryType.FILE)
         and known.inode == entries.signed(st.st_ino)
         and known.mount == mount

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import base64
 import os
+import re
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from vaultik import secrets
+from vaultik.errors import VaultikError
 from vaultik.secrets import VARIABLE
 from vaultik.store.open import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from vaultik.core.identity import Identity
     from vaultik.store.base import Store
@@ -64,9 +67,39 @@ def load_identities(path: Path | None) -> list[Identity]:
 
 
 def printable(text: str | bytes) -> str:
-    r"""Return text that can't move a terminal's cursor or colour: control characters and stray bytes as \xNN."""
-    shown = text if isinstance(text, str) else os.fsdecode(text)
-    return "".join(_escaped(char) for char in shown)
+    r"""Return text that can't move a terminal's cursor or colour: control characters and stray bytes as \xNN.
+
+    In names (bytes) a backslash is doubled, so that `paths_of` gives back what was shown.
+    """
+    if isinstance(text, str):
+        return "".join(_escaped(char) for char in text)
+    return "".join(_escaped(char) for char in os.fsdecode(text).replace("\\", "\\\\"))
+
+
+def paths_of(text: str) -> tuple[bytes, ...]:
+    """Return the paths that a person may mean: what was typed, and what `printable` would show so."""
+    exact = os.fsencode(text)
+    return tuple(dict.fromkeys((exact, _SHOWN.sub(_unescaped, exact))))
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+@contextmanager
+def stdout_errors() -> Iterator[None]:
+    """Turn a failure to write to standard output into one line.
+
+    Raises:
+        VaultikError: the disk behind it is full, or gone.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        raise VaultikError(f"standard output: {exc.strerror or exc}") from exc
 
 
 def json_path(path: bytes) -> dict[str, str]:
@@ -77,10 +110,22 @@ def json_path(path: bytes) -> dict[str, str]:
         return {"path": path.decode("utf-8", "backslashreplace"), "path_b64": base64.b64encode(path).decode()}
 
 
+_SHOWN = re.compile(rb"\\(?:\\|x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))")
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    if found[1]:
+        return bytes([int(found[1], 16)])
+    code = found[2] or found[3]
+    return chr(int(code, 16)).encode() if code else b"\\"
+
+
 def _escaped(char: str) -> str:
     code = ord(char)
     if 0xDC80 <= code <= 0xDCFF:  # noqa: PLR2004 - surrogateescape's bytes
         return f"\\x{code - 0xDC00:02x}"
     if char.isprintable():
         return char
-    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"  # noqa: PLR2004 - one byte
+    if code < 0x80:  # noqa: PLR2004 - one byte
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # noqa: PLR2004 - as Python writes them

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import click
 
-from vaultik.cli.common import identity_option, json_option, load_identities, store_of, store_options
+from vaultik.cli.common import (
+    identity_option,
+    json_option,
+    load_identities,
+    paths_of,
+    stdout_errors,
+    store_of,
+    store_options,
+)
 from vaultik.cli.progress import ProgressDisplay
 from vaultik.cli.restore import say_report
 from vaultik.errors import ConfigError, IntegrityError
@@ -60,12 +68,13 @@ def fetch(
         if os.fspath(target) == "-":
             if as_json:
                 raise ConfigError("--json: standard output is the file's", hint="name a TARGET instead of -")
-            fetch_to_stream(store, identities, snapshot, os.fsencode(path), sys.stdout.buffer, host=host)
+            with stdout_errors():
+                fetch_to_stream(store, identities, snapshot, paths_of(path), sys.stdout.buffer, host=host)
             return
         with ProgressDisplay("fetching", enabled=not (quiet or as_json)) as display:
-            report = fetch_entry(
-                store, identities, snapshot, os.fsencode(path), target, host=host, force=force, progress=display
+            place, report = fetch_entry(
+                store, identities, snapshot, paths_of(path), target, host=host, force=force, progress=display
             )
-    say_report(report, target, as_json=as_json, quiet=quiet)
+    say_report(report, place, as_json=as_json, quiet=quiet)
     if report.damaged:
-        raise IntegrityError(f"{len(report.damaged)} files could not be brought back")
+        sys.exit(IntegrityError.exit_code)

@@ -18,6 +18,7 @@ from vaultik.cli.common import (
     json_option,
     json_path,
     load_identities,
+    paths_of,
     printable,
     store_of,
     store_options,
@@ -36,6 +37,8 @@ EPILOG = """\b
 Example:
   vaultik ls my-bucket host1/ latest /etc -l
 \b
+Names are shown so that they do no harm on a terminal: what isn't printable as \\x.., \\u...., a backslash
+doubled. PATH may be given in that form. --json prints one object per line.
 Exit codes: 0 done; 2 unknown snapshot or path, wrong identity; 1 store failed; 4 the snapshot is damaged.
 """
 
@@ -45,7 +48,7 @@ Exit codes: 0 done; 2 unknown snapshot or path, wrong identity; 1 store failed; 
 @click.argument("prefix")
 @click.argument("snapshot")
 @click.argument("path", default="/")
-@click.option("-l", "long", is_flag=True, help="Mode, owner, size and time of each entry.")
+@click.option("-l", "long", is_flag=True, help="Mode, owner, size (or device) and time (UTC) of each entry.")
 @click.option("-R", "--recursive", is_flag=True, help="Everything below PATH too.")
 @click.option("--host", help="Which host, for `latest` in a prefix of several.")
 @store_options
@@ -69,15 +72,15 @@ def ls(
     with tempfile.TemporaryDirectory(prefix="vaultik-") as state, closing(connect(Path(state) / "plan.sqlite")) as copy:
         with closing(store_of(endpoint, region, bucket, prefix)) as store:
             fetch_snapshot(store, select(store, snapshot, identities, host), identities, Path(state), copy)
-        for found, entry in _entries(copy, os.fsencode(path), recursive=recursive):
+        for found, entry in _entries(copy, paths_of(path), recursive=recursive):
             if as_json:
                 click.echo(json.dumps(_fields(found, entry)))
             else:
                 click.echo(_long(found, entry) if long else printable(found))
 
 
-def _entries(copy: sqlite3.Connection, path: bytes, *, recursive: bool) -> Iterator[tuple[bytes, Entry]]:
-    entry = resolve(copy, path)
+def _entries(copy: sqlite3.Connection, paths: tuple[bytes, ...], *, recursive: bool) -> Iterator[tuple[bytes, Entry]]:
+    entry = resolve(copy, paths)
     where = path_of(copy, entry.id)
     if entry.type != EntryType.DIRECTORY:
         yield where, entry
@@ -92,10 +95,11 @@ def _long(path: bytes, entry: Entry) -> str:
     mode = stat.filemode(FORMAT_OF_TYPE[EntryType(entry.type)] | entry.mode)
     owner = printable(entry.user_name or str(entry.uid))
     group = printable(entry.group_name or str(entry.gid))
-    time = _time(entry.mtime_ns).strftime("%Y-%m-%d %H:%M:%S")
+    time = _time(entry.mtime_ns).strftime("%Y-%m-%d %H:%M:%SZ")
     link = f" -> {printable(entry.link_target)}" if entry.link_target is not None else ""
     marks = "".join(f" ({text})" for mark, text in _MARKS.items() if entry.marks & mark)
-    return f"{mode} {owner:8} {group:8} {entry.size:12,} {time} {printable(path)}{link}{marks}"
+    size = str(entry.size) if entry.rdev is None else f"{os.major(entry.rdev)}, {os.minor(entry.rdev)}"
+    return f"{mode} {owner:8} {group:8} {size:>12} {time} {printable(path)}{link}{marks}"
 
 
 _MARKS = {
@@ -116,6 +120,7 @@ def _time(ns: int) -> datetime.datetime:
 def _fields(path: bytes, entry: Entry) -> dict[str, Any]:
     fields = {
         **json_path(path),
+        "id": entry.id,
         "type": entry.type,
         "mode": f"{entry.mode:04o}",
         "uid": entry.uid,
@@ -124,6 +129,8 @@ def _fields(path: bytes, entry: Entry) -> dict[str, Any]:
         "group": entry.group_name,
         "size": entry.size,
         "mtime_ns": entry.mtime_ns,
+        "rdev": entry.rdev,
+        "hardlink": entry.hardlink,
         "marks": [mark.name.lower() for mark in Mark if entry.marks & mark and mark.name],
     }
     if entry.link_target is not None:

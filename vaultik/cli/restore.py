@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from contextlib import closing
 from pathlib import Path
@@ -15,11 +16,13 @@ from vaultik.cli.common import (
     json_option,
     json_path,
     load_identities,
+    plural,
     printable,
     store_of,
     store_options,
 )
 from vaultik.cli.progress import ProgressDisplay, human_bytes
+from vaultik.errors import IntegrityError
 from vaultik.restore import plan
 from vaultik.restore.session import RestoreReport, RestoreSession, connect
 from vaultik.restore.tree import ROOT
@@ -98,15 +101,13 @@ def restore(
         exclude=exclude,
         force=force,
     )
-    from vaultik.tasks.restore import damage_error
     from vaultik.tasks.restore import restore as run
 
     with ProgressDisplay("restoring", enabled=not (quiet or as_json)) as display:
         report = run(session, workers=workers, progress=display)
     say_report(report, target, as_json=as_json, quiet=quiet)
-    error = damage_error(report)
-    if error is not None:
-        raise error
+    if report.damaged:
+        sys.exit(IntegrityError.exit_code)
 
 
 def say_report(report: RestoreReport, target: Path, *, as_json: bool, quiet: bool) -> None:
@@ -124,17 +125,23 @@ def say_report(report: RestoreReport, target: Path, *, as_json: bool, quiet: boo
         return
     for path, reason in report.damaged:
         click.echo(f"vaultik: {printable(path)}: {printable(reason)}", err=True)
+    if report.damaged:
+        click.echo(f"vaultik: {plural(len(report.damaged), 'file')} could not be brought back", err=True)
+        click.echo("  hint: everything else was; older snapshots may hold other copies of them", err=True)
     for what, count in report.refused.items():
-        click.echo(f"vaultik: {what}: {count:,} times not permitted or not supported here", err=True)
-    if report.totals.unreadable:
         click.echo(
-            f"vaultik: {report.totals.unreadable:,} entries could not be read when they were backed up; they are left out",
-            err=True,
+            f"vaultik: {what}: could not be set {plural(count, 'time')}, no right or not supported here", err=True
+        )
+    if report.totals.unreadable:
+        n = plural(report.totals.unreadable, "entry", "entries")
+        click.echo(
+            f"vaultik: {n} could not be read when the backup was made; no content of theirs comes back", err=True
         )
     if not quiet:
         t = report.totals
         click.echo(
-            f"restored {t.entries:,} entries, {t.files:,} files, {human_bytes(t.bytes)} of snapshot {report.snapshot} to {target}"
+            f"restored {plural(t.entries, 'entry', 'entries')}, {plural(t.files, 'file')}, {human_bytes(t.bytes)}"
+            f" of snapshot {report.snapshot} to {target}"
         )
 
 
@@ -143,6 +150,6 @@ def _say_plan(snapshot: str, t: plan.Totals, target: Path, *, as_json: bool) -> 
         click.echo(json.dumps({"snapshot": snapshot, "target": os.fspath(target), "dry_run": True, **t._asdict()}))
         return
     click.echo(
-        f"would restore {t.entries:,} entries, {t.files:,} files, {human_bytes(t.bytes)} of snapshot {snapshot} to {target},"
-        f" from {t.blobs:,} blobs of {human_bytes(t.blob_bytes)}"
+        f"would restore {plural(t.entries, 'entry', 'entries')}, {plural(t.files, 'file')}, {human_bytes(t.bytes)}"
+        f" of snapshot {snapshot} to {target}, from {plural(t.blobs, 'blob')} of {human_bytes(t.blob_bytes)}"
     )

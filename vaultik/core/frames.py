@@ -36,6 +36,8 @@ _BLOCK_HEADER_BYTES = 3
 _RLE_BLOCK = 1
 _RESERVED_BLOCK = 3
 _READ = 1 << 20
+_STEP = 1 << 10
+"""Bytes given to a streaming decoder at once: blocks of 4 bytes that stand for 128 KiB make 32 MiB of them."""
 
 
 class Readable(Protocol):
@@ -104,24 +106,26 @@ def decode_stream(reader: Readable, *, size_limit: int) -> Iterator[bytes]:
     if declared > size_limit:
         raise FormatError(f"zstd frame: declares {declared} bytes, at most {size_limit} are allowed")
     decoder = zstandard.ZstdDecompressor().decompressobj()
-    total = 0
+    total = at = 0
     block = start
     while not decoder.eof:
+        if at >= len(block):
+            block, at = reader.read(_READ), 0
         if not block:
             raise FormatError("zstd frame: ends too early")
         try:
-            piece = decoder.decompress(block)
+            piece = decoder.decompress(block[at : at + _STEP])
         except zstandard.ZstdError as exc:
             raise FormatError(f"zstd frame: {exc}") from exc
+        at += _STEP
         total += len(piece)
         if total > declared:
             raise FormatError(f"zstd frame: more than the {declared} bytes it declares")
         if piece:
             yield piece
-        block = b"" if decoder.eof else reader.read(_READ)
     if total != declared:
         raise FormatError(f"zstd frame: {total} bytes instead of {declared}")
-    _skip_rest(decoder.unused_data, reader)
+    _skip_rest(decoder.unused_data + block[at:], reader)
 
 
 def skippable_frame(magic: int, payload: bytes) -> bytes:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from vaultik.model import EntryType, Mark
 
+_TIMES = 1 << 63
+
 ROOT = 1
 """Id of "/"."""
 
@@ -73,7 +75,12 @@ INSERT_CHANGED = (
 
 def seen(st: os.stat_result) -> tuple[int, int, int, int, int]:
     """Return a stat as the list of changed files keeps it."""
-    return st.st_size, st.st_blocks, st.st_mtime_ns, st.st_ctime_ns, signed(st.st_ino)
+    return st.st_size, st.st_blocks, time_ns(st.st_mtime_ns), time_ns(st.st_ctime_ns), signed(st.st_ino)
+
+
+def time_ns(ns: int) -> int:
+    """Return a time as SQLite can hold it: the years 1677 to 2262; file systems have later ones."""
+    return max(-_TIMES, min(ns, _TIMES - 1))
 
 
 def signed(inode: int) -> int:

@@ -7,6 +7,7 @@ write changes times; so owner, mode, xattrs, times, and inode flags (immutable!)
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from vaultik.restore.tree import Entry
 
 OWNER = "owner"
+MODE = "mode"
+TIMES = "times"
 XATTR = "extended attribute"
 FLAGS = "inode flags"
 SPECIAL = "special file"
@@ -36,18 +39,19 @@ class AttributeWriter:
 
     def on_descriptor(self, entry: Entry, fd: int) -> None:
         """Set owner, mode, xattrs and times of an open file or directory."""
-        self._try(OWNER, lambda: os.fchown(fd, entry.uid, entry.gid))
-        os.fchmod(fd, entry.mode)
+        owned = self._try(OWNER, lambda: os.fchown(fd, entry.uid, entry.gid))
+        self._try(MODE, lambda: os.fchmod(fd, _mode(entry, owned=owned)))
         self._set_xattrs(entry, fd, follow=True)
-        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+        self._try(TIMES, lambda: os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns)))
 
     def on_name(self, entry: Entry, directory: int, name: bytes) -> None:
         """Set owner, mode (not of a symlink), xattrs and times of what must not be opened."""
-        self._try(OWNER, lambda: os.chown(name, entry.uid, entry.gid, dir_fd=directory, follow_symlinks=False))
+        owned = self._try(OWNER, lambda: os.chown(name, entry.uid, entry.gid, dir_fd=directory, follow_symlinks=False))
         if entry.type != "l":
-            os.chmod(name, entry.mode, dir_fd=directory)
+            self._try(MODE, lambda: os.chmod(name, _mode(entry, owned=owned), dir_fd=directory))
         self._set_xattrs(entry, b"/proc/self/fd/%d/%s" % (directory, name), follow=False)
-        os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=directory, follow_symlinks=False)
+        times = (entry.mtime_ns, entry.mtime_ns)
+        self._try(TIMES, lambda: os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False))
 
     def set_flags(self, entry: Entry, fd: int) -> None:
         """Set the inode flags, the last thing that is done to an entry."""
@@ -69,8 +73,15 @@ class AttributeWriter:
             else:
                 self._try(XATTR, lambda name=name, value=value: os.setxattr(where, name, value, follow_symlinks=False))  # type: ignore[misc]
 
-    def _try(self, what: str, act: Callable[[], None]) -> None:
+    def _try(self, what: str, act: Callable[[], None]) -> bool:
         try:
             act()
         except OSError:
             self.refused[what] += 1
+            return False
+        return True
+
+
+def _mode(entry: Entry, *, owned: bool) -> int:
+    """Return the mode to set. A program must not become one that runs as whoever restored it."""
+    return entry.mode if owned or entry.type == "d" else entry.mode & ~(stat.S_ISUID | stat.S_ISGID)

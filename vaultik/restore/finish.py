@@ -45,12 +45,23 @@ class Finisher:
 
     def run(self) -> None:
         """Do all of it, in the one order that keeps: content, links, special files, directories, flags, sync."""
+        self.tree()
+        self.flags()
+        linux.syncfs(self._target.root_fd)
+
+    def tree(self) -> None:
+        """Do all but the last two steps."""
+        self._damaged()
         self._files()
         self._hard_links()
         self._others()
         self._directories()
-        self._flags()
-        linux.syncfs(self._target.root_fd)
+
+    def _damaged(self) -> None:
+        """Remove what was written of files that can't be brought back: another blob may have held a part."""
+        for number in _ids(self._copy, "SELECT entry FROM damage ORDER BY 1"):
+            directory, _ = self._target.place(number)
+            clear_way(directory, temporary_name(number))
 
     def _files(self) -> None:
         """Finish files without content of their own and those that several blobs share."""
@@ -128,7 +139,8 @@ class Finisher:
             finally:
                 os.close(fd)
 
-    def _flags(self) -> None:
+    def flags(self) -> None:
+        """Set inode flags: nothing may be done to an immutable entry after."""
         query = (
             "SELECT e.id FROM wanted AS w JOIN entries AS e ON e.id = w.entry WHERE e.type IN ('f', 'd') AND e.id <> 1"
             f" AND e.inode_flags & {SETTABLE_FLAGS} AND e.id NOT IN (SELECT entry FROM damage) ORDER BY 1 DESC"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pathspec
 
-from vaultik.errors import ConfigError
+from vaultik.errors import ConfigError, SelectionError
 from vaultik.model import BlobId, ChunkId, Mark
 from vaultik.restore.fetch import WantedBlob, WantedChunk
 from vaultik.restore.tree import ROOT, iter_tree
@@ -39,6 +39,9 @@ class Totals(NamedTuple):
     blob_bytes: int
     """Stored size of the blobs that are needed, in whole or in part."""
     unreadable: int
+    """Entries that could not be read when they were backed up."""
+    unreadable_files: int
+    """Files among them, which are left out."""
 
 
 def make_plan(copy: sqlite3.Connection, root: int, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
@@ -53,6 +56,7 @@ def make_plan(copy: sqlite3.Connection, root: int, *, include: Sequence[str] = (
 
     Raises:
         ConfigError: a pattern is none.
+        SelectionError: nothing fits.
     """
     copy.execute("BEGIN")
     for statement in _PLAN_SCHEMA.split(";"):
@@ -83,11 +87,12 @@ def totals(copy: sqlite3.Connection) -> Totals:
         "SELECT count(*), total(CASE WHEN f.entry = f.prime THEN e.size ELSE 0 END) FROM files AS f JOIN entries AS e ON e.id = f.entry"
     ).fetchone()
     blobs, blob_bytes = copy.execute(f"SELECT count(*), total(size) FROM blobs WHERE id IN ({_BLOBS})").fetchone()
-    (unreadable,) = copy.execute(
-        "SELECT count(*) FROM wanted AS w JOIN entries AS e ON e.id = w.entry WHERE e.marks & ?",
+    unreadable, unreadable_files = copy.execute(
+        "SELECT count(*), count(*) FILTER (WHERE e.type = 'f') FROM wanted AS w JOIN entries AS e ON e.id = w.entry"
+        " WHERE e.marks & ?",
         (int(Mark.UNREADABLE),),
     ).fetchone()
-    return Totals(entries, files, int(size), blobs, int(blob_bytes), unreadable)
+    return Totals(entries, files, int(size), blobs, int(blob_bytes), unreadable, unreadable_files)
 
 
 _BLOBS = (
@@ -149,6 +154,11 @@ def _want_fitting(
         text = os.fsdecode(path.lstrip(b"/")) + ("/" if entry.type == "d" else "")
         if (include is None or include.match_file(text)) and not (exclude is not None and exclude.match_file(text)):
             fitting.append(entry.id)
+    if include is not None and not fitting:
+        raise SelectionError(
+            "--include: nothing in the snapshot fits",
+            hint="patterns count from /: /home/me/notes, or **/notes anywhere; vaultik ls -R shows what there is",
+        )
     copy.executemany("INSERT INTO wanted VALUES (?)", ((entry,) for entry in fitting))
     copy.execute("INSERT OR IGNORE INTO wanted VALUES (?)", (root,))
     copy.execute(

@@ -7,15 +7,17 @@ The same command finds it again and goes on. Connections and clients never cross
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
-from vaultik.errors import RestoreError, SelectionError
+from vaultik.errors import RestoreError
 from vaultik.restore import plan
-from vaultik.restore.attributes import AttributeWriter
+from vaultik.restore.attributes import SPECIAL, AttributeWriter
 from vaultik.restore.fetch import fetch_chunks
 from vaultik.restore.finish import Finisher, make_directories
 from vaultik.restore.target import Target, target_errors
@@ -88,6 +90,7 @@ class RestoreSession:
         self._exclude = exclude
         self._force = force
         self.emit = emit
+        self._made_target = False
         self._pid = 0
         self._open: dict[str, Any] = {}
 
@@ -133,19 +136,27 @@ class RestoreSession:
             RestoreError: it is somebody else's.
         """
         with target_errors(self.target):
+            self._made_target = not os.path.lexists(self.target)
+            if not self._made_target and not self.target.is_dir():
+                raise RestoreError(f"target {self.target}: not a directory", hint="name an empty or new directory")
             self.target.mkdir(parents=True, exist_ok=True)
             present = any(path.name != STATE for path in self.target.iterdir())
-        if self.is_done(_FETCHED) and not self._is_same():
-            raise RestoreError(
-                f"target {self.target}: holds an unfinished restore of another snapshot or choice",
-                hint=f"finish that one, or remove {self.state_dir}",
-            )
-        if present and not self._force and not self.state_dir.exists():
+        if self.is_done(_FETCHED):
+            self._check_same()
+        elif present and not self._force and not self.state_dir.exists():
             raise RestoreError(
                 f"target {self.target}: not empty", hint="name an empty or new directory, or pass --force"
             )
         with target_errors(self.target):
             self.state_dir.mkdir(mode=0o700, exist_ok=True)
+
+    def abandon(self) -> None:
+        """Take back what `begin` made, if nothing of the snapshot has come yet."""
+        if not self.is_done(_FETCHED):
+            self.clean()
+            if self._made_target:
+                with contextlib.suppress(OSError):
+                    self.target.rmdir()
 
     def fetch_snapshot(self) -> None:
         """FetchSnapshotDB: download, verify, copy, plan, make the directories."""
@@ -182,6 +193,10 @@ class RestoreSession:
         """Tell whether the tree is finished."""
         return self.is_done(_FINISHED)
 
+    def planned(self) -> plan.Totals:
+        """Return what the plan comes to."""
+        return plan.totals(self.copy())
+
     def report(self) -> RestoreReport:
         """Return what came of it."""
         return make_report(self.copy())
@@ -194,15 +209,25 @@ class RestoreSession:
     # -- parts ------------------------------------------------------------------------------------
 
     def _choice(self) -> str:
-        return repr((list(self._include), list(self._exclude)))
+        return json.dumps([self._spec, self._host, list(self._include), list(self._exclude)])
 
-    def _is_same(self) -> bool:
+    def _check_same(self) -> None:
+        """Check that the unfinished restore in the target is this one; `latest` stays what it was when that began.
+
+        Raises:
+            RestoreError: it is another.
+        """
         meta = get_meta(self.copy())
-        try:
-            same = self.select().name.snapshot == meta["snapshot"]
-        except SelectionError:
-            same = False
-        return same and meta.get("restore") == self._choice()
+        begun = json.loads(meta["restore"])
+        if meta["restore"] == self._choice():
+            return
+        if begun[2:] == json.loads(self._choice())[2:] and self.select().name.snapshot == meta["snapshot"]:
+            return
+        chosen = "".join(f" --include {i}" for i in begun[2]) + "".join(f" --exclude {e}" for e in begun[3])
+        raise RestoreError(
+            f"target {self.target}: holds an unfinished restore of {begun[0]} ({meta['snapshot']}){chosen}",
+            hint="finish it by the command that began it, or empty the directory",
+        )
 
     def _done(
         self, step: str, damaged: dict[int, str] | None = None, attributes: AttributeWriter | None = None
@@ -266,12 +291,20 @@ def add_refused(copy: sqlite3.Connection, attributes: AttributeWriter | None) ->
 
 
 def make_report(copy: sqlite3.Connection) -> RestoreReport:
-    """Return what came of a restore, from its plan."""
+    """Return what came of a restore, from its plan: `totals` without what could not be brought back."""
     query = "SELECT f.entry, d.reason FROM damage AS d JOIN files AS f ON f.prime = d.entry ORDER BY f.entry"
     damaged = [(path_of(copy, entry), reason) for entry, reason in copy.execute(query).fetchall()]
-    return RestoreReport(
-        get_meta(copy)["snapshot"], plan.totals(copy), damaged, dict(copy.execute("SELECT what, count FROM refused"))
+    refused = dict(copy.execute("SELECT what, count FROM refused"))
+    (lost,) = copy.execute(
+        "SELECT total(e.size) FROM damage AS d JOIN entries AS e ON e.id = d.entry JOIN files AS f ON f.entry = e.id"
+    ).fetchone()
+    planned = plan.totals(copy)
+    totals = planned._replace(
+        entries=planned.entries - len(damaged) - planned.unreadable_files - refused.get(SPECIAL, 0),
+        files=planned.files - len(damaged),
+        bytes=planned.bytes - int(lost),
     )
+    return RestoreReport(get_meta(copy)["snapshot"], totals, damaged, refused)
 
 
 def connect(path: Path) -> sqlite3.Connection:

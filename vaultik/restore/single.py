@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from vaultik.errors import IntegrityError, RestoreError, SelectionError
-from vaultik.model import ChunkId, Mark
+from vaultik.linux import AT_FDCWD, rename_noreplace
+from vaultik.model import ChunkId, EntryType, Mark
 from vaultik.restore import plan
 from vaultik.restore.attributes import AttributeWriter
 from vaultik.restore.fetch import WantedChunk, fetch_chunks
@@ -33,14 +35,20 @@ def fetch(
     store: Store,
     identities: Sequence[Identity],
     spec: str,
-    path: bytes,
+    paths: Sequence[bytes],
     target: Path,
     *,
     host: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
-) -> RestoreReport:
-    """Bring one entry, with everything below it, to `target` (into it, if that is a directory).
+) -> tuple[Path, RestoreReport]:
+    """Bring the entry at one of `paths`, with everything below it, to `target` (into it, if that is a directory).
+
+    It is written aside and gets its name when it is complete; only into a directory that is there
+    already (`force`) is it written in place.
+
+    Returns:
+        Where it stands now, and what was done.
 
     Raises:
         SelectionError: no such snapshot or path.
@@ -49,22 +57,34 @@ def fetch(
     """
     with tempfile.TemporaryDirectory(prefix="vaultik-") as state, closing(connect(Path(state) / "plan.sqlite")) as copy:
         fetch_snapshot(store, select(store, spec, identities, host), identities, Path(state), copy)
-        entry = resolve(copy, path)
+        entry = resolve(copy, paths)
         if Mark(entry.marks) & Mark.UNREADABLE and entry.type == "f":
             raise SelectionError(
-                f"path {os.fsdecode(path)}: could not be read when it was backed up", hint="try an older snapshot"
+                f"path {os.fsdecode(paths[0])}: could not be read when it was backed up", hint="try an older snapshot"
             )
         place = target / os.fsdecode(entry.name) if target.is_dir() and entry.name else target
+        place = place.absolute()
         _check_place(place, entry, force=force)
         plan.make_plan(copy, entry.id)
-        _write(store, identities, copy, entry, place, progress or NoProgress())
-        return make_report(copy)
+        writing = _Writing(store, identities, copy, entry, progress or NoProgress())
+        with target_errors(place):
+            if entry.type == "d" and place.is_dir() and any(place.iterdir()):
+                writing.into(place)
+            else:
+                writing.aside(place, force=force)
+        return place, make_report(copy)
 
 
 def fetch_to_stream(
-    store: Store, identities: Sequence[Identity], spec: str, path: bytes, stream: BinaryIO, *, host: str | None = None
+    store: Store,
+    identities: Sequence[Identity],
+    spec: str,
+    paths: Sequence[bytes],
+    stream: BinaryIO,
+    *,
+    host: str | None = None,
 ) -> None:
-    """Write one file's content to a stream, in order, each chunk checked before it is written.
+    """Write the content of the file at one of `paths` to a stream, in order, each chunk checked before it is written.
 
     Raises:
         SelectionError: no such snapshot or path, or no file.
@@ -72,10 +92,10 @@ def fetch_to_stream(
     """
     with tempfile.TemporaryDirectory(prefix="vaultik-") as state, closing(connect(Path(state) / "plan.sqlite")) as copy:
         fetch_snapshot(store, select(store, spec, identities, host), identities, Path(state), copy)
-        entry = resolve(copy, path)
+        entry = resolve(copy, paths)
         if entry.type != "f" or Mark(entry.marks) & Mark.UNREADABLE:
             raise SelectionError(
-                f"path {os.fsdecode(path)}: not a file with content", hint="only a file can go to standard output"
+                f"path {os.fsdecode(paths[0])}: {_kind(entry)}", hint="only a file can go to standard output"
             )
         at = 0
         for blob, chunks in _runs(copy, entry.hardlink or entry.id):
@@ -83,7 +103,7 @@ def fetch_to_stream(
             fetched = fetch_chunks(store, identities, plan.get_blob(copy, blob), (chunk for chunk, _ in chunks))
             for offset, piece in zip(places, fetched, strict=True):
                 if piece.damage is not None:
-                    raise IntegrityError(f"{os.fsdecode(path)}: {piece.damage}")
+                    raise IntegrityError(f"{os.fsdecode(paths[0])}: {piece.damage}")
                 _write_zeros(stream, offset - at)
                 stream.write(piece.data)
                 at = offset + len(piece.data)
@@ -91,38 +111,94 @@ def fetch_to_stream(
         stream.flush()
 
 
+def _kind(entry: Entry) -> str:
+    if entry.type == EntryType.SYMLINK:
+        return f"a symbolic link to {os.fsdecode(entry.link_target or b'')}"
+    if entry.type == EntryType.FILE:
+        return "could not be read when it was backed up"
+    return f"a {EntryType(entry.type).name.lower().replace('_', ' ')}, not a file"
+
+
 def _check_place(place: Path, entry: Entry, *, force: bool) -> None:
-    if not os.path.lexists(place) or force:
+    if not os.path.lexists(place):
         return
-    if entry.type == "d" and place.is_dir() and not any(place.iterdir()):
+    is_directory = place.is_dir() and not place.is_symlink()
+    if entry.type == "d" and is_directory and not any(place.iterdir()):
         return
-    raise RestoreError(f"target {place}: is there already", hint="name another place, or pass --force")
+    if not force:
+        raise RestoreError(f"target {place}: is there already", hint="name another place, or pass --force")
+    if (entry.type == "d") != is_directory:
+        kinds = ("a directory", "no directory") if is_directory else ("no directory", "a directory")
+        raise RestoreError(
+            f"target {place}: is {kinds[0]}, what is fetched is {kinds[1]}", hint="remove it, or name another place"
+        )
 
 
-def _write(
-    store: Store,
-    identities: Sequence[Identity],
-    copy: sqlite3.Connection,
-    entry: Entry,
-    place: Path,
-    progress: Progress,
-) -> None:
-    with target_errors(place):
-        if entry.type == "d":
-            place.mkdir(mode=0o700, parents=True, exist_ok=True)
-            target = Target(copy, place, entry.id)
-        else:
-            target = Target(copy, place.parent, entry.parent or entry.id, alias=(entry.id, os.fsencode(place.name)))
+class _Writing:
+    """The steps of a restore for one entry."""
+
+    def __init__(
+        self,
+        store: Store,
+        identities: Sequence[Identity],
+        copy: sqlite3.Connection,
+        entry: Entry,
+        progress: Progress,
+    ) -> None:
+        self._store = store
+        self._identities = identities
+        self._copy = copy
+        self._entry = entry
+        self._progress = progress
+
+    def into(self, place: Path) -> None:
+        """Write a directory's entries into one that is there."""
+        with closing(self._target(place)) as target:
+            self._tree(target).flags()
+
+    def aside(self, place: Path, *, force: bool) -> None:
+        """Write aside, then rename: whatever ends this early leaves nothing behind."""
+        aside = Path(tempfile.mkdtemp(prefix=".vaultik-", dir=place.parent))
+        try:
+            whole = self._entry.type == "d"
+            with closing(self._target(aside if whole else aside / place.name)) as target:
+                finisher = self._tree(target)
+                if whole:
+                    aside.rename(place)
+                    finisher.flags()
+                elif os.path.lexists(aside / place.name):
+                    _rename(aside / place.name, place, force=force)
+                    with closing(self._target(place)) as final:
+                        Finisher(self._copy, final, AttributeWriter(self._copy)).flags()
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _target(self, place: Path) -> Target:
+        if self._entry.type == "d":
+            return Target(self._copy, place, self._entry.id)
+        alias = (self._entry.id, os.fsencode(place.name))
+        return Target(self._copy, place.parent, self._entry.parent or self._entry.id, alias=alias)
+
+    def _tree(self, target: Target) -> Finisher:
+        copy = self._copy
         totals = plan.totals(copy)
-        progress.total(files=totals.files, bytes=totals.bytes, blobs=totals.blobs)
-        with closing(target):
-            make_directories(copy, target)
-            attributes = AttributeWriter(copy)
-            for blob in plan.needed_blobs(copy):
-                damaged = write_blob(store, identities, copy, target, attributes, blob, progress.advance)
-                copy.executemany("INSERT OR IGNORE INTO damage VALUES (?, ?)", damaged.items())
-            Finisher(copy, target, attributes).run()
-            add_refused(copy, attributes)
+        self._progress.total(files=totals.files, bytes=totals.bytes, blobs=totals.blobs)
+        make_directories(copy, target)
+        attributes = AttributeWriter(copy)
+        for blob in plan.needed_blobs(copy):
+            damaged = write_blob(self._store, self._identities, copy, target, attributes, blob, self._progress.advance)
+            copy.executemany("INSERT OR IGNORE INTO damage VALUES (?, ?)", damaged.items())
+        finisher = Finisher(copy, target, attributes)
+        finisher.tree()
+        add_refused(copy, attributes)
+        return finisher
+
+
+def _rename(aside: Path, place: Path, *, force: bool) -> None:
+    if force:
+        aside.rename(place)
+    else:
+        rename_noreplace(AT_FDCWD, os.fsencode(aside), AT_FDCWD, os.fsencode(place))
 
 
 def _runs(copy: sqlite3.Connection, content: int) -> list[tuple[int, list[tuple[WantedChunk, int]]]]:

@@ -92,11 +92,17 @@ def target_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
-        name = f" {os.fsdecode(exc.filename)}" if isinstance(exc.filename, bytes | str) else ""
-        raise RestoreError(
-            f"target {path}:{name} {exc.strerror or exc}".replace(": :", ":"),
-            hint="free some space; the same command continues"
-            if full
-            else "the same command continues once that is mended",
-        ) from exc
+        named = os.fsdecode(exc.filename) if isinstance(exc.filename, bytes | str) else ""
+        where = "" if named in ("", os.fspath(path)) else f"{named}: "
+        raise RestoreError(f"target {path}: {where}{exc.strerror or exc}", hint=_HINTS.get(exc.errno or 0)) from exc
+
+
+_FULL = "free some space; the same command continues"
+_HINTS = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.ENOENT: "make the directory that shall hold it first",
+    errno.EACCES: "name a place where this user may write",
+    errno.EROFS: "name a place that can be written",
+    errno.EIO: "the same command continues once that is mended",
+}

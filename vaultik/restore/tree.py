@@ -10,7 +10,7 @@ from vaultik.errors import SelectionError
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 ROOT = 1
 _COLUMNS = "id, parent, name, type, mode, uid, gid, user_name, group_name, size, mtime_ns, link_target, rdev, hardlink, inode_flags, marks"
@@ -75,21 +75,32 @@ def path_of(copy: sqlite3.Connection, entry: int) -> bytes:
     return b"/" + b"/".join(reversed(names))
 
 
-def resolve(copy: sqlite3.Connection, path: bytes) -> Entry:
-    """Return the entry at an absolute path.
+def resolve(copy: sqlite3.Connection, paths: Sequence[bytes]) -> Entry:
+    """Return the entry at the first of some absolute paths that is there.
 
     Raises:
-        SelectionError: there is none; near ones are named.
+        SelectionError: there is none; those near the first are named.
     """
+    for path in paths:
+        found, missing = _walk(copy, path)
+        if missing is None:
+            return get_entry(copy, found)
+    found, missing = _walk(copy, paths[0])
+    assert missing is not None
+    raise SelectionError(f"path {os.fsdecode(paths[0])}: not in this snapshot", hint=_near(copy, found, missing))
+
+
+def _walk(copy: sqlite3.Connection, path: bytes) -> tuple[int, bytes | None]:
+    """Return the last entry on a path, and the name below it that isn't there."""
     at = ROOT
     for name in path.split(b"/"):
         if name in (b"", b"."):
             continue
         row = copy.execute("SELECT id FROM entries WHERE parent = ? AND name = ?", (at, name)).fetchone()
         if row is None:
-            raise SelectionError(f"path {os.fsdecode(path)}: not in this snapshot", hint=_near(copy, at, name))
+            return at, name
         at = row[0]
-    return get_entry(copy, at)
+    return at, None
 
 
 def _near(copy: sqlite3.Connection, parent: int, name: bytes) -> str:

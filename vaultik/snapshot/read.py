@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from vaultik.store.base import Store
 
 _LARGEST_DB = 1 << 40
+_LEAST_LIMIT = 64 << 20
+_MOST_RATIO = 200
+"""zstd makes a tenth to a twentieth of a DB; one that claims far more is there to fill the disk."""
 _SQLITE_HEADER = b"SQLite format 3\0"
 
 COPY_SCHEMA = """
@@ -91,7 +94,8 @@ def _download(store: Store, found: FoundSnapshot, identities: Sequence[Identity]
     fd = os.open(plain, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as file, store.open(found.name.key) as stream:
         hashing = HashingReader(stream)
-        for block in decode_stream(open_stream(hashing, identities), size_limit=_LARGEST_DB):
+        limit = min(max(_LEAST_LIMIT, _MOST_RATIO * found.size_bytes), _LARGEST_DB)
+        for block in decode_stream(open_stream(hashing, identities), size_limit=limit):
             file.write(block)
         if hashing.finish() != found.name.sha256:
             raise DigestMismatchError("the bytes of its DB are not what its name says")

@@ -18,7 +18,7 @@ import time
 from typing import TYPE_CHECKING, BinaryIO
 
 from vaultik.errors import DigestMismatchError, ObjectNotFoundError, StoreAccessError, StoreError, StoreUnavailableError
-from vaultik.linux import rename_noreplace
+from vaultik.linux import AT_FDCWD, rename_noreplace
 from vaultik.store.base import ByteStream, Listing, ObjectInfo
 from vaultik.store.clock import StoreClock
 
@@ -30,7 +30,6 @@ _ASIDE = ".tmp-"
 _LEFT_S = 86_400
 """No put takes a day: what is written aside and this old was left by a kill."""
 
-_HERE = -100  # AT_FDCWD
 _BLOCK = 1 << 20
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -279,7 +278,7 @@ def _blocks(body: Path | bytes) -> Iterator[bytes]:
 def _publish(aside: Path, path: Path) -> bool:
     """Give a finished file its name, unless the name is taken."""
     try:
-        rename_noreplace(_HERE, os.fsencode(aside), _HERE, os.fsencode(path))
+        rename_noreplace(AT_FDCWD, os.fsencode(aside), AT_FDCWD, os.fsencode(path))
     except FileExistsError:
         return False
     except OSError as exc:

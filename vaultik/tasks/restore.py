@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import luigi
 from luigi.parameter import ParameterVisibility
 
-from vaultik.errors import IntegrityError, LocalIndexError, TaskFailedError
+from vaultik.errors import LocalIndexError, TaskFailedError
 from vaultik.restore.progress import NoProgress, Progress
 from vaultik.tasks import runtime
 from vaultik.tasks.build import build
@@ -154,13 +154,17 @@ def restore(session: RestoreSession, *, workers: int | None = None, progress: Pr
         watcher.start()
         build([FetchSnapshotDB(restore_id=number)])
         _raise_first(watcher, complete=session.is_done("snapshot"))
-        totals = session.report().totals
+        totals = session.planned()
         watch.total(files=totals.files, bytes=totals.bytes, blobs=totals.blobs)
         session.close()
         build([RestoreTree(restore_id=number)], workers=workers or (2 if totals.blobs > 2 else 1))  # noqa: PLR2004 - one does for two
         _raise_first(watcher, complete=session.is_finished())
         report = session.report()
         session.clean()
+    except BaseException:
+        session.abandon()
+        raise
+    else:
         return report
     finally:
         watcher.stop()
@@ -178,13 +182,3 @@ def _raise_first(watcher: Watcher, *, complete: bool) -> None:
         first = watcher.errors[0]
         raise TaskFailedError(first["error"], first["hint"], first["exit_code"])
     raise LocalIndexError("the restore ended without a result", hint="a worker was killed? the same command continues")
-
-
-def damage_error(report: RestoreReport) -> IntegrityError | None:
-    """Return the error that a restore with damaged files ends with."""
-    if not report.damaged:
-        return None
-    return IntegrityError(
-        f"{len(report.damaged)} files could not be brought back",
-        hint="everything else was; older snapshots may hold other copies of them",
-    )
