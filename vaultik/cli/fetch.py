@@ -19,8 +19,8 @@ from vaultik.cli.common import (
     store_options,
 )
 from vaultik.cli.progress import ProgressDisplay
-from vaultik.cli.restore import say_report
-from vaultik.errors import ConfigError, IntegrityError
+from vaultik.cli.restore import exit_by, say_report
+from vaultik.errors import ConfigError
 from vaultik.restore.single import fetch as fetch_entry
 from vaultik.restore.single import fetch_to_stream
 
@@ -76,5 +76,4 @@ def fetch(
                 store, identities, snapshot, paths_of(path), target, host=host, force=force, progress=display
             )
     say_report(report, place, as_json=as_json, quiet=quiet)
-    if report.damaged:
-        sys.exit(IntegrityError.exit_code)
+    exit_by(report)

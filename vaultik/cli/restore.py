@@ -22,7 +22,7 @@ from vaultik.cli.common import (
     store_options,
 )
 from vaultik.cli.progress import ProgressDisplay, human_bytes
-from vaultik.errors import IntegrityError
+from vaultik.errors import IntegrityError, RestoreError
 from vaultik.restore import plan
 from vaultik.restore.session import RestoreReport, RestoreSession, connect
 from vaultik.restore.tree import ROOT
@@ -106,28 +106,32 @@ def restore(
     with ProgressDisplay("restoring", enabled=not (quiet or as_json)) as display:
         report = run(session, workers=workers, progress=display)
     say_report(report, target, as_json=as_json, quiet=quiet)
-    if report.damaged:
-        sys.exit(IntegrityError.exit_code)
+    exit_by(report)
 
 
 def say_report(report: RestoreReport, target: Path, *, as_json: bool, quiet: bool) -> None:
     """Print what came of a restore."""
     if as_json:
-        damaged = [{**json_path(path), "reason": reason} for path, reason in report.damaged]
+        damaged, failed = ([{**json_path(p), "reason": r} for p, r in lost] for lost in (report.damaged, report.failed))
         fields = {
             "snapshot": report.snapshot,
             "target": os.fspath(target),
             **report.totals._asdict(),
             "damaged": damaged,
+            "failed": failed,
             "refused": report.refused,
         }
         click.echo(json.dumps(fields))
         return
-    for path, reason in report.damaged:
+    for path, reason in [*report.damaged, *report.failed]:
         click.echo(f"vaultik: {printable(path)}: {printable(reason)}", err=True)
     if report.damaged:
         click.echo(f"vaultik: {plural(len(report.damaged), 'file')} could not be brought back", err=True)
         click.echo("  hint: everything else was; older snapshots may hold other copies of them", err=True)
+    if report.failed:
+        n = plural(len(report.failed), "entry", "entries")
+        click.echo(f"vaultik: {n} could not be written", err=True)
+        click.echo("  hint: once that is mended, the same command writes what is missing", err=True)
     for what, count in report.refused.items():
         click.echo(
             f"vaultik: {what}: could not be set {plural(count, 'time')}, no right or not supported here", err=True
@@ -143,6 +147,14 @@ def say_report(report: RestoreReport, target: Path, *, as_json: bool, quiet: boo
             f"restored {plural(t.entries, 'entry', 'entries')}, {plural(t.files, 'file')}, {human_bytes(t.bytes)}"
             f" of snapshot {report.snapshot} to {target}"
         )
+
+
+def exit_by(report: RestoreReport) -> None:
+    """End with the code for what could not be brought back, if there is any."""
+    if report.damaged:
+        sys.exit(IntegrityError.exit_code)
+    if report.failed:
+        sys.exit(RestoreError.exit_code)
 
 
 def _say_plan(snapshot: str, t: plan.Totals, target: Path, *, as_json: bool) -> None:

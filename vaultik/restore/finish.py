@@ -1,67 +1,83 @@
-"""Everything of a restore that isn't a blob's content: directories before it; links, special files and attributes after."""
+"""Everything of a restore that isn't a blob's content: directories before it; links, special files and attributes after.
+
+Trouble at one name costs that name: it is kept as a failure and the rest goes on. Directories stay
+private and open to their owner until all that is in them is done, deepest first; so a restore that is
+interrupted anywhere can be continued.
+"""
 
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vaultik import linux
 from vaultik.directories import OPEN_DIRECTORY
 from vaultik.model import FORMAT_OF_TYPE, EntryType
 from vaultik.restore.attributes import SETTABLE_FLAGS, SPECIAL
-from vaultik.restore.target import clear_way, make_directory, temporary_name
+from vaultik.restore.plan import Failure, add_failures
+from vaultik.restore.target import clear_way, is_fatal, make_directory
 from vaultik.restore.tree import get_entry
-from vaultik.restore.write import finish_file
+from vaultik.restore.write import finish_file, remove_temporary
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from vaultik.restore.attributes import AttributeWriter
     from vaultik.restore.target import Target
     from vaultik.restore.tree import Entry
 
+FINISH = ("given up", "files", "hard links", "others", "flags", "directories")
+"""What is done when all blobs have been read, in the one order that keeps."""
+LAST = FINISH[4:]
+"""What may forbid every later change, a rename too."""
+
 _RANGE = 10_000
-
-
-def make_directories(copy: sqlite3.Connection, target: Target) -> None:
-    """Make every wanted directory, parents first."""
-    for number in _ids(
-        copy, "SELECT w.entry FROM wanted AS w JOIN entries AS e ON e.id = w.entry WHERE e.type = 'd' ORDER BY 1"
-    ):
-        if number != target.root:
-            make_directory(*target.place(number))
+_NOT_FAILED = "NOT IN (SELECT entry FROM failures)"
 
 
 class Finisher:
-    """Finishes a tree whose blobs have all been read."""
+    """Makes a tree's directories, and finishes it when its blobs have all been read."""
 
     def __init__(self, copy: sqlite3.Connection, target: Target, attributes: AttributeWriter) -> None:
         self._copy = copy
         self._target = target
         self._attributes = attributes
-        self.links = 0
-        self.others = 0
 
-    def run(self) -> None:
-        """Do all of it, in the one order that keeps: content, links, special files, directories, flags, sync."""
-        self.tree()
-        self.flags()
-        linux.syncfs(self._target.root_fd)
+    def make_directories(self) -> None:
+        """Make every wanted directory, parents first."""
+        query = "SELECT w.entry FROM wanted AS w JOIN entries AS e ON e.id = w.entry WHERE e.type = 'd' ORDER BY 1"
+        for number in _ids(self._copy, query):
+            if number != self._target.root:
+                with self._guarded(number):
+                    make_directory(*self._target.place(number))
 
-    def tree(self) -> None:
-        """Do all but the last two steps."""
-        self._damaged()
-        self._files()
-        self._hard_links()
-        self._others()
-        self._directories()
+    def reopen_directories(self) -> None:
+        """Undo what may forbid changes in directories, parents first: a finished tree is to be mended."""
+        query = "SELECT w.entry FROM wanted AS w JOIN entries AS e ON e.id = w.entry WHERE e.type = 'd' AND e.id <> 1 ORDER BY 1"
+        for number in _ids(self._copy, query):
+            with self._guarded(number):
+                make_directory(*self._target.place(number))
+                fd = self._open(number)
+                try:
+                    self._attributes.loosen(get_entry(self._copy, number), fd)
+                    os.fchmod(fd, 0o700)
+                finally:
+                    os.close(fd)
 
-    def _damaged(self) -> None:
+    def steps(self) -> dict[str, Callable[[], None]]:
+        """Return what is left to do by the names of `FINISH`, in that order; each step may be done again."""
+        steps = (self._given_up, self._files, self._hard_links, self._others, self._flags, self._directories)
+        return dict(zip(FINISH, steps, strict=True))
+
+    def _given_up(self) -> None:
         """Remove what was written of files that can't be brought back: another blob may have held a part."""
-        for number in _ids(self._copy, "SELECT entry FROM damage ORDER BY 1"):
-            directory, _ = self._target.place(number)
-            clear_way(directory, temporary_name(number))
+        for number in _ids(
+            self._copy, "SELECT entry FROM files WHERE entry IN (SELECT entry FROM failures) ORDER BY 1"
+        ):
+            with self._guarded(number):
+                remove_temporary(self._target, number)
 
     def _files(self) -> None:
         """Finish files without content of their own and those that several blobs share."""
@@ -70,48 +86,56 @@ class Finisher:
             " WHERE f.entry = f.prime GROUP BY f.entry HAVING min(c.blob) <> max(c.blob)"
         )
         for query in ("SELECT entry FROM files WHERE entry = prime AND chunks = 0 ORDER BY 1", several):
-            for number in _ids(
-                self._copy, f"SELECT entry FROM ({query}) WHERE entry NOT IN (SELECT entry FROM damage)"
-            ):
-                self._file(number)
+            for number in _ids(self._copy, f"SELECT entry FROM ({query}) WHERE entry {_NOT_FAILED}"):
+                with self._guarded(number):
+                    self._file(number)
 
     def _file(self, number: int) -> None:
-        directory, _ = self._target.place(number)
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-        if not get_chunks(self._copy, number):
-            flags |= os.O_CREAT | os.O_TRUNC
-        try:
-            fd = os.open(temporary_name(number), flags, 0o600, dir_fd=directory)
-        except FileNotFoundError:
-            return  # finished before this was interrupted
+        empty = get_chunks(self._copy, number) == 0
+        directory, temporary = self._target.temporary(number)
+        if not empty and _stands(directory, temporary) is None:
+            self._check_finished(number)  # before this was interrupted
+            return
+        fd = self._target.open_temporary(number, fresh=empty)
         finish_file(self._copy, self._target, self._attributes, number, fd)
 
+    def _check_finished(self, number: int) -> None:
+        directory, name = self._target.place(number)
+        st = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if st.st_size != get_entry(self._copy, number).size:
+            raise OSError(None, "what was written of it is gone; restore it again")
+
     def _hard_links(self) -> None:
-        query = "SELECT entry FROM files WHERE entry <> prime AND prime NOT IN (SELECT entry FROM damage) ORDER BY 1"
+        query = f"SELECT entry FROM files WHERE entry <> prime AND prime {_NOT_FAILED} ORDER BY 1"
         for number in _ids(self._copy, query):
-            (prime,) = self._copy.execute("SELECT prime FROM files WHERE entry = ?", (number,)).fetchone()
-            # The first descriptor may be closed by the second place().
-            source_directory, source = self._target.place(prime)
-            held = os.dup(source_directory)
-            try:
-                directory, name = self._target.place(number)
-                clear_way(directory, name)
-                os.link(source, name, src_dir_fd=held, dst_dir_fd=directory, follow_symlinks=False)
-            finally:
-                os.close(held)
-            self.links += 1
+            with self._guarded(number):
+                self._hard_link(number)
+
+    def _hard_link(self, number: int) -> None:
+        (prime,) = self._copy.execute("SELECT prime FROM files WHERE entry = ?", (number,)).fetchone()
+        # The first descriptor may be closed by the second place().
+        source_directory, source = self._target.place(prime)
+        held = os.dup(source_directory)
+        try:
+            directory, name = self._target.place(number)
+            if _stands(directory, name) == _stands(held, source):
+                return
+            clear_way(directory, name)
+            os.link(source, name, src_dir_fd=held, dst_dir_fd=directory, follow_symlinks=False)
+        finally:
+            os.close(held)
 
     def _others(self) -> None:
         query = (
             "SELECT e.id FROM wanted AS w JOIN entries AS e ON e.id = w.entry WHERE e.type NOT IN ('f', 'd') ORDER BY 1"
         )
         for number in _ids(self._copy, query):
-            entry = get_entry(self._copy, number)
-            directory, name = self._target.place(number)
-            clear_way(directory, name)
-            if self._make(entry, directory, name):
-                self._attributes.on_name(entry, directory, name)
-                self.others += 1
+            with self._guarded(number):
+                entry = get_entry(self._copy, number)
+                directory, name = self._target.place(number)
+                clear_way(directory, name)
+                if self._make(entry, directory, name):
+                    self._attributes.on_name(entry, directory, name)
 
     def _make(self, entry: Entry, directory: int, name: bytes) -> bool:
         if entry.type == EntryType.SYMLINK:
@@ -125,36 +149,60 @@ class Finisher:
             return False
         return True
 
-    def _directories(self) -> None:
-        """Set directories' attributes, deepest first: a child has a larger id than its parent."""
-        query = "SELECT e.id FROM wanted AS w JOIN entries AS e ON e.id = w.entry WHERE e.type = 'd' AND e.id <> 1 ORDER BY 1 DESC"
-        for number in _ids(self._copy, query):
-            if number == self._target.root:
-                self._attributes.on_descriptor(get_entry(self._copy, number), self._target.root_fd)
-                continue
-            directory, name = self._target.place(number)
-            fd = os.open(name, OPEN_DIRECTORY, dir_fd=directory)
-            try:
-                self._attributes.on_descriptor(get_entry(self._copy, number), fd)
-            finally:
-                os.close(fd)
-
-    def flags(self) -> None:
-        """Set inode flags: nothing may be done to an immutable entry after."""
+    def _flags(self) -> None:
+        """Set files' inode flags: nothing may be done to an immutable one after, not even a hard link to it."""
         query = (
-            "SELECT e.id FROM wanted AS w JOIN entries AS e ON e.id = w.entry WHERE e.type IN ('f', 'd') AND e.id <> 1"
-            f" AND e.inode_flags & {SETTABLE_FLAGS} AND e.id NOT IN (SELECT entry FROM damage) ORDER BY 1 DESC"
+            "SELECT entry FROM files JOIN entries AS e ON e.id = entry"
+            f" WHERE entry = prime AND e.inode_flags & {SETTABLE_FLAGS} AND entry {_NOT_FAILED} ORDER BY 1"
         )
         for number in _ids(self._copy, query):
-            directory, name = self._target.place(number)
-            try:
+            with self._guarded(number):
+                directory, name = self._target.place(number)
                 fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-            except OSError:
-                continue
+                try:
+                    self._attributes.set_flags(get_entry(self._copy, number), fd)
+                finally:
+                    os.close(fd)
+
+    def _directories(self) -> None:
+        """Set directories' attributes, deepest first: a child has a larger id than its parent."""
+        query = (
+            "SELECT e.id FROM wanted AS w JOIN entries AS e ON e.id = w.entry"
+            f" WHERE e.type = 'd' AND e.id <> 1 AND e.id {_NOT_FAILED} ORDER BY 1 DESC"
+        )
+        for number in _ids(self._copy, query):
+            with self._guarded(number):
+                fd = os.dup(self._target.root_fd) if number == self._target.root else self._open(number)
+                try:
+                    entry = get_entry(self._copy, number)
+                    self._attributes.loosen(entry, fd)
+                    self._attributes.on_descriptor(entry, fd)
+                    self._attributes.set_flags(entry, fd)
+                finally:
+                    os.close(fd)
+
+    def _open(self, number: int) -> int:
+        directory, name = self._target.place(number)
+        try:
+            return os.open(name, OPEN_DIRECTORY, dir_fd=directory)
+        except PermissionError:
+            # Closed already, before this was interrupted.
+            passing = os.open(name, OPEN_DIRECTORY | os.O_PATH, dir_fd=directory)
             try:
-                self._attributes.set_flags(get_entry(self._copy, number), fd)
+                Path(f"/proc/self/fd/{passing}").chmod(0o700)
+                return os.open(name, OPEN_DIRECTORY, dir_fd=directory)
             finally:
-                os.close(fd)
+                os.close(passing)
+
+    @contextmanager
+    def _guarded(self, number: int) -> Iterator[None]:
+        """Keep what goes wrong with one entry as its failure."""
+        try:
+            yield
+        except OSError as exc:
+            if is_fatal(exc):
+                raise
+            add_failures(self._copy, {number: Failure(damaged=False, reason=exc.strerror or str(exc))})
 
 
 def get_chunks(copy: sqlite3.Connection, number: int) -> int:
@@ -162,8 +210,21 @@ def get_chunks(copy: sqlite3.Connection, number: int) -> int:
     return int(copy.execute("SELECT chunks FROM files WHERE entry = ?", (number,)).fetchone()[0])
 
 
+def _stands(directory: int, name: bytes) -> tuple[int, int] | None:
+    """Return which inode stands under a name, None if none does."""
+    try:
+        st = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return st.st_dev, st.st_ino
+
+
 def _ids(copy: sqlite3.Connection, query: str) -> Iterator[int]:
-    """Yield ids in pieces, so that the loop's body may use the connection."""
-    cursor = copy.execute(query)
-    while rows := cursor.fetchmany(_RANGE):
-        yield from (row[0] for row in rows)
+    """Yield ids, read before the loop's body changes what the query looks at."""
+    copy.execute("CREATE TEMP TABLE IF NOT EXISTS todo (at INTEGER PRIMARY KEY, id INTEGER)")
+    copy.execute("DELETE FROM temp.todo")
+    copy.execute(f"INSERT INTO temp.todo (id) {query}")
+    last = 0
+    while rows := copy.execute("SELECT at, id FROM temp.todo WHERE at > ? LIMIT ?", (last, _RANGE)).fetchall():
+        yield from (number for _, number in rows)
+        last = rows[-1][0]

@@ -18,15 +18,23 @@ from vaultik.restore.tree import ROOT, iter_tree
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _PLAN_SCHEMA = """
 CREATE TABLE wanted (entry INTEGER PRIMARY KEY) STRICT;
 CREATE TABLE files (entry INTEGER PRIMARY KEY, content INTEGER NOT NULL, prime INTEGER NOT NULL, chunks INTEGER NOT NULL) STRICT;
 CREATE TABLE steps (name TEXT PRIMARY KEY) STRICT;
-CREATE TABLE damage (entry INTEGER PRIMARY KEY, reason TEXT NOT NULL) STRICT;
+CREATE TABLE failures (entry INTEGER PRIMARY KEY, damaged INTEGER NOT NULL, reason TEXT NOT NULL) STRICT;
 CREATE TABLE refused (what TEXT PRIMARY KEY, count INTEGER NOT NULL) STRICT
 """
+
+
+class Failure(NamedTuple):
+    """Why an entry can't be brought back."""
+
+    damaged: bool
+    """Something stored is missing or damaged; else the target wouldn't take it."""
+    reason: str
 
 
 class Totals(NamedTuple):
@@ -78,6 +86,41 @@ def make_plan(copy: sqlite3.Connection, root: int, *, include: Sequence[str] = (
     )
     copy.execute("CREATE INDEX files_by_content ON files (content) WHERE entry = prime")
     copy.execute("COMMIT")
+
+
+def leave_out(copy: sqlite3.Connection, name: bytes) -> int:
+    """Take an entry of the top directory, with what is below it, off the plan. Returns how many entries that are."""
+    rows = copy.execute(
+        "WITH RECURSIVE below (id) AS (SELECT id FROM entries WHERE parent = ? AND name = ? UNION ALL"
+        " SELECT e.id FROM entries AS e JOIN below ON e.parent = below.id) SELECT id FROM below",
+        (ROOT, name),
+    ).fetchall()
+    for table in ("wanted", "files"):
+        copy.executemany(f"DELETE FROM {table} WHERE entry = ?", rows)
+    return len(rows)
+
+
+def add_failures(copy: sqlite3.Connection, failures: Mapping[int, Failure]) -> None:
+    """Record entries that can't be brought back; the first reason stands."""
+    copy.executemany(
+        "INSERT OR IGNORE INTO failures VALUES (?, ?, ?)", ((entry, *failure) for entry, failure in failures.items())
+    )
+
+
+def forget_failures(copy: sqlite3.Connection) -> bool:
+    """Forget what the target wouldn't take, and the steps that it was part of: the next try may find it mended.
+
+    Returns whether there was any.
+    """
+    if copy.execute("SELECT 1 FROM failures WHERE NOT damaged LIMIT 1").fetchone() is None:
+        return False
+    copy.execute(
+        "DELETE FROM steps WHERE name NOT LIKE 'blob %' AND name <> 'snapshot' OR name IN (SELECT 'blob ' || c.blob"
+        " FROM failures AS x JOIN files AS f ON f.entry = x.entry JOIN entry_chunks AS ec ON ec.entry = f.content"
+        " JOIN chunks AS c ON c.id = ec.chunk WHERE NOT x.damaged)"
+    )
+    copy.execute("DELETE FROM failures WHERE NOT damaged")
+    return True
 
 
 def totals(copy: sqlite3.Connection) -> Totals:

@@ -1,25 +1,23 @@
-"""A restore's working set: store, identities, state. The state lies in the target and goes away at the end.
+"""A restore's working set: store, identities, plan. Connections and clients never cross a fork.
 
-    TARGET/.vaultik-restore/plan.sqlite     the copied snapshot, the plan, and which steps are done
-
-The same command finds it again and goes on. Connections and clients never cross a fork.
+The state lies in the target (state.py), so that the same command finds it again and goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shutil
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
+from vaultik import linux
 from vaultik.errors import RestoreError
 from vaultik.restore import plan
 from vaultik.restore.attributes import SPECIAL, AttributeWriter
 from vaultik.restore.fetch import fetch_chunks
-from vaultik.restore.finish import Finisher, make_directories
+from vaultik.restore.finish import Finisher
+from vaultik.restore.state import STATE, Begun, State
 from vaultik.restore.target import Target, target_errors
 from vaultik.restore.tree import ROOT, path_of
 from vaultik.restore.write import FileWriter
@@ -31,9 +29,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vaultik.core.identity import Identity
+    from vaultik.restore.plan import Failure
     from vaultik.store.base import Store
 
-STATE = ".vaultik-restore"
 _FETCHED = "snapshot"
 _FINISHED = "finished"
 
@@ -47,7 +45,9 @@ class RestoreReport(NamedTuple):
     snapshot: str
     totals: plan.Totals
     damaged: list[tuple[bytes, str]]
-    """Path and reason of every file that could not be brought back."""
+    """Path and reason of every file that could not be brought back: something stored is missing or damaged."""
+    failed: list[tuple[bytes, str]]
+    """Path and reason of every entry that the target would not take."""
     refused: dict[str, int]
     """What this user may not set, and how often."""
 
@@ -91,13 +91,10 @@ class RestoreSession:
         self._force = force
         self.emit = emit
         self._made_target = False
+        self._state = State(self.target)
+        self._begun: Begun | None = None
         self._pid = 0
         self._open: dict[str, Any] = {}
-
-    @property
-    def state_dir(self) -> Path:
-        """The private directory of this restore's state."""
-        return self.target / STATE
 
     def store(self) -> Store:
         """Return this process's client of the store."""
@@ -105,7 +102,7 @@ class RestoreSession:
 
     def copy(self) -> sqlite3.Connection:
         """Return this process's connection to the copied snapshot and the plan."""
-        return self._own("copy", lambda: connect(self.state_dir / "plan.sqlite"))
+        return self._own("copy", lambda: connect(self._state.plan))
 
     def close(self) -> None:
         """Close what this process opened: before a fork, and at the end."""
@@ -122,7 +119,7 @@ class RestoreSession:
 
     def is_done(self, step: str) -> bool:
         """Tell whether a step is complete."""
-        if not (self.state_dir / "plan.sqlite").exists():
+        if not self._state.plan.exists():
             return False
         try:
             return self.copy().execute("SELECT 1 FROM steps WHERE name = ?", (step,)).fetchone() is not None
@@ -133,22 +130,27 @@ class RestoreSession:
         """Make the target ready: empty, forced, or this restore's own unfinished one.
 
         Raises:
-            RestoreError: it is somebody else's.
+            RestoreError: it is none of these, or a restore into it is going on.
         """
         with target_errors(self.target):
             self._made_target = not os.path.lexists(self.target)
             if not self._made_target and not self.target.is_dir():
                 raise RestoreError(f"target {self.target}: not a directory", hint="name an empty or new directory")
             self.target.mkdir(parents=True, exist_ok=True)
-            present = any(path.name != STATE for path in self.target.iterdir())
-        if self.is_done(_FETCHED):
-            self._check_same()
-        elif present and not self._force and not self.state_dir.exists():
+            names = {path.name for path in self.target.iterdir()}
+            if names - {STATE} and STATE not in names and not self._force:
+                raise RestoreError(
+                    f"target {self.target}: not empty", hint="name an empty or new directory, or pass --force"
+                )
+            self._begun = self._state.open()
+        if self._begun is not None:
+            self._check_same(self._begun)
+            self._go_on()
+        elif names - {STATE} and not self._force:
+            self.abandon()
             raise RestoreError(
                 f"target {self.target}: not empty", hint="name an empty or new directory, or pass --force"
             )
-        with target_errors(self.target):
-            self.state_dir.mkdir(mode=0o700, exist_ok=True)
 
     def abandon(self) -> None:
         """Take back what `begin` made, if nothing of the snapshot has come yet."""
@@ -162,14 +164,17 @@ class RestoreSession:
         """FetchSnapshotDB: download, verify, copy, plan, make the directories."""
         self.close()
         with target_errors(self.target):
-            (self.state_dir / "plan.sqlite").unlink(missing_ok=True)
-            found = self.select()
-            fetch_snapshot(self.store(), found, self._identities, self.state_dir, self.copy())
+            pinned = self._begun.snapshot if self._begun is not None else self._spec
+            found = select(self.store(), pinned, self._identities, self._host)
+            self._begun = self._state.begin(self._choice(), found.name.snapshot)
+            fetch_snapshot(self.store(), found, self._identities, self._state.path, self.copy())
             plan.make_plan(self.copy(), ROOT, include=self._include, exclude=self._exclude)
-            with closing(Target(self.copy(), self.target, ROOT)) as target:
-                make_directories(self.copy(), target)
-        self.copy().execute("INSERT INTO meta VALUES ('restore', ?)", (self._choice(),))
-        self._done(_FETCHED)
+            attributes = AttributeWriter(self.copy())
+            if left_out := plan.leave_out(self.copy(), STATE.encode()):
+                attributes.refused[f"/{STATE}"] += left_out
+            with closing(self._open_target()) as target:
+                Finisher(self.copy(), target, attributes).make_directories()
+        self._done(_FETCHED, attributes=attributes)
 
     def blobs(self) -> list[int]:
         """Return the rows of the blobs to read."""
@@ -177,17 +182,21 @@ class RestoreSession:
 
     def restore_blob(self, blob: int) -> None:
         """RestoreBlob: read a blob once and write what is wanted of it."""
-        with target_errors(self.target), closing(Target(self.copy(), self.target, ROOT)) as target:
+        with target_errors(self.target), closing(self._open_target()) as target:
             attributes = AttributeWriter(self.copy())
-            damaged = write_blob(self.store(), self._identities, self.copy(), target, attributes, blob, self.emit)
-            self._done(f"blob {blob}", damaged, attributes)
+            failures = write_blob(self.store(), self._identities, self.copy(), target, attributes, blob, self.emit)
+            self._done(f"blob {blob}", failures, attributes)
 
     def finish(self) -> None:
-        """FinishTree: links, special files, directories, flags."""
-        with target_errors(self.target), closing(Target(self.copy(), self.target, ROOT)) as target:
-            attributes = AttributeWriter(self.copy())
-            Finisher(self.copy(), target, attributes).run()
-            self._done(_FINISHED, {}, attributes)
+        """FinishTree: links, special files, flags, directories."""
+        with target_errors(self.target), closing(self._open_target()) as target:
+            for name, step in Finisher(self.copy(), target, attributes := AttributeWriter(self.copy())).steps().items():
+                if not self.is_done(name):
+                    step()
+                    self._done(name, attributes=attributes)
+                    attributes.refused.clear()
+            linux.syncfs(target.root_fd)
+            self._done(_FINISHED)
 
     def is_finished(self) -> bool:
         """Tell whether the tree is finished."""
@@ -201,40 +210,72 @@ class RestoreSession:
         """Return what came of it."""
         return make_report(self.copy())
 
+    def end(self, report: RestoreReport) -> None:
+        """Remove the state; if the target would not take something, keep it for another try."""
+        if not report.failed:
+            self.clean()
+
     def clean(self) -> None:
         """Remove the state."""
         self.close()
-        shutil.rmtree(self.state_dir, ignore_errors=True)
+        self._state.remove()
+
+    def leave(self) -> None:
+        """End without removing the state: the same command goes on."""
+        self.close()
+        self._state.close()
 
     # -- parts ------------------------------------------------------------------------------------
 
-    def _choice(self) -> str:
-        return json.dumps([self._spec, self._host, list(self._include), list(self._exclude)])
+    def _open_target(self) -> Target:
+        self._begun = self._begun or self._state.read()
+        return Target(self.copy(), self.target, ROOT, self._begun.token)
 
-    def _check_same(self) -> None:
+    def _choice(self) -> dict[str, Any]:
+        return {
+            "store": self.store().location,
+            "snapshot": self._spec,
+            "host": self._host,
+            "include": list(self._include),
+            "exclude": list(self._exclude),
+        }
+
+    def _check_same(self, begun: Begun) -> None:
         """Check that the unfinished restore in the target is this one; `latest` stays what it was when that began.
 
         Raises:
             RestoreError: it is another.
         """
-        meta = get_meta(self.copy())
-        begun = json.loads(meta["restore"])
-        if meta["restore"] == self._choice():
+        mine, other = self._choice(), begun.choice
+        if mine == other or (
+            {**mine, "snapshot": "", "host": ""} == {**other, "snapshot": "", "host": ""}
+            and begun.snapshot.startswith(self._spec)
+        ):
             return
-        if begun[2:] == json.loads(self._choice())[2:] and self.select().name.snapshot == meta["snapshot"]:
-            return
-        chosen = "".join(f" --include {i}" for i in begun[2]) + "".join(f" --exclude {e}" for e in begun[3])
+        self._state.close()
+        chosen = "".join(f" --{kind} {p}" for kind in ("include", "exclude") for p in other.get(kind, ()))
         raise RestoreError(
-            f"target {self.target}: holds an unfinished restore of {begun[0]} ({meta['snapshot']}){chosen}",
+            f"target {self.target}: holds an unfinished restore of {begun.snapshot} ({other.get('snapshot')}) from"
+            f" {other.get('store')}{chosen}",
             hint="finish it by the command that began it, or empty the directory",
         )
 
+    def _go_on(self) -> None:
+        """Look whether the plan is still sound, and give what failed another try."""
+        try:
+            if self.is_done(_FETCHED) and plan.forget_failures(self.copy()):
+                with target_errors(self.target), closing(self._open_target()) as target:
+                    Finisher(self.copy(), target, AttributeWriter(self.copy())).reopen_directories()
+        except sqlite3.DatabaseError:
+            self.close()
+            self._state.plan.unlink(missing_ok=True)
+
     def _done(
-        self, step: str, damaged: dict[int, str] | None = None, attributes: AttributeWriter | None = None
+        self, step: str, failures: dict[int, Failure] | None = None, attributes: AttributeWriter | None = None
     ) -> None:
         copy = self.copy()
         copy.execute("BEGIN IMMEDIATE")
-        copy.executemany("INSERT OR IGNORE INTO damage VALUES (?, ?)", (damaged or {}).items())
+        plan.add_failures(copy, failures or {})
         add_refused(copy, attributes)
         copy.execute("INSERT OR IGNORE INTO steps VALUES (?)", (step,))
         copy.execute("COMMIT")
@@ -255,7 +296,7 @@ def write_blob(
     attributes: AttributeWriter,
     blob: int,
     emit: Callable[..., None],
-) -> dict[int, str]:
+) -> dict[int, Failure]:
     """Read a blob once and write what the plan wants of it.
 
     Returns:
@@ -278,7 +319,7 @@ def write_blob(
         emit(blobs=1, files=writer.finished)
     finally:
         writer.close()
-    return writer.damaged
+    return writer.failures
 
 
 def add_refused(copy: sqlite3.Connection, attributes: AttributeWriter | None) -> None:
@@ -292,19 +333,26 @@ def add_refused(copy: sqlite3.Connection, attributes: AttributeWriter | None) ->
 
 def make_report(copy: sqlite3.Connection) -> RestoreReport:
     """Return what came of a restore, from its plan: `totals` without what could not be brought back."""
-    query = "SELECT f.entry, d.reason FROM damage AS d JOIN files AS f ON f.prime = d.entry ORDER BY f.entry"
-    damaged = [(path_of(copy, entry), reason) for entry, reason in copy.execute(query).fetchall()]
+    # With a file that is given up go all its names.
+    query = (
+        "SELECT coalesce(f.entry, x.entry), x.damaged, x.reason FROM failures AS x"
+        " LEFT JOIN files AS f ON f.prime = x.entry ORDER BY 1"
+    )
+    lost = [(path_of(copy, entry), bool(damaged), reason) for entry, damaged, reason in copy.execute(query).fetchall()]
     refused = dict(copy.execute("SELECT what, count FROM refused"))
-    (lost,) = copy.execute(
-        "SELECT total(e.size) FROM damage AS d JOIN entries AS e ON e.id = d.entry JOIN files AS f ON f.entry = e.id"
+    files, size = copy.execute(
+        "SELECT count(*), total(CASE WHEN f.entry = f.prime THEN e.size END) FROM failures AS x"
+        " JOIN files AS f ON f.prime = x.entry OR (f.entry = x.entry AND f.entry <> f.prime) JOIN entries AS e ON e.id = f.entry"
     ).fetchone()
     planned = plan.totals(copy)
     totals = planned._replace(
-        entries=planned.entries - len(damaged) - planned.unreadable_files - refused.get(SPECIAL, 0),
-        files=planned.files - len(damaged),
-        bytes=planned.bytes - int(lost),
+        entries=planned.entries - len(lost) - planned.unreadable_files - refused.get(SPECIAL, 0),
+        files=planned.files - files,
+        bytes=planned.bytes - int(size),
     )
-    return RestoreReport(get_meta(copy)["snapshot"], totals, damaged, refused)
+    damaged = [(path, reason) for path, is_damaged, reason in lost if is_damaged]
+    failed = [(path, reason) for path, is_damaged, reason in lost if not is_damaged]
+    return RestoreReport(get_meta(copy)["snapshot"], totals, damaged, failed, refused)
 
 
 def connect(path: Path) -> sqlite3.Connection:

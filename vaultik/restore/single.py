@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
 from contextlib import closing
@@ -15,7 +16,7 @@ from vaultik.model import ChunkId, EntryType, Mark
 from vaultik.restore import plan
 from vaultik.restore.attributes import AttributeWriter
 from vaultik.restore.fetch import WantedChunk, fetch_chunks
-from vaultik.restore.finish import Finisher, make_directories
+from vaultik.restore.finish import FINISH, LAST, Finisher
 from vaultik.restore.progress import NoProgress, Progress
 from vaultik.restore.session import RestoreReport, add_refused, connect, make_report, write_blob
 from vaultik.restore.target import Target, target_errors
@@ -25,7 +26,7 @@ from vaultik.snapshot.read import fetch_snapshot
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from vaultik.core.identity import Identity
     from vaultik.store.base import Store
@@ -68,10 +69,7 @@ def fetch(
         plan.make_plan(copy, entry.id)
         writing = _Writing(store, identities, copy, entry, progress or NoProgress())
         with target_errors(place):
-            if entry.type == "d" and place.is_dir() and any(place.iterdir()):
-                writing.into(place)
-            else:
-                writing.aside(place, force=force)
+            writing.run(place, force=force)
         return place, make_report(copy)
 
 
@@ -150,48 +148,63 @@ class _Writing:
         self._copy = copy
         self._entry = entry
         self._progress = progress
+        self._attributes = AttributeWriter(copy)
+        self._token = secrets.token_hex(8)
+
+    def run(self, place: Path, *, force: bool) -> None:
+        """Bring it to its place."""
+        if self._entry.type == "d" and place.is_dir() and any(place.iterdir()):
+            self.into(place)
+        else:
+            self.aside(place, force=force)
+        add_refused(self._copy, self._attributes)
 
     def into(self, place: Path) -> None:
         """Write a directory's entries into one that is there."""
         with closing(self._target(place)) as target:
-            self._tree(target).flags()
+            self._finish(self._content(target), FINISH)
 
     def aside(self, place: Path, *, force: bool) -> None:
         """Write aside, then rename: whatever ends this early leaves nothing behind."""
         aside = Path(tempfile.mkdtemp(prefix=".vaultik-", dir=place.parent))
         try:
-            whole = self._entry.type == "d"
-            with closing(self._target(aside if whole else aside / place.name)) as target:
-                finisher = self._tree(target)
-                if whole:
+            inner = aside / place.name
+            with closing(self._target(aside if self._entry.type == "d" else inner)) as target:
+                finisher = self._content(target)
+                self._finish(finisher, [step for step in FINISH if step not in LAST])
+                if self._entry.type == "d":
                     aside.rename(place)
-                    finisher.flags()
-                elif os.path.lexists(aside / place.name):
-                    _rename(aside / place.name, place, force=force)
+                    self._finish(finisher, LAST)
+                elif os.path.lexists(inner):
+                    _rename(inner, place, force=force)
                     with closing(self._target(place)) as final:
-                        Finisher(self._copy, final, AttributeWriter(self._copy)).flags()
+                        self._finish(Finisher(self._copy, final, self._attributes), LAST)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
     def _target(self, place: Path) -> Target:
         if self._entry.type == "d":
-            return Target(self._copy, place, self._entry.id)
+            return Target(self._copy, place, self._entry.id, self._token)
         alias = (self._entry.id, os.fsencode(place.name))
-        return Target(self._copy, place.parent, self._entry.parent or self._entry.id, alias=alias)
+        return Target(self._copy, place.parent, self._entry.parent or self._entry.id, self._token, alias)
 
-    def _tree(self, target: Target) -> Finisher:
+    def _content(self, target: Target) -> Finisher:
         copy = self._copy
         totals = plan.totals(copy)
         self._progress.total(files=totals.files, bytes=totals.bytes, blobs=totals.blobs)
-        make_directories(copy, target)
-        attributes = AttributeWriter(copy)
+        finisher = Finisher(copy, target, self._attributes)
+        finisher.make_directories()
         for blob in plan.needed_blobs(copy):
-            damaged = write_blob(self._store, self._identities, copy, target, attributes, blob, self._progress.advance)
-            copy.executemany("INSERT OR IGNORE INTO damage VALUES (?, ?)", damaged.items())
-        finisher = Finisher(copy, target, attributes)
-        finisher.tree()
-        add_refused(copy, attributes)
+            plan.add_failures(
+                copy,
+                write_blob(self._store, self._identities, copy, target, self._attributes, blob, self._progress.advance),
+            )
         return finisher
+
+    def _finish(self, finisher: Finisher, names: Iterable[str]) -> None:
+        steps = finisher.steps()
+        for name in names:
+            steps[name]()
 
 
 def _rename(aside: Path, place: Path, *, force: bool) -> None:

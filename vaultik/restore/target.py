@@ -9,24 +9,32 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from vaultik.directories import OPEN_DIRECTORY, DirectoryCache
-from vaultik.errors import RestoreError
+from vaultik.errors import RestoreError, UnsafePathError
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator
     from pathlib import Path
 
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_FATAL = frozenset(
+    [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENODEV]
+)
+
 
 class Target:
     """The tree that is being written."""
 
-    def __init__(self, copy: sqlite3.Connection, path: Path, root: int, alias: tuple[int, bytes] | None = None) -> None:
+    def __init__(
+        self, copy: sqlite3.Connection, path: Path, root: int, token: str, alias: tuple[int, bytes] | None = None
+    ) -> None:
         """Open a target directory.
 
         Args:
             copy: the copied snapshot, for names.
             path: the directory.
             root: the entry whose contents stand directly in it.
+            token: this restore's part of temporary names.
             alias: an entry that stands in it under another name.
 
         Raises:
@@ -34,6 +42,7 @@ class Target:
         """
         self._copy = copy
         self._alias = alias
+        self._token = token.encode()
         self.root = root
         with target_errors(path):
             self.root_fd = os.open(path, OPEN_DIRECTORY & ~os.O_NOFOLLOW)
@@ -50,19 +59,45 @@ class Target:
         parent, name = self._parent_and_name(entry)
         return self._cache.open(parent), name
 
+    def temporary(self, entry: int) -> tuple[int, bytes]:
+        """Return where a file is written until every byte of it is verified; nobody else has that name."""
+        directory, _ = self.place(entry)
+        return directory, b".vaultik-%s-%d" % (self._token, entry)
+
+    def open_temporary(self, entry: int, *, fresh: bool) -> int:
+        """Open a file under its temporary name.
+
+        Args:
+            entry: the file.
+            fresh: it begins empty; else what other blobs have written to it is kept.
+
+        Raises:
+            OSError: it can't be made, or what stands there isn't what was written before.
+        """
+        directory, name = self.temporary(entry)
+        if fresh:
+            clear_way(directory, name)
+        try:
+            return os.open(name, _CREATE, 0o600, dir_fd=directory)
+        except FileExistsError:
+            fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        st = os.fstat(fd)
+        if not stat.S_ISREG(st.st_mode) or st.st_nlink != 1 or st.st_uid != os.geteuid():
+            os.close(fd)
+            raise PermissionError(errno.EPERM, "somebody else's file is in the way")
+        return fd
+
     def close(self) -> None:
         """Close every descriptor."""
         self._cache.close()
         os.close(self.root_fd)
 
     def _parent_and_name(self, entry: int) -> tuple[int, bytes]:
-        row = self._copy.execute("SELECT parent, name FROM entries WHERE id = ?", (entry,)).fetchone()
-        return row[0], row[1]
-
-
-def temporary_name(entry: int) -> bytes:
-    """Return the name under which a file is written until every byte of it is verified."""
-    return b".vaultik-%d" % entry
+        parent, name = self._copy.execute("SELECT parent, name FROM entries WHERE id = ?", (entry,)).fetchone()
+        # The copy's rules hold this; it is looked at once more where it would do harm.
+        if name in (b"", b".", b"..") or b"/" in name:
+            raise UnsafePathError(f"entry {entry}: its name would lead out of the target")
+        return parent, name
 
 
 def clear_way(directory: int, name: bytes) -> None:
@@ -84,6 +119,11 @@ def make_directory(directory: int, name: bytes) -> None:
             return
         os.unlink(name, dir_fd=directory)
         os.mkdir(name, 0o700, dir_fd=directory)
+
+
+def is_fatal(exc: OSError) -> bool:
+    """Tell whether an error is the whole target's and not one entry's."""
+    return exc.errno in _FATAL
 
 
 @contextmanager

@@ -11,7 +11,8 @@ import os
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING
 
-from vaultik.restore.target import clear_way, temporary_name
+from vaultik.restore.plan import Failure
+from vaultik.restore.target import clear_way, is_fatal
 from vaultik.restore.tree import get_entry
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from vaultik.restore.target import Target
 
 _OPEN_AT_MOST = 64
-_WRITE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class FileWriter:
@@ -36,13 +36,36 @@ class FileWriter:
         self._whole = {entry for entry, here in self._left.items() if self._chunks(entry) == here}
         self._fds: OrderedDict[int, int] = OrderedDict()
         self._begun: set[int] = set()
-        self.damaged: dict[int, str] = {}
+        self.failures: dict[int, Failure] = {}
         self.finished = 0
 
     def write(self, entry: int, offset: int, data: bytes) -> None:
-        """Write a verified chunk at its place in a file; the last one finishes the file if it can be."""
-        if entry in self.damaged:
+        """Write a verified chunk at its place in a file; the last one finishes the file if it can be.
+
+        What goes wrong with this file alone is kept in `failures`.
+
+        Raises:
+            OSError: the whole target failed.
+        """
+        if entry in self.failures:
             return
+        try:
+            self._write(entry, offset, data)
+        except OSError as exc:
+            if is_fatal(exc):
+                raise
+            self._give_up(entry, Failure(damaged=False, reason=exc.strerror or str(exc)))
+
+    def damage(self, entry: int, reason: str) -> None:
+        """Give a file up whose bytes can't be had."""
+        self._give_up(entry, Failure(damaged=True, reason=reason))
+
+    def close(self) -> None:
+        """Close what is open."""
+        while self._fds:
+            os.close(self._fds.popitem()[1])
+
+    def _write(self, entry: int, offset: int, data: bytes) -> None:
         fd = self._open(entry)
         at = 0
         while at < len(data):
@@ -53,19 +76,11 @@ class FileWriter:
             finish_file(self._copy, self._target, self._attributes, entry, fd)
             self.finished += 1
 
-    def damage(self, entry: int, reason: str) -> None:
-        """Give a file up."""
-        self.damaged.setdefault(entry, reason)
+    def _give_up(self, entry: int, failure: Failure) -> None:
+        self.failures.setdefault(entry, failure)
         fd = self._fds.pop(entry, None)
         if fd is not None:
             os.close(fd)
-        directory, _ = self._target.place(entry)
-        clear_way(directory, temporary_name(entry))
-
-    def close(self) -> None:
-        """Close what is open."""
-        while self._fds:
-            os.close(self._fds.popitem()[1])
 
     def _chunks(self, entry: int) -> int:
         return int(self._copy.execute("SELECT chunks FROM files WHERE entry = ?", (entry,)).fetchone()[0])
@@ -76,9 +91,8 @@ class FileWriter:
             return fd
         if len(self._fds) >= _OPEN_AT_MOST:
             os.close(self._fds.popitem(last=False)[1])
-        directory, _ = self._target.place(entry)
-        fresh = os.O_TRUNC if entry in self._whole and entry not in self._begun else 0
-        fd = self._fds[entry] = os.open(temporary_name(entry), _WRITE | fresh, 0o600, dir_fd=directory)
+        fresh = entry in self._whole and entry not in self._begun
+        fd = self._fds[entry] = self._target.open_temporary(entry, fresh=fresh)
         self._begun.add(entry)
         return fd
 
@@ -90,7 +104,13 @@ def finish_file(copy: sqlite3.Connection, target: Target, attributes: AttributeW
         if os.fstat(fd).st_size != entry.size:
             os.ftruncate(fd, entry.size)
         attributes.on_descriptor(entry, fd)
-        directory, name = target.place(number)
-        os.rename(temporary_name(number), name, src_dir_fd=directory, dst_dir_fd=directory)
+        directory, temporary = target.temporary(number)
+        _, name = target.place(number)
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
     finally:
         os.close(fd)
+
+
+def remove_temporary(target: Target, number: int) -> None:
+    """Remove what was written of a file that is given up."""
+    clear_way(*target.temporary(number))

@@ -82,10 +82,10 @@ def _end_restore(session: RestoreSession, record: process.Record, owner: int) ->
     code = _FAILED
     if session.is_finished():
         report = session.report()
-        session.clean()
-        for path, reason in report.damaged:
+        session.end(report)
+        for path, reason in [*report.damaged, *report.failed]:
             _say(f"{os.fsdecode(path)}: {reason}", None)
-        code = IntegrityError.exit_code if report.damaged else _OK
+        code = IntegrityError.exit_code if report.damaged else _FAILED if report.failed else _OK
     else:
         code = _say_errors(record) or _FAILED
     _leave(code)

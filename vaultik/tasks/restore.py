@@ -160,7 +160,7 @@ def restore(session: RestoreSession, *, workers: int | None = None, progress: Pr
         build([RestoreTree(restore_id=number)], workers=workers or (2 if totals.blobs > 2 else 1))  # noqa: PLR2004 - one does for two
         _raise_first(watcher, complete=session.is_finished())
         report = session.report()
-        session.clean()
+        session.end(report)
     except BaseException:
         session.abandon()
         raise
@@ -169,7 +169,7 @@ def restore(session: RestoreSession, *, workers: int | None = None, progress: Pr
     finally:
         watcher.stop()
         runtime.take_record(None)
-        session.close()
+        session.leave()
         record.close()
         del _sessions[number]
 
