@@ -10,7 +10,7 @@ from vaultik.core.identity import Identity, parse_identities
 from vaultik.errors import IdentityError
 
 VARIABLE = "VAULTIK_PRIVATE_KEY"
-_INLINE = "AGE-SECRET-KEY-"
+_KEY = "AGE-SECRET-KEY-"
 
 
 def load_identities(path: Path | None) -> list[Identity]:
@@ -19,39 +19,49 @@ def load_identities(path: Path | None) -> list[Identity]:
     Raises:
         IdentityError: there is none, or it can't be read. Never shows one.
     """
-    if path is None:
-        value = os.environ.get(VARIABLE, "").strip()
-        if not value:
+    given = os.environ.get(VARIABLE, "").strip() if path is None else os.fspath(path)
+    if not given:
+        raise IdentityError(
+            "no identity given",
+            hint=f"set {VARIABLE} to the key or to an identity file's path, or pass --identity FILE",
+        )
+    if _is_key(given):
+        if path is not None:
             raise IdentityError(
-                "no identity given",
-                hint=f"set {VARIABLE} to the key or to an identity file's path, or pass --identity FILE",
+                "--identity: takes a file, not the key itself",
+                hint=f"who lists processes sees the command line; put the key into a file or {VARIABLE}",
             )
-        if value.upper().startswith(_INLINE):
-            return _parsed(value, VARIABLE)
-        path = Path(value)
-        if not path.exists() and "/" not in value:
-            raise IdentityError(
-                f"{VARIABLE}: neither an identity nor the path of a file",
-                hint="an identity begins with AGE-SECRET-KEY-1",
-            )
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "not a text file"
-        raise IdentityError(f"identity file {path}: {reason}", hint="vaultik keygen -o FILE makes one") from exc
-    return _parsed(text, f"identity file {path}")
+        return _parsed(given, VARIABLE)
+    if given.startswith("age1"):
+        raise IdentityError(
+            f"{VARIABLE if path is None else '--identity'}: is a recipient", hint=f"an identity begins with {_KEY}1"
+        )
+    return _parsed(_read(given, VARIABLE if path is None else "--identity"), f"identity file {given}")
 
 
 def readable_by_others(path: Path | None) -> Path | None:
     """Return the identity file that is used, if others than its owner may read it."""
-    value = os.environ.get(VARIABLE, "").strip()
-    if path is None and value and not value.upper().startswith(_INLINE):
-        path = Path(value)
+    given = os.environ.get(VARIABLE, "").strip() if path is None else os.fspath(path)
     try:
-        mode = path.stat().st_mode if path is not None else 0
+        mode = Path(given).stat().st_mode if given and not _is_key(given) else 0
     except OSError:
         return None
-    return path if stat.S_ISREG(mode) and mode & 0o077 else None
+    return Path(given) if stat.S_ISREG(mode) and mode & 0o077 else None
+
+
+def _is_key(text: str) -> bool:
+    """Tell whether a value is, or holds, a secret: what several lines or any kind of key looks like."""
+    return "\n" in text or _KEY in text.upper() or "PRIVATE KEY" in text.upper()
+
+
+def _read(path: str, where: str) -> str:
+    try:
+        return Path(path).read_text()
+    except FileNotFoundError as exc:
+        raise IdentityError(f"{where}: no such file: {path}", hint=f"an identity begins with {_KEY}1") from exc
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "not a text file"
+        raise IdentityError(f"{where}: identity file {path}: {reason}") from exc
 
 
 def _parsed(text: str, what: str) -> list[Identity]:

@@ -21,7 +21,7 @@ from vaultik.core.ids import new_snapshot_id, source8
 from vaultik.core.names import SnapshotName
 from vaultik.core.padding import padding_frame
 from vaultik.core.streams import PieceReader
-from vaultik.errors import StoreUnavailableError
+from vaultik.errors import FormatError, LocalIndexError, StoreUnavailableError
 from vaultik.index import chunks, state
 from vaultik.index.db import mapped, transaction
 from vaultik.index.state import Base
@@ -141,7 +141,13 @@ def _seal_db(session: Session, draft: _Draft, target: Path) -> age.Sealed:
         plain.unlink(missing_ok=True)
         stack.callback(plain.unlink, missing_ok=True)
         spool.create(plain).close()
-        write_snapshot_db(index_path, plain, _meta(session, draft))
+        try:
+            write_snapshot_db(index_path, plain, _meta(session, draft))
+        except FormatError as exc:
+            raise LocalIndexError(
+                f"index {index_path}: holds what no snapshot may: {exc}",
+                hint="nothing was committed; move the index aside, and a fresh one is built (a full upload at worst)",
+            ) from exc
         file = stack.enter_context(plain.open("rb"))
         size = plain.stat().st_size
         return _seal(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import click
 
 from vaultik.cli.common import identity_option, json_option, load_identities, printable, store_of, store_options
 from vaultik.cli.progress import human_bytes
-from vaultik.errors import IdentityError, SelectionError
+from vaultik.errors import IdentityError, IntegrityError, NoMatchingIdentityError, SelectionError
 from vaultik.snapshot.find import FoundSnapshot, list_snapshots, read_manifest, when
 
 if TYPE_CHECKING:
@@ -19,12 +20,16 @@ if TYPE_CHECKING:
     from vaultik.core.identity import Identity
     from vaultik.store.base import Store
 
+_NOT_OURS = "for another identity"
+_DAMAGED = "manifest damaged or missing"
+
 EPILOG = """\b
 Example:
   vaultik snapshots my-bucket host1/
 \b
 Without an identity ids, times and sizes are shown; with one also hosts, files and bytes.
-Exit codes: 0 done; 2 no snapshot there, wrong identity; 1 store failed; 4 a manifest is damaged.
+Exit codes: 0 done; 2 no snapshot there, or none for this identity; 1 store failed; 4 a manifest is
+damaged (the others are listed).
 """
 
 
@@ -48,11 +53,19 @@ def snapshots(
         rows = [_row(store, snapshot, identities) for snapshot in found]
     if as_json:
         click.echo(json.dumps(rows))
-        return
-    for line in _lines(rows, known=bool(identities)):
-        click.echo(line)
+    else:
+        for line in _lines(rows, known=bool(identities)):
+            click.echo(line)
+    problems = [row["problem"] for row in rows if "problem" in row]
     if not identities:
         click.echo("Without an identity only names, times and sizes can be seen.", err=True)
+    elif _DAMAGED in problems:
+        sys.exit(IntegrityError.exit_code)
+    elif len(problems) == len(rows):
+        raise NoMatchingIdentityError(
+            "the identity opens none of these snapshots",
+            hint="give the identity whose recipient the backups were made for",
+        )
 
 
 def _identities(path: Path | None) -> list[Identity]:
@@ -71,24 +84,32 @@ def _row(store: Store, snapshot: FoundSnapshot, identities: list[Identity]) -> d
         "stored": when(snapshot.modified),
         "db_bytes": snapshot.size_bytes,
     }
-    if identities and snapshot.manifest is not None:
-        facts = read_manifest(store, snapshot.manifest, identities)
-        row |= {
-            "host": facts.host,
-            "complete": facts.complete,
-            "entries": facts.entries,
-            "bytes": facts.bytes,
-            "blobs": len(facts.blobs),
-            "stored_bytes": sum(size for _, size in facts.blobs),
-        }
-    return row
+    if not identities:
+        return row
+    try:
+        facts = read_manifest(store, snapshot, identities)
+    except NoMatchingIdentityError:
+        return row | {"problem": _NOT_OURS}
+    except IntegrityError as exc:
+        return row | {"problem": _DAMAGED, "reason": str(exc)}
+    return row | {
+        "host": facts.host,
+        "complete": facts.complete,
+        "entries": facts.entries,
+        "bytes": facts.bytes,
+        "blobs": len(facts.blobs),
+        "stored_bytes": sum(size for _, size in facts.blobs),
+    }
 
 
 def _lines(rows: list[dict[str, Any]], *, known: bool) -> list[str]:
     head = ["snapshot", "stored (UTC)", "source", "metadata"] + (["host", "entries", "size", "stored"] if known else [])
     table = [head]
     for row in rows:
-        line = [row["snapshot"], row["stored"], row["source"], human_bytes(row["db_bytes"])]
+        stored = row["stored"].replace("T", " ").removesuffix("Z")
+        line = [row["snapshot"], stored, row["source"], human_bytes(row["db_bytes"])]
+        if "problem" in row:
+            line.append(f"({row['problem']})")
         if known and "host" in row:
             partial = "" if row["complete"] else " (partial)"
             line += [

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -85,12 +85,16 @@ def decode(data: bytes) -> Manifest:
 
 def _object(line: bytes) -> dict[str, Any]:
     try:
-        fields = json.loads(line)
+        fields = json.loads(line, parse_constant=_refuse)
     except (ValueError, RecursionError) as exc:
         raise FormatError("manifest: not JSON") from exc
     if not isinstance(fields, dict):
         raise FormatError("manifest: not a JSON object")
     return fields
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(constant)
 
 
 def _check(manifest: Manifest) -> None:

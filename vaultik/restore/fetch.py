@@ -10,14 +10,20 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.core.age_stream import RangeOpener, open_stream, plaintext_size
 from vaultik.core.frames import FrameDecoder
 from vaultik.core.names import blob_key
-from vaultik.errors import DigestMismatchError, FormatError, IntegrityError, ObjectNotFoundError
+from vaultik.errors import (
+    DigestMismatchError,
+    FormatError,
+    IntegrityError,
+    NoMatchingIdentityError,
+    ObjectNotFoundError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +38,8 @@ _JOIN = 256 << 10
 _WINDOW = 8 << 20
 _THREADS = 2
 _AHEAD = 4
+_AHEAD_BYTES = 32 << 20
+"""Plaintext under way at once, but for one frame that is larger."""
 
 
 class WantedBlob(NamedTuple):
@@ -57,7 +65,7 @@ class Fetched(NamedTuple):
     """A chunk's bytes, or why there are none."""
 
     chunk: WantedChunk
-    data: bytes
+    data: bytes | memoryview
     damage: str | None
 
 
@@ -70,6 +78,11 @@ class _Frame(NamedTuple):
     def end(self) -> int:
         return self.offset + self.length
 
+    @property
+    def plain(self) -> int:
+        """The most that the frame may hold."""
+        return max(FRAME_BYTES, *(chunk.offset + chunk.size for chunk in self.chunks))
+
 
 def fetch_chunks(
     store: Store, identities: Sequence[Identity], blob: WantedBlob, chunks: Iterable[WantedChunk]
@@ -78,34 +91,33 @@ def fetch_chunks(
 
     Args:
         store: where the blob lies.
-        identities: any of which may open it.
+        identities: those that opened the snapshot; a blob that they don't open is a damaged one.
         blob: its row.
         chunks: the wanted ones, ordered by frame offset, then by offset.
 
     Raises:
-        StoreError: the store failed (a missing blob is damage of its chunks, not an error).
-        NoMatchingIdentityError: the blob is for somebody else.
+        StoreError: the store failed (a missing or unreadable blob is damage of its chunks, not an error).
     """
     frames = [
         _Frame(o, n, list(group)) for (o, n), group in groupby(chunks, key=lambda c: (c.frame_offset, c.frame_length))
     ]
-    name = blob.hash.hex()
+    name = f"blob {blob.hash.hex()[:12]}…"
+    failed = ""
     with ThreadPoolExecutor(_THREADS) as threads:
-        under_way: deque[Iterable[Fetched]] = deque()
-        stored = _stored_frames(store, identities, blob, frames)
+        under_way: deque[tuple[_Frame, Future[list[Fetched]]]] = deque()
         done = 0
         try:
-            for frame, data in stored:
-                under_way.append(threads.submit(_decode, name, frame, data))  # type: ignore[arg-type]
+            for frame, data in _stored_frames(store, identities, blob, frames):
+                under_way.append((frame, threads.submit(_decode, name, frame, data)))
                 done += 1
-                if len(under_way) >= _AHEAD:
-                    yield from under_way.popleft().result()  # type: ignore[attr-defined]
-        except (IntegrityError, ObjectNotFoundError) as exc:
-            failed = f"blob {name[:12]}…: {'missing' if isinstance(exc, ObjectNotFoundError) else exc}"
-        else:
-            failed = ""
+                while len(under_way) >= _AHEAD or sum(f.plain for f, _ in under_way) > _AHEAD_BYTES:
+                    yield from under_way.popleft()[1].result()
+        except ObjectNotFoundError:
+            failed = f"{name}: missing"
+        except (IntegrityError, NoMatchingIdentityError) as exc:
+            failed = f"{name}: {exc}"
         while under_way:
-            yield from under_way.popleft().result()  # type: ignore[attr-defined]
+            yield from under_way.popleft()[1].result()
     for frame in frames[done:]:
         yield from (Fetched(chunk, b"", failed) for chunk in frame.chunks)
 
@@ -178,18 +190,15 @@ def _read_exactly(stream: Readable, size: int, *, keep: bool) -> bytes:
 
 
 def _decode(name: str, frame: _Frame, data: bytes) -> list[Fetched]:
-    limit = max(FRAME_BYTES, *(chunk.offset + chunk.size for chunk in frame.chunks))
     try:
-        plain = memoryview(FrameDecoder().decode(data, size_limit=limit))
+        plain = memoryview(FrameDecoder().decode(data, size_limit=frame.plain))
     except IntegrityError as exc:
-        return [Fetched(chunk, b"", f"blob {name[:12]}…: frame at {frame.offset}: {exc}") for chunk in frame.chunks]
+        return [Fetched(chunk, b"", f"{name}: frame at {frame.offset}: {exc}") for chunk in frame.chunks]
     return [_check(name, chunk, plain[chunk.offset : chunk.offset + chunk.size]) for chunk in frame.chunks]
 
 
 def _check(name: str, chunk: WantedChunk, data: memoryview) -> Fetched:
     if hashlib.sha256(data).digest() != chunk.hash:
-        error = DigestMismatchError(
-            f"blob {name[:12]}…: chunk at {chunk.offset} of frame {chunk.frame_offset}: digest mismatch"
-        )
+        error = DigestMismatchError(f"{name}: chunk at {chunk.offset} of frame {chunk.frame_offset}: digest mismatch")
         return Fetched(chunk, b"", str(error))
-    return Fetched(chunk, bytes(data), None)
+    return Fetched(chunk, data, None)

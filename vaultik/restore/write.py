@@ -39,7 +39,7 @@ class FileWriter:
         self.failures: dict[int, Failure] = {}
         self.finished = 0
 
-    def write(self, entry: int, offset: int, data: bytes) -> None:
+    def write(self, entry: int, offset: int, data: bytes | memoryview) -> None:
         """Write a verified chunk at its place in a file; the last one finishes the file if it can be.
 
         What goes wrong with this file alone is kept in `failures`.
@@ -65,7 +65,7 @@ class FileWriter:
         while self._fds:
             os.close(self._fds.popitem()[1])
 
-    def _write(self, entry: int, offset: int, data: bytes) -> None:
+    def _write(self, entry: int, offset: int, data: bytes | memoryview) -> None:
         fd = self._open(entry)
         at = 0
         while at < len(data):

@@ -11,23 +11,23 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import closing, contextmanager
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from vaultik.core.age_stream import open_stream
 from vaultik.core.frames import decode_stream
-from vaultik.core.streams import HashingReader
 from vaultik.errors import (
-    DigestMismatchError,
     FormatError,
     IntegrityError,
     NoMatchingIdentityError,
     ObjectNotFoundError,
 )
 from vaultik.snapshot import rules
+from vaultik.snapshot.find import digest_first
 from vaultik.snapshot.write import FORMAT, schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from vaultik.core.identity import Identity
@@ -38,6 +38,9 @@ _LARGEST_DB = 1 << 40
 _LEAST_LIMIT = 64 << 20
 _MOST_RATIO = 200
 """zstd makes a tenth to a twentieth of a DB; one that claims far more is there to fill the disk."""
+_STEPS = 100_000
+_LEAST_STEPS = 10_000_000
+_STEPS_PER_BYTE = 50
 _SQLITE_HEADER = b"SQLite format 3\0"
 
 COPY_SCHEMA = """
@@ -92,13 +95,10 @@ def get_meta(copy: sqlite3.Connection) -> dict[str, Any]:
 
 def _download(store: Store, found: FoundSnapshot, identities: Sequence[Identity], plain: Path) -> None:
     fd = os.open(plain, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file, store.open(found.name.key) as stream:
-        hashing = HashingReader(stream)
+    with os.fdopen(fd, "wb") as file, store.open(found.name.key) as stream, digest_first(stream, found.name) as hashing:
         limit = min(max(_LEAST_LIMIT, _MOST_RATIO * found.size_bytes), _LARGEST_DB)
         for block in decode_stream(open_stream(hashing, identities), size_limit=limit):
             file.write(block)
-        if hashing.finish() != found.name.sha256:
-            raise DigestMismatchError("the bytes of its DB are not what its name says")
 
 
 def _open_untrusted(path: Path) -> sqlite3.Connection:
@@ -112,7 +112,7 @@ def _open_untrusted(path: Path) -> sqlite3.Connection:
         raise FormatError("its DB is not of the size it says")
     db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
     try:
-        _restrain(db)
+        _restrain(db, path.stat().st_size)
         _check_schema(db)
         if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
             raise FormatError("its DB is damaged inside")
@@ -123,7 +123,18 @@ def _open_untrusted(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _restrain(db: sqlite3.Connection) -> None:
+class _Budget:
+    """Ends what takes SQLite far more steps than reading a file of that size several times."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._left = (_LEAST_STEPS + _STEPS_PER_BYTE * size_bytes) // _STEPS
+
+    def __call__(self) -> int:
+        self._left -= 1
+        return self._left < 0
+
+
+def _restrain(db: sqlite3.Connection, size: int) -> None:
     for limit, value in (
         (sqlite3.SQLITE_LIMIT_LENGTH, 1 << 20),
         (sqlite3.SQLITE_LIMIT_SQL_LENGTH, 1 << 16),
@@ -134,6 +145,7 @@ def _restrain(db: sqlite3.Connection) -> None:
         (sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH, 1),
     ):
         db.setlimit(limit, value)
+    db.set_progress_handler(_Budget(size), _STEPS)
     for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0", "query_only = ON"):
         db.execute(f"PRAGMA {pragma}")
 
@@ -142,47 +154,38 @@ def _check_schema(db: sqlite3.Connection) -> None:
     with closing(sqlite3.connect(":memory:")) as fresh:
         fresh.executescript(schema())
         expected = fresh.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name").fetchall()
-    if db.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name").fetchall() != expected:
+    found = db.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name")
+    if any(row != fits for row, fits in zip_longest(found, expected)):
         raise FormatError("its DB has another schema than format 1")
 
 
 def _only_reads(action: int, first: str | None, _second: str | None, _db: str | None, _by: str | None) -> int:
-    if action == sqlite3.SQLITE_SELECT or (action == sqlite3.SQLITE_READ and first in rules.ROWS):
+    if action == sqlite3.SQLITE_SELECT or (action == sqlite3.SQLITE_READ and first in rules.TABLES):
         return sqlite3.SQLITE_OK
     return sqlite3.SQLITE_DENY
 
 
 def _copy(db: sqlite3.Connection, copy: sqlite3.Connection) -> None:
-    meta = dict(db.execute("SELECT key, value FROM meta"))
-    if meta.get("format") != FORMAT or meta.get("kind") != "full":
-        raise FormatError(
-            f"format {meta.get('format')!r} of kind {meta.get('kind')!r}, this vaultik knows format {FORMAT} of kind 'full'"
-        )
+    kind = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('format', 'kind')"))
+    if kind != {"format": FORMAT, "kind": "full"}:
+        shown = f"format {str(kind.get('format'))[:20]!r} of kind {str(kind.get('kind'))[:20]!r}"
+        raise FormatError(f"{shown}, this vaultik knows format {FORMAT} of kind 'full'")
     copy.executescript(schema())
     copy.execute("BEGIN")
-    for table, (columns, rule) in rules.ROWS.items():
-        rows = _checked(db, f"SELECT * FROM {table}", rule)
-        with _unique(table):
+    for table, columns in rules.TABLES.items():
+        with _as_format(table):
+            rows = db.execute(f"SELECT * FROM {table}")
             copy.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * columns)})", rows)
     for statement in filter(str.strip, COPY_SCHEMA.split(";")):
-        with _unique("entries"):
+        with _as_format("entries"):
             copy.execute(statement)
-    for what, query in rules.RULES:
-        if (row := copy.execute(query).fetchone()) is not None:
-            raise FormatError(f"{what} (row {row[0]})")
+    rules.check(copy)
     copy.execute("COMMIT")
 
 
 @contextmanager
-def _unique(table: str) -> Iterator[None]:
+def _as_format(table: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.IntegrityError as exc:
-        raise FormatError(f"{table}: two rows where one is allowed") from exc
-
-
-def _checked(db: sqlite3.Connection, query: str, rule: Callable[[tuple[Any, ...]], bool]) -> Iterator[tuple[Any, ...]]:
-    for row in db.execute(query):
-        if not rule(row):
-            raise FormatError(f"{query.rpartition(' ')[2]}: a row is out of range ({str(row[0])[:20]!r})")
-        yield row
+        raise FormatError(f"{table}: two rows where one is allowed, or a value of the wrong type") from exc

@@ -12,6 +12,8 @@ from contextlib import closing
 from importlib import resources
 from typing import TYPE_CHECKING
 
+from vaultik.snapshot import rules
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -49,6 +51,7 @@ def write_snapshot_db(index_path: Path, target: Path, meta: Mapping[str, int | f
 
     Raises:
         sqlite3.Error: the disk is full, or the index is damaged.
+        FormatError: a row breaks a rule of the format: no reader would take this DB.
     """
     with closing(sqlite3.connect(target, isolation_level=None)) as db:
         db.execute("PRAGMA page_size = 4096")
@@ -61,3 +64,4 @@ def write_snapshot_db(index_path: Path, target: Path, meta: Mapping[str, int | f
         for table, columns in _COPY.items():
             db.execute(f"INSERT INTO {table} SELECT {columns} FROM source.{table} ORDER BY {_ORDER[table]}")
         db.execute("COMMIT")
+        rules.check(db)

@@ -17,7 +17,14 @@ import stat
 import time
 from typing import TYPE_CHECKING, BinaryIO
 
-from vaultik.errors import DigestMismatchError, ObjectNotFoundError, StoreAccessError, StoreError, StoreUnavailableError
+from vaultik.errors import (
+    DigestMismatchError,
+    IntegrityError,
+    ObjectNotFoundError,
+    StoreAccessError,
+    StoreError,
+    StoreUnavailableError,
+)
 from vaultik.linux import AT_FDCWD, rename_noreplace
 from vaultik.store.base import ByteStream, Listing, ObjectInfo
 from vaultik.store.clock import StoreClock
@@ -31,6 +38,8 @@ _LEFT_S = 86_400
 """No put takes a day: what is written aside and this old was left by a kill."""
 
 _BLOCK = 1 << 20
+_BROKEN = (errno.EISDIR, errno.EIO, errno.EUCLEAN)
+"""This object can't be read; others may be."""
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -243,8 +252,10 @@ class _Range:
         return data
 
 
-def _error(exc: OSError, what: str) -> StoreError:
+def _error(exc: OSError, what: str) -> StoreError | IntegrityError:
     reason = f"{what}: {exc.strerror or exc}"
+    if exc.errno in _BROKEN:
+        return IntegrityError(reason, hint="look at the disk that holds the store")
     if exc.errno in _REFUSED:
         return StoreAccessError(reason, hint="check the rights of the store's directory")
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):

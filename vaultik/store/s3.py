@@ -24,7 +24,7 @@ from botocore.exceptions import (
     ClientError,
 )
 
-from vaultik.errors import DigestMismatchError, ObjectNotFoundError
+from vaultik.errors import DigestMismatchError, IntegrityError, ObjectNotFoundError
 from vaultik.store.base import ByteStream, Listing, ObjectInfo
 from vaultik.store.clock import StoreClock
 from vaultik.store.s3_body import Body
@@ -296,8 +296,11 @@ class S3Store:
         extra: dict[str, str] = {"IfMatch": tag} if tag else {}
         if offset or stop is not None:
             extra["Range"] = f"bytes={offset}-{'' if stop is None else stop - 1}"
-        with self._mapped(key):
-            answer = self._client().get_object(Bucket=self._bucket, Key=self._prefix + key, **extra)
+        try:
+            with self._mapped(key):
+                answer = self._client().get_object(Bucket=self._bucket, Key=self._prefix + key, **extra)
+        except _TakenError as exc:
+            raise IntegrityError(f"{key}: it was replaced while it was read") from exc
         whole = "ContentRange" not in answer and offset + answer["ContentLength"] > (stop or 0) and offset > 0
         wrong = whole and (stop is None or answer["ContentLength"] != stop - offset)
         return answer["Body"], offset if wrong else 0, answer.get("ETag")
@@ -305,7 +308,7 @@ class S3Store:
     def _pages(self, prefix: str, **extra: str) -> Iterator[dict[str, Any]]:
         token: dict[str, str] = {}
         while True:
-            with self._mapped(f"list {prefix}"):
+            with self._mapped(f"list {prefix}".rstrip()):
                 page = self._client().list_objects_v2(
                     Bucket=self._bucket, Prefix=self._prefix + prefix, MaxKeys=_PAGE, **extra, **token
                 )

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from botocore import exceptions
 from botocore.exceptions import BotoCoreError, ClientError
 
-from vaultik.errors import StoreAccessError, StoreError, StoreUnavailableError
+from vaultik.errors import FormatError, IntegrityError, StoreAccessError, StoreError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _ABSENT = ("NoSuchKey", "404", "NotFound")
+_TOO_SHORT = ("InvalidRange", "416")
 _TAKEN = ("PreconditionFailed", "412")
 _UNKNOWN_CONDITION = ("NotImplemented", "501")
 
@@ -23,15 +24,18 @@ class _Meaning(NamedTuple):
 
 
 _REFUSED: Mapping[str, _Meaning] = {
-    "InvalidAccessKeyId": _Meaning("the store doesn't know this access key", "check access_key_id"),
-    "SignatureDoesNotMatch": _Meaning("the secret doesn't fit the access key", "check secret_access_key (and region)"),
+    "InvalidAccessKeyId": _Meaning("the store doesn't know this access key", "check access_key_id (AWS_ACCESS_KEY_ID)"),
+    "SignatureDoesNotMatch": _Meaning(
+        "the secret doesn't fit the access key", "check secret_access_key (AWS_SECRET_ACCESS_KEY) and the region"
+    ),
     "RequestTimeTooSkewed": _Meaning(
         "this machine's clock is off", "set the clock; the store refuses requests out of their time"
     ),
-    "NoSuchBucket": _Meaning("no such bucket", "make the bucket, or correct its name"),
+    "NoSuchBucket": _Meaning("no such bucket", "correct its name; vaultik makes no buckets"),
     "AccessDenied": _Meaning(
         "access denied", "the credential lacks this right; s3.access: put_only is for those that can only put"
     ),
+    "InvalidObjectState": _Meaning("the object is archived", "bring it back from the archive first, then try again"),
     "AllAccessDisabled": _Meaning("access denied", None),
     "InvalidBucketName": _Meaning("not a bucket name", None),
     "ExpiredToken": _Meaning("the credential has expired", "get a new one"),
@@ -58,7 +62,7 @@ def is_unknown_condition(exc: ClientError) -> bool:
 
 def map_error(  # noqa: PLR0911 - a table of kinds
     exc: ClientError | BotoCoreError, location: str, what: str
-) -> StoreError:
+) -> StoreError | IntegrityError:
     """Return the error to raise for one of botocore's."""
     where = f"store {location.strip()}: {what}"
     if isinstance(exc, ClientError):
@@ -66,7 +70,9 @@ def map_error(  # noqa: PLR0911 - a table of kinds
     match exc:
         case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError():
             return StoreAccessError(
-                f"{where}: no credential", hint="give access_key_id and secret_access_key, or set up boto3's own"
+                f"{where}: no credential",
+                hint="access_key_id and secret_access_key in the config of a backup; AWS_ACCESS_KEY_ID and"
+                " AWS_SECRET_ACCESS_KEY, or a profile, for everything else",
             )
         case exceptions.ProfileNotFound() | exceptions.NoRegionError() | exceptions.InvalidRegionError():
             return StoreAccessError(f"{where}: {exc}")
@@ -82,8 +88,10 @@ def map_error(  # noqa: PLR0911 - a table of kinds
             return StoreUnavailableError(f"{where}: {str(exc).splitlines()[0]}")
 
 
-def _answered(exc: ClientError, where: str) -> StoreError:
+def _answered(exc: ClientError, where: str) -> StoreError | IntegrityError:
     code = _code(exc)
+    if code in _TOO_SHORT:
+        return FormatError(f"{where}: ends too early")
     if code in _REFUSED:
         return StoreAccessError(f"{where}: {_REFUSED[code].reason}", hint=_REFUSED[code].hint)
     status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)

@@ -1,0 +1,118 @@
+"""The state of an unfinished restore: TARGET/.vaultik-restore, private, locked, gone at the end.
+
+    begun.json     what was asked for, the snapshot that it meant, the boot it began in
+    plan.sqlite    the copied snapshot, the plan, and which steps are done
+
+Nothing found there is believed unless the directory is this user's and closed to others. What was
+written before a power cut may not be on the disk, whatever the plan says: in another boot the plan
+is made anew, and every file with it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import stat
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vaultik.errors import RestoreError
+
+STATE = ".vaultik-restore"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Begun(NamedTuple):
+    """What an unfinished restore is of."""
+
+    choice: dict[str, Any]
+    """What was asked for."""
+    snapshot: str
+    """What that meant then."""
+    token: str
+    """A part of this restore's temporary names, that nobody could know before."""
+    boot: str
+
+
+class State:
+    """The state directory of one target."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self.path = target / STATE
+        self.plan = self.path / "plan.sqlite"
+        self._file = self.path / "begun.json"
+        self._fd: int | None = None
+
+    def open(self) -> Begun | None:
+        """Make or find the directory and lock it. Returns what was begun in it.
+
+        Raises:
+            RestoreError: it isn't this user's, or a restore is going on in it.
+            OSError: it can't be made.
+        """
+        if self._fd is None:
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self._check(os.fstat(self._fd))
+        return self._read()
+
+    def begin(self, choice: dict[str, Any], snapshot: str) -> Begun:
+        """Remember durably what is restored now; a plan that is there is of something else."""
+        self.plan.unlink(missing_ok=True)
+        before = self._read()
+        begun = Begun(choice, snapshot, before.token if before else secrets.token_hex(8), _boot())
+        aside = self._file.with_suffix(".new")
+        with aside.open("w") as file:
+            json.dump(begun._asdict(), file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.rename(self._file)
+        return begun
+
+    def read(self) -> Begun:
+        """Return what was begun, in a process that didn't begin it."""
+        begun = self._read()
+        assert begun is not None
+        return begun
+
+    def remove(self) -> None:
+        """Remove everything and let go of the lock."""
+        if self._fd is not None:
+            shutil.rmtree(self.path, ignore_errors=True)
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _check(self, st: os.stat_result) -> None:
+        if st.st_uid != os.geteuid() or stat.S_IMODE(st.st_mode) & 0o077:
+            self.close()
+            raise RestoreError(
+                f"target {self._target}: {STATE} in it is not this user's", hint="remove it, or name another directory"
+            )
+        assert self._fd is not None
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            self.close()
+            raise RestoreError(f"target {self._target}: a restore into it is going on") from exc
+
+    def _read(self) -> Begun | None:
+        try:
+            begun = Begun(**json.loads(self._file.read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+        if begun.boot != _boot():
+            self.plan.unlink(missing_ok=True)
+        return begun
+
+
+def _boot() -> str:
+    return _BOOT.read_text().strip()
