@@ -19,6 +19,7 @@ mapped to these where they enter (`raise ... from exc`), so that nothing else le
     |   +-- ObjectNotFoundError       exit 1   no object of that name
     |   +-- StoreAccessError          exit 1   refused: credential, rights, no such bucket
     |   +-- StoreUnavailableError     exit 1   no answer after retries; trying later may help
+    |   +-- LostBodyError             exit 1   the file to be put is gone or can't be read
     +-- LocalIndexError               exit 1   the index, its lock or the spool
     |   +-- IndexLockedError          exit 1   another run holds the lock
     +-- RestoreError                  exit 1   the target directory
@@ -114,6 +115,10 @@ class StoreUnavailableError(StoreError):
     """The store gave no usable answer after retries."""
 
     retryable = True
+
+
+class LostBodyError(StoreError):
+    """The local file that was to be stored is gone, or can't be read."""
 
 
 class LocalIndexError(VaultikError):

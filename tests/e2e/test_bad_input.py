@@ -108,9 +108,10 @@ def test_an_identity_that_is_missing_malformed_or_wrong(stored, tmp_path):
     for value, words in (
         ("", "no identity given"),
         ("AGE-SECRET-KEY-1NONSENSE", "malformed"),
-        (str(tmp_path / "gone"), "No such file"),
-        ("word", "neither an identity nor the path"),
-        (stored.recipient, "neither an identity nor the path"),
+        (str(tmp_path / "gone"), "no such file"),
+        ("word", "no such file: word"),
+        (stored.recipient, "is a recipient"),
+        (f"# a key/\n{wrong}\n{'x' * 300}", "line 3 is no X25519 identity"),
         (wrong, "opens none of the object's recipients"),
     ):
         done = subprocess.run(
@@ -119,7 +120,10 @@ def test_an_identity_that_is_missing_malformed_or_wrong(stored, tmp_path):
         assert done.returncode == 2, done.stderr
         refused(done, words)
         assert wrong not in done.stderr
-    assert not out.exists() or list(out.iterdir()) == [out / ".vaultik-restore"]
+        assert not out.exists()
+    done = stored.run("restore", "--identity", wrong, *stored.where, "latest", out, code=2)
+    refused(done, "takes a file, not the key itself")
+    assert wrong not in done.stderr
 
 
 def test_a_store_that_is_not_there(stored, tmp_path):

@@ -161,7 +161,7 @@ class TestP6NoPlaintextOnTheSourcesDisk:
     def test_the_spool_is_bounded(self, site):
         """ChunkFile waits for earlier uploads: with one worker at most two blobs lie in the spool."""
         run_killed(site, "upload:before", count=3)
-        assert 0 < len(list(site.spool.iterdir())) <= 2
+        assert 0 < len(site.spooled()) <= 2
 
     def test_the_snapshot_db_is_gone_from_beside_the_index(self, site):
         site.backup()

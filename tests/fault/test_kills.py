@@ -179,7 +179,7 @@ def test_a_polite_signal_ends_it_with_its_code_and_leaves_no_child(site, tmp_pat
         text=True,
         start_new_session=True,
     )
-    wait_for(lambda: site.spool.exists() and any(site.spool.iterdir()))
+    wait_for(lambda: site.spool.exists() and any(site.spooled()))
     process.send_signal(signum)
     _, said = process.communicate(timeout=30)
     assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[signum], said
@@ -195,7 +195,7 @@ def test_children_die_with_a_killed_parent_and_free_the_lock(site):
     process = subprocess.Popen(
         site.command("backup", site.config, "--workers", 2), env=site.environment(), start_new_session=True
     )
-    wait_for(lambda: site.spool.exists() and any(site.spool.iterdir()))
+    wait_for(lambda: site.spool.exists() and any(site.spooled()))
     process.kill()
     process.wait()
     wait_for(lambda: not alive(process.pid))

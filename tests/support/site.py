@@ -75,6 +75,10 @@ class Site:
     def spool(self):
         return self.state / "spool"
 
+    def spooled(self):
+        """The files in the spool."""
+        return [path for path in self.spool.rglob("*") if path.is_file()]
+
     def environment(self, **more):
         return {**os.environ, "PYTHONWARNINGS": "default", **self.env, **more}
 

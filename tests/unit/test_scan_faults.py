@@ -5,12 +5,10 @@ import socket
 
 import pytest
 
+from tests.support.run import Run
 from tests.support.site import Site
-from vaultik.backup.commit import commit_snapshot
-from vaultik.backup.session import Session
-from vaultik.config import load_config
 from vaultik.errors import SourceError
-from vaultik.index import bundles, runs
+from vaultik.index import runs
 
 
 @pytest.fixture
@@ -29,31 +27,6 @@ def fill(root, *names):
 def listed(site):
     lines = site.run("ls", *site.where, "latest", site.source, "-R").stdout.splitlines()
     return {line.removeprefix(f"{site.source}/") for line in lines}
-
-
-class Run:
-    """A backup in this process, one step after the other, so that the source can change in between."""
-
-    def __init__(self, site):
-        self.session = Session(load_config(site.config), host="here", run_id=os.urandom(4).hex())
-        self.session.begin()
-
-    def rest(self):
-        attempt = 0
-        while True:
-            while (wave := self.session.next_wave()) is not None:
-                for bundle in bundles.wave_bundles(self.session.index(), self.session.run, wave):
-                    self.session.chunk(bundle)
-                    self.session.seal(bundle)
-                    self.session.upload(bundle)
-            if commit_snapshot(self.session, attempt):
-                break
-            attempt += 1
-            assert attempt < 5
-        self.session.finish()
-        problems = runs.get_problems(self.session.index(), self.session.run)
-        self.session.close()
-        return problems
 
 
 def test_a_directory_that_may_not_be_listed_is_kept_without_what_is_in_it(site, tmp_path):

@@ -6,6 +6,7 @@ attribute that can't be read (no right, not supported) is left out; the entry it
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import grp
 import os
@@ -88,15 +89,16 @@ def _attributes(
 
 
 def _xattrs(where: int | bytes) -> tuple[tuple[bytes, bytes], ...]:
-    follow = isinstance(where, int)
-    found = []
+    # A descriptor can't be told not to follow, and need not be.
+    extra: dict[str, bool] = {} if isinstance(where, int) else {"follow_symlinks": False}
     try:
-        names = os.listxattr(where) if follow else os.listxattr(where, follow_symlinks=False)
-        for name in names:
-            value = os.getxattr(where, name) if follow else os.getxattr(where, name, follow_symlinks=False)
-            found.append((os.fsencode(name), value))
+        names = os.listxattr(where, **extra)
     except OSError:
-        pass
+        return ()
+    found = []
+    for name in names:
+        with contextlib.suppress(OSError):
+            found.append((os.fsencode(name), os.getxattr(where, name, **extra)))
     return tuple(found)
 
 

@@ -70,6 +70,7 @@ class BundleSealer:
         *,
         run: int,
         started: float,
+        largest: int,
         chunker: Chunker,
         level: int,
         recipients: Sequence[str],
@@ -84,6 +85,7 @@ class BundleSealer:
             bundle: the bundle's id.
             run: row id of the run that problems are noted for.
             started: when the run's scan began, by this machine's clock.
+            largest: bytes that are read of one file as a whole; a larger one is read by extents.
             chunker: where to cut.
             level: zstd level.
             recipients: whom to seal to.
@@ -101,7 +103,7 @@ class BundleSealer:
         self._progress = progress
         self._encoders = threading.local()
         self._slices = bundles.get_slices(index, bundle)
-        self._reader = BundleReader(index, self._slices, chunker, started)
+        self._reader = BundleReader(index, self._slices, chunker, started=started, largest=largest)
         self._contents: list[list[tuple[int, int]]] = [[] for _ in self._slices]
         self._places: list[Place] = []
         self._table: list[tuple[ChunkId, int]] = []
@@ -200,6 +202,7 @@ class BundleSealer:
             index,
             bundle,
             sealed=(sealed.size_bytes, sealed.header_length, sealed.plaintext_bytes, sealed.sha256) if sealed else None,
+            recipients=self._recipients,
             files=sum(1 for piece in pieces if piece.start == 0),
             bytes_read=self._bytes_read,
             bytes_new=self._bytes_new,

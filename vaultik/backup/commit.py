@@ -76,7 +76,11 @@ def commit_snapshot(session: Session, attempt: int) -> bool:
                 hint="is something deleting from the store while the backup runs?",
             )
         chunks.forget_unreferenced(index)
-        assert chunks.unstored_chunks(index) == 0
+        if chunks.unstored_chunks(index):
+            raise LocalIndexError(
+                f"index {session.config.index_path}: refers to chunks that are in no blob",
+                hint="nothing was committed; move the index aside, and a fresh one is built (a full upload at worst)",
+            )
         draft = _draft(session, index, store)
     base = _write(session, draft)
     with transaction(index):

@@ -11,7 +11,7 @@ import pathspec
 from vaultik.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 CACHE_TAG = b"CACHEDIR.TAG"
@@ -61,7 +61,7 @@ class Excludes:
         text = os.fsdecode(path[1:])
         return self._spec.match_file(text + "/" if stat.S_ISDIR(st.st_mode) else text)
 
-    def tag_of(self, directory: int, names: Mapping[bytes, object]) -> bytes | None:
+    def tag_of(self, directory: int, names: Sequence[bytes]) -> bytes | None:
         """Return the name of the file that keeps a directory's other contents out, if one does.
 
         Args:

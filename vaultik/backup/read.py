@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.backup import attributes
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from vaultik.index.entries import Attributes
 
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_LEASE_S = 50
+"""Longer than the kernel lets the holder of a lease take (lease-break-time, 45 s)."""
+_LEASE_POLL_S = 0.02
 _RACY_NS = 2_000_000_000
 """A file written this shortly before the scan may change again within its file system's clock tick."""
 
@@ -47,6 +51,8 @@ class Outcome(NamedTuple):
     """Of the fstat before reading, `size` as really read; None if nothing could be read."""
     changed: bool = False
     """The file changed while it was read, or since its other extents were planned."""
+    grown: bool = False
+    """Much larger than planned: it has to be planned anew, nothing was read."""
     again: bool = False
     """Written so recently that the next scan must look again."""
     reason: str | None = None
@@ -56,7 +62,9 @@ class Outcome(NamedTuple):
 class BundleReader:
     """Reads the pieces of one bundle, one after the other."""
 
-    def __init__(self, index: sqlite3.Connection, slices: Sequence[Slice], chunker: Chunker, started: float) -> None:
+    def __init__(
+        self, index: sqlite3.Connection, slices: Sequence[Slice], chunker: Chunker, *, started: float, largest: int
+    ) -> None:
         """Prepare to read.
 
         Args:
@@ -64,7 +72,9 @@ class BundleReader:
             slices: what to read.
             chunker: where to cut.
             started: when the scan began, by this machine's clock.
+            largest: bytes that are read of one file as a whole.
         """
+        self._largest = largest
         self._index = index
         self._slices = slices
         self._chunker = chunker
@@ -86,12 +96,16 @@ class BundleReader:
             outcome = Outcome(None)
             try:
                 fd = self._open(part.parent, part.name)
-                try:
-                    outcome = yield from self._piece(number, part.piece, fd)
-                finally:
-                    os.close(fd)
             except OSError as exc:
-                outcome = Outcome(None, reason=None if exc.errno in _GONE else exc.strerror or str(exc))
+                reason = None if exc.errno in _GONE else exc.strerror or str(exc)
+                self.outcomes.append(Outcome(None, reason=reason))
+                continue
+            try:
+                outcome = yield from self._piece(number, part.piece, fd)
+            except OSError as exc:
+                outcome = Outcome(None, reason=exc.strerror or str(exc))
+            finally:
+                os.close(fd)
             self.outcomes.append(outcome)
 
     def _lookup(self, entry: int) -> tuple[int, bytes]:
@@ -99,11 +113,21 @@ class BundleReader:
 
     def _open(self, parent: int, name: bytes) -> int:
         directory = self._cache.open(parent)
-        try:
-            return os.open(name, _OPEN_FILE | os.O_NOATIME, dir_fd=directory)
-        except PermissionError:
-            # O_NOATIME is the owner's and root's only.
-            return os.open(name, _OPEN_FILE, dir_fd=directory)
+        deadline = time.monotonic() + _LEASE_S
+        flags = _OPEN_FILE | os.O_NOATIME
+        while True:
+            try:
+                return os.open(name, flags, dir_fd=directory)
+            except PermissionError:
+                # O_NOATIME is the owner's and root's only.
+                if not flags & os.O_NOATIME:
+                    raise
+                flags = _OPEN_FILE
+            except BlockingIOError:
+                # Under a lease (a file server's): trying to open it tells the holder to let go.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_LEASE_POLL_S)
 
     def _piece(self, number: int, piece: Piece, fd: int) -> Generator[RawChunk, None, Outcome]:
         before = os.fstat(fd)
@@ -111,6 +135,8 @@ class BundleReader:
             return Outcome(None)
         # The row knows the mount from the scan.
         found = attributes.of_descriptor(fd, before, mount=0)
+        if piece.stop is None and before.st_size > self._largest:
+            return Outcome(found, grown=True)
         if piece.stop is None:
             yield from self._whole(number, fd, before)
             size = self._read_to
@@ -173,9 +199,11 @@ class BundleReader:
             return known
         longest = self._chunker.maximum
         begin = max(0, nominal - longest)
-        data = _read_fully(fd, begin, nominal - begin + longest)
+        # Not into the next hole: what lies behind it is another range of the plan.
+        end = min(_data_end(fd, nominal), nominal + longest)
+        data = _read_fully(fd, begin, end - begin)
         cut = begin + self._chunker.first_cut_at_or_after(data, nominal - begin)
-        return bundles.agree_boundary(self._index, entry, nominal, cut)
+        return bundles.agree_boundary(self._index, entry, nominal, max(cut, nominal))
 
 
 def find_data_ranges(index: sqlite3.Connection, entry: int, size: int) -> list[tuple[int, int]]:
@@ -215,8 +243,21 @@ def _data_ranges(fd: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
             return
         if begin >= stop:
             return
-        at = min(os.lseek(fd, begin, os.SEEK_HOLE), stop)
-        yield begin, at
+        at = min(_data_end(fd, begin), stop)
+        if at > begin:
+            yield begin, at
+        else:
+            return  # cut off meanwhile
+
+
+def _data_end(fd: int, offset: int) -> int:
+    """Return where the data at an offset ends: a hole, or the end of the file; the offset itself if there is none."""
+    try:
+        return os.lseek(fd, offset, os.SEEK_HOLE)
+    except OSError as exc:
+        if exc.errno != errno.ENXIO:
+            raise
+        return offset
 
 
 def _differs(before: os.stat_result, after: os.stat_result) -> bool:

@@ -8,7 +8,7 @@ there is no listing, and the recipients alone are looked at.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.core.names import BLOBS_PREFIX, parse_blob_key
 from vaultik.index import chunks
@@ -23,8 +23,17 @@ if TYPE_CHECKING:
     from vaultik.store.base import Store
 
 
-def reconcile(index: sqlite3.Connection, store: Store, recipients: Sequence[str], *, put_only: bool) -> int:
-    """Forget every blob that the run may not rely on. Returns how many those were.
+class Forgotten(NamedTuple):
+    """How many blobs a run may not rely on."""
+
+    lost: int
+    """Not in the store, or not of their size."""
+    outdated: int
+    """Not sealed to every recipient."""
+
+
+def reconcile(index: sqlite3.Connection, store: Store, recipients: Sequence[str], *, put_only: bool) -> Forgotten:
+    """Forget every blob that the run may not rely on.
 
     One request per 1,000 stored blobs; bounded memory.
 
@@ -33,10 +42,11 @@ def reconcile(index: sqlite3.Connection, store: Store, recipients: Sequence[str]
     """
     wanted = set(recipients)
     listed = None if put_only else _stored(store)
-    doubtful = [blob.id for blob in _unlisted(chunks.iter_uploaded(index), listed, wanted)]
+    doubtful = list(_doubtful(chunks.iter_uploaded(index), listed, wanted))
     with transaction(index):
-        chunks.forget_blobs(index, doubtful)
-    return len(doubtful)
+        chunks.forget_blobs(index, [blob for blob, _ in doubtful])
+    lost = sum(is_lost for _, is_lost in doubtful)
+    return Forgotten(lost, len(doubtful) - lost)
 
 
 def _stored(store: Store) -> Iterator[tuple[BlobId, int]]:
@@ -46,14 +56,14 @@ def _stored(store: Store) -> Iterator[tuple[BlobId, int]]:
             yield blob, info.size_bytes
 
 
-def _unlisted(
+def _doubtful(
     known: Iterator[BlobRow], listed: Iterator[tuple[BlobId, int]] | None, wanted: set[str]
-) -> Iterator[BlobRow]:
-    """Yield the known blobs that can't be relied on. Both streams ascend by hash."""
+) -> Iterator[tuple[int, bool]]:
+    """Yield the rows of the known blobs that can't be relied on, and whether they are lost. Both streams ascend by hash."""
     at = next(listed, None) if listed is not None else None
     for blob in known:
         while listed is not None and at is not None and at[0] < blob.hash:
             at = next(listed, None)
         stored = listed is None or at == (blob.hash, blob.size)
         if not stored or not wanted <= set(blob.recipients.split()):
-            yield blob
+            yield blob.id, not stored

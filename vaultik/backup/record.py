@@ -39,7 +39,7 @@ def record_slices(
 
 
 def _is_whole(part: Slice, outcome: Outcome) -> bool:
-    return outcome.attributes is not None and part.piece.stop is None
+    return outcome.attributes is not None and part.piece.stop is None and not outcome.grown
 
 
 def _whole_file(
@@ -87,6 +87,9 @@ def _record_piece(
             entries.remove_tree(index, entry)
         else:
             _record_unreadable(index, run, entry, path, outcome.reason)
+        return
+    if outcome.grown:
+        contents.plan_reread(index, entry, found)
         return
     changed = outcome.changed or contents.is_other_state(index, entry, found)
     if changed and contents.may_reread(index, entry):

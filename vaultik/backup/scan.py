@@ -8,6 +8,7 @@ old row until its new content is recorded.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,10 +17,11 @@ from vaultik.backup import attributes, sources
 from vaultik.directories import OPEN_DIRECTORY, DirectoryCache
 from vaultik.index import contents, entries, mounts, runs
 from vaultik.model import EntryType, Mark, entry_type
+from vaultik.snapshot.rules import LONGEST_NAME
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from vaultik.backup.exclude import Excludes
     from vaultik.index.entries import Known
@@ -82,7 +84,7 @@ class Scan:
         self._one_file_system = one_file_system
         self._progress = progress
         self._told = (0, 0)
-        self._mounts: dict[int, int] = {}
+        self._mounts = mounts.Mounts(index)
         self._new = entries.NewEntries(index)
         self._cache: DirectoryCache | None = None
         self._writes = 0
@@ -100,7 +102,7 @@ class Scan:
         self._cache = DirectoryCache(entries.ROOT, root_fd, lambda entry: entries.parent_and_name(self._index, entry))
         self._index.execute("BEGIN IMMEDIATE")
         try:
-            self._walk(ways)
+            self._walk(root_fd, ways)
             contents.link_groups(self._index)
             self._index.execute("COMMIT")
         finally:
@@ -111,20 +113,19 @@ class Scan:
         self._tell()
         return self.counts
 
-    def _walk(self, ways: sources.Ways) -> None:
-        st = os.lstat(b"/")
+    def _walk(self, root_fd: int, ways: sources.Ways) -> None:
+        st = os.fstat(root_fd)
         whole = b"/" in self._sources
-        self._root(st, Mark.SOURCE if whole else Mark.IMPLIED)
+        self._root(root_fd, st, Mark.SOURCE if whole else Mark.IMPLIED)
         todo = [_Todo(entries.ROOT, b"/", st.st_dev, None if whole else ways)]
         while todo:
             # The last directory of a level comes first, so that what is open stays of use.
             todo.extend(self._directory(todo.pop()))
 
-    def _root(self, st: os.stat_result, mark: Mark) -> None:
-        known = entries.find_known(self._index, entries.ROOT)
-        fresh = attributes.of_stat(st, self._mount(st))
-        if known is None:
-            assert self._new.add(None, b"", mark, fresh) == entries.ROOT
+    def _root(self, fd: int, st: os.stat_result, mark: Mark) -> None:
+        fresh = attributes.of_descriptor(fd, st, self._mounts.id_of(st.st_dev, fd, b"."))
+        if entries.find_known(self._index, entries.ROOT) is None:
+            self._new.add(None, b"", mark, fresh)
             self._new.flush()
         else:
             entries.set_attributes(self._index, entries.ROOT, mark, fresh)
@@ -132,46 +133,50 @@ class Scan:
     def _directory(self, at: _Todo) -> list[_Todo]:
         """Look into one directory. Returns those below it to look into."""
         assert self._cache is not None
+        below = []
         try:
             fd = self._cache.open(at.entry)
-            names = self._list(fd, at) if at.ways is None else sources.stat_ways(fd, at.path, at.ways)
+            # Two steps: what fails here is the directory's.
+            names = self._list(fd, at) if at.ways is None else sources.stat_ways(fd, at.path, at.ways).items()
         except OSError as exc:
             self._no_directory(at, exc)
             return []
         known = entries.children(self._index, at.entry)
-        below = [todo for name, st in names.items() if (todo := self._entry(at, fd, name, st, known.pop(name, None)))]
+        for name, st in names:
+            todo = self._entry(at, fd, name, st, known.pop(name, None))
+            if todo is not None:
+                below.append(todo)
         for gone in known.values():
             self.counts.removed += entries.remove_tree(self._index, gone.id)
         self._new.flush()
         self._pause()
         return below
 
-    def _list(self, fd: int, at: _Todo) -> dict[bytes, os.stat_result]:
-        """Return the names in a directory that belong into the backup, with their lstat."""
-        listing = self._stat_all(fd, at)
-        tag = self._excludes.tag_of(fd, listing)
-        if tag is not None:
-            self.counts.excluded += len(listing) - 1
-            return {tag: listing[tag]}
-        base = at.below(b"")
-        kept = {name: st for name, st in listing.items() if not self._excludes.excludes(base + name, st)}
-        self.counts.excluded += len(listing) - len(kept)
-        return kept
-
-    def _stat_all(self, fd: int, at: _Todo) -> dict[bytes, os.stat_result]:
-        listing = {}
+    def _list(self, fd: int, at: _Todo) -> Iterator[tuple[bytes, os.stat_result]]:
+        """Return the names in a directory that belong into the backup, with their lstat, one after the other."""
         listed = os.open(b".", OPEN_DIRECTORY, dir_fd=fd)
         try:
-            with os.scandir(listed) as found:
-                for entry in found:
-                    name = os.fsencode(entry.name)
-                    try:
-                        listing[name] = entry.stat(follow_symlinks=False)
-                    except OSError as exc:
-                        self._no_entry(at.below(name), exc)
+            names = [os.fsencode(name) for name in os.listdir(listed)]  # noqa: PTH208 - by descriptor
         finally:
             os.close(listed)
-        return listing
+        tag = self._excludes.tag_of(fd, names)
+        if tag is not None:
+            self.counts.excluded += len(names) - 1
+            names = [tag]
+        return self._stats(fd, at, names, every=tag is not None)
+
+    def _stats(self, fd: int, at: _Todo, names: list[bytes], *, every: bool) -> Iterator[tuple[bytes, os.stat_result]]:
+        base = at.below(b"")
+        for name in names:
+            try:
+                st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except OSError as exc:
+                self._no_entry(base + name, exc)
+                continue
+            if not every and self._excludes.excludes(base + name, st):
+                self.counts.excluded += 1
+            else:
+                yield name, st
 
     def _entry(self, at: _Todo, fd: int, name: bytes, st: os.stat_result, known: Known | None) -> _Todo | None:
         """Bring one entry up to date. Returns it if it is a directory to look into."""
@@ -179,6 +184,8 @@ class Scan:
         marks = Mark(0) if at.ways is None else Mark.SOURCE if ways is None else Mark.IMPLIED
         self._count(st)
         try:
+            if len(name) > LONGEST_NAME:
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
             entry = self._update(at, fd, name, st, known, marks)
         except OSError as exc:
             self._no_entry(at.below(name), exc)
@@ -187,7 +194,7 @@ class Scan:
             return None
         if entry is None or not stat.S_ISDIR(st.st_mode):
             return None
-        if self._one_file_system and not marks and st.st_dev != at.device:
+        if not marks and st.st_dev != at.device and (self._one_file_system or self._mounts.is_pseudo(st.st_dev)):
             for below in entries.children(self._index, entry).values():
                 self.counts.removed += entries.remove_tree(self._index, below.id)
             return None
@@ -201,7 +208,7 @@ class Scan:
             kind = entry_type(st.st_mode)
         except KeyError:
             return None
-        mount = self._mount(st)
+        mount = self._mounts.id_of(st.st_dev, fd, name)
         if known is not None and known.type != kind:
             self.counts.removed += entries.remove_tree(self._index, known.id)
             known = None
@@ -272,14 +279,6 @@ class Scan:
             self.counts.directories += 1
         else:
             self.counts.others += 1
-
-    def _mount(self, st: os.stat_result) -> int:
-        mount = self._mounts.get(st.st_dev)
-        if mount is None:
-            with open("/proc/self/mountinfo", encoding="latin-1") as file:  # noqa: PTH123 - a kernel file
-                identity = mounts.mount_identities(file.read()).get(st.st_dev, f"device {st.st_dev}")
-            mount = self._mounts[st.st_dev] = mounts.mount_id(self._index, identity)
-        return mount
 
     def _pause(self) -> None:
         """Commit now and then, so that a killed scan of a big tree need not begin again."""

@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING
 
 from vaultik.backup import spool
 from vaultik.core import age
+from vaultik.errors import LocalIndexError
 from vaultik.index import bundles, chunks
 from vaultik.index.db import transaction
 from vaultik.model import BlobId
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Iterable
     from pathlib import Path
 
     from vaultik.index.bundles import Bundle
 
 _HEADER_AT_MOST = 1 << 16
+_GIVE_UPS = 16
 
 
-def seal_bundle(
-    index: sqlite3.Connection, bundle: int, *, spool_dir: Path, recipients: Sequence[str], store_time: float
-) -> None:
+def seal_bundle(index: sqlite3.Connection, bundle: int, *, spool_dir: Path, store_time: float) -> None:
     """Check what a bundle's pass left in the spool and record it as a blob.
 
     The file is read back from the disk and has to have the length and SHA-256 that were counted
@@ -35,11 +35,10 @@ def seal_bundle(
         index: the index.
         bundle: a chunked bundle.
         spool_dir: where its `.part` lies.
-        recipients: whom it was sealed to.
         store_time: the store's time, which begins the blob's lease.
 
     Raises:
-        LocalIndexError: the spool failed.
+        LocalIndexError: the spool failed, or loses what is written to it again and again.
     """
     row = bundles.get_bundle(index, bundle)
     if row.sha256 is None:
@@ -47,22 +46,42 @@ def seal_bundle(
             bundles.set_sealed(index, bundle, None)
         return
     blob = BlobId(row.sha256)
+    part, final = spool.part_path(spool_dir, bundle), spool.blob_path(spool_dir, blob)
     with spool.spool_errors(spool_dir):
-        whole = _finish_file(spool.part_path(spool_dir, bundle), spool.blob_path(spool_dir, blob), row)
+        whole = _finish_file(part, final, row)
+    if not whole:
+        give_up(index, bundle, None, (part, final))
+        return
     with transaction(index):
-        if not whole:
-            bundles.take_back(index, bundle)
-            return
         number = chunks.add_blob(
             index,
             bundle,
             blob,
             size=row.sealed_size,
             header_length=row.header_length,
-            recipients=" ".join(recipients),
+            recipients=row.recipients,
             sealed_at=store_time,
         )
         bundles.set_sealed(index, bundle, number)
+
+
+def give_up(index: sqlite3.Connection, bundle: int, blob: int | None, files: Iterable[Path]) -> None:
+    """End a bundle whose sealed bytes are not what they were: its files are read again in this run.
+
+    Raises:
+        LocalIndexError: that has happened too often in this run.
+    """
+    for path in files:
+        path.unlink(missing_ok=True)
+    with transaction(index):
+        if blob is not None:
+            chunks.forget_blobs(index, [blob])
+        bundles.take_back(index, bundle)
+    if bundles.count_taken_back(index, bundle) > _GIVE_UPS:
+        raise LocalIndexError(
+            "spool: what is written to it doesn't stay what it was",
+            hint="look at the disk that holds it, and at whatever else cleans it up; set spool_dir to another place",
+        )
 
 
 def _finish_file(part: Path, final: Path, row: Bundle) -> bool:
@@ -78,11 +97,12 @@ def _finish_file(part: Path, final: Path, row: Bundle) -> bool:
 def _is_as_counted(path: Path, row: Bundle) -> bool:
     with path.open("rb", buffering=0) as file:
         os.fsync(file.fileno())
-        start = file.read(_HEADER_AT_MOST)
+        if (
+            os.fstat(file.fileno()).st_size != row.sealed_size
+            or hashlib.file_digest(file, "sha256").digest() != row.sha256
+        ):
+            return False
         file.seek(0)
-        return (
-            age.header_length(start) == row.header_length
-            and row.sealed_size == age.sealed_size(row.header_length, row.plaintext_bytes)
-            and os.fstat(file.fileno()).st_size == row.sealed_size
-            and hashlib.file_digest(file, "sha256").digest() == row.sha256
-        )
+        # The very bytes that were counted: that they are an age file of that header is for pyrage to hold.
+        sealed_size = age.sealed_size(age.header_length(file.read(_HEADER_AT_MOST)), row.plaintext_bytes)
+        return sealed_size == row.sealed_size

@@ -6,6 +6,7 @@ never cross a fork: each process opens its own on first use.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import time
@@ -20,6 +21,7 @@ from vaultik.backup.seal import seal_bundle
 from vaultik.backup.upload import upload_bundle
 from vaultik.core.age import check_recipient
 from vaultik.core.chunker import Chunker
+from vaultik.core.ids import source8
 from vaultik.errors import LocalIndexError
 from vaultik.index import bundles, chunks, contents, db, runs, state
 from vaultik.index.db import mapped, transaction
@@ -64,7 +66,7 @@ class Session:
         if config.audit_recipient:
             check_recipient(config.audit_recipient)
         self.chunker = Chunker(config.chunk_size)
-        self.spool_dir: Path = config.spool_dir
+        self.spool_dir = config.spool_dir
         self.put_only = config.s3.access == "put_only"
         self.started = time.time()
         self.run = 0
@@ -89,21 +91,7 @@ class Session:
 
     def store(self) -> Store:
         """Return this process's client of the store."""
-        s3 = self.config.s3
-        return self._own(
-            "store",
-            lambda: open_store(
-                s3.endpoint,
-                s3.bucket,
-                s3.prefix,
-                region=s3.region,
-                access_key_id=s3.access_key_id,
-                secret_access_key=s3.secret_access_key,
-                put_only=self.put_only,
-                checksums=s3.checksums,
-                create=True,
-            ),
-        )
+        return self._own("store", self._open_store)
 
     def close(self) -> None:
         """Close what this process opened: before a fork, and at the end."""
@@ -141,12 +129,14 @@ class Session:
             if adopt:
                 state.adopt(index, self.config.path)
             state.bind_config(index, self.config.path)
-            state.source_uuid(index, self.config.index_path)
+            # One folder per source: several configs may name the same spool_dir.
+            self.spool_dir = self.config.spool_dir / source8(state.source_uuid(index, self.config.index_path))
             if state.bind_chunker(index, self.chunker_name):
                 self.emit(notice="the chunk size changed: every file is read and uploaded again")
             self.run = runs.add_run(index, self.run_id, self.started)
-            bundles.take_over(index, self.run)
+            bundles.take_over(index, self.run, self.recipients)
         plain_path(self.config.index_path).unlink(missing_ok=True)
+        spool.make_spool(self.config.spool_dir)
         spool.make_spool(self.spool_dir)
         spool.clean(self.spool_dir, self._spooled(index))
 
@@ -191,6 +181,7 @@ class Session:
             bundle,
             run=self.run,
             started=self.started,
+            largest=2 * self.config.blob_size_limit,
             chunker=self.chunker,
             level=self.config.compression_level,
             recipients=self.recipients,
@@ -200,9 +191,7 @@ class Session:
 
     def seal(self, bundle: int) -> None:
         """SealBlob: make what ChunkFile left a blob."""
-        seal_bundle(
-            self.index(), bundle, spool_dir=self.spool_dir, recipients=self.recipients, store_time=self.store().now()
-        )
+        seal_bundle(self.index(), bundle, spool_dir=self.spool_dir, store_time=self.store().now())
 
     def upload(self, bundle: int) -> None:
         """UploadBlob: store a sealed blob."""
@@ -233,8 +222,29 @@ class Session:
             unreadable = runs.count_problems(index, self.run, runs.UNREADABLE)
             runs.set_receipt(index, self.run, snapshot=None, exit_code=3 if unreadable else 0, finished=time.time())
         spool.clean(self.spool_dir, ())
+        with contextlib.suppress(OSError):
+            self.spool_dir.rmdir()
 
     # -- parts ------------------------------------------------------------------------------------
+
+    def _open_store(self) -> Store:
+        s3, index = self.config.s3, self.index()
+        open_it = functools.partial(
+            open_store,
+            s3.endpoint,
+            s3.bucket,
+            s3.prefix,
+            region=s3.region,
+            access_key_id=s3.access_key_id,
+            secret_access_key=s3.secret_access_key,
+            put_only=self.put_only,
+            checksums=s3.checksums,
+        )
+        store = open_it(create=False)
+        if state.get_base(index) is not None and state.get_state(index, "location") == store.location:
+            return store
+        # Only where nothing can be there yet is a bucket made: elsewhere a disk isn't mounted.
+        return open_it(create=True)
 
     def _sound_index(self) -> None:
         path = self.config.index_path
@@ -260,9 +270,20 @@ class Session:
             if moved and self.put_only:
                 # Nothing tells what this store holds.
                 chunks.forget_blobs(index, [blob.id for blob in chunks.iter_uploaded(index)])
-        forgotten = reconcile(index, store, self.recipients, put_only=self.put_only)
-        if moved or forgotten:
-            self.emit(notice=f"{forgotten} blobs can't be relied on in this store: what they held is uploaded again")
+        lost, outdated = reconcile(index, store, self.recipients, put_only=self.put_only)
+        if outdated:
+            self.emit(notice=f"the recipients changed: {outdated} blobs are sealed again, for all of them")
+        if moved:
+            self.emit(notice="another store than last time: everything that isn't there is uploaded")
+        elif lost:
+            self._warn(
+                f"{lost} blobs that were stored are not in {store.location} any more: what they held is uploaded again"
+            )
+
+    def _warn(self, text: str) -> None:
+        """Note what a person has to know, also one who only sees what cron sends."""
+        with transaction(self.index()):
+            runs.add_problem(self.index(), self.run, runs.WARNING, b"", text)
 
     def _excludes(self) -> Excludes:
         config, index_path = self.config, self.config.index_path

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vaultik.backup import spool
+from vaultik.backup.seal import give_up
 from vaultik.core.names import blob_key
+from vaultik.errors import DigestMismatchError, LostBodyError
 from vaultik.index import bundles, chunks
 from vaultik.index.db import transaction
 
@@ -23,7 +25,7 @@ def upload_bundle(
     """Upload a sealed bundle's blob, unless it is there.
 
     The order is: object, row, spool file; so a kill costs at most a look. A blob whose spool file
-    is gone before it was stored is taken back: its files are read again in this run.
+    is gone or damaged before it was stored is taken back: its files are read again in this run.
 
     Args:
         index: the index.
@@ -38,6 +40,7 @@ def upload_bundle(
 
     Raises:
         StoreError: it could not be stored.
+        LocalIndexError: the spool loses what is written to it again and again.
     """
     row = bundles.get_bundle(index, bundle)
     if row.blob is None:
@@ -48,12 +51,11 @@ def upload_bundle(
     path = spool.blob_path(spool_dir, blob.hash)
     sent = 0
     if not is_stored(blob_key(blob.hash), blob.size):
-        if not path.exists():
-            with transaction(index):
-                chunks.forget_blobs(index, [blob.id])
-                bundles.take_back(index, bundle)
+        try:
+            sent = blob.size if store.put(blob_key(blob.hash), path, sha256=blob.hash) else 0
+        except (DigestMismatchError, LostBodyError):
+            give_up(index, bundle, blob.id, [path])
             return 0
-        sent = blob.size if store.put(blob_key(blob.hash), path, sha256=blob.hash) else 0
     with transaction(index):
         bundles.set_uploaded(index, bundle, blob.id)
     path.unlink(missing_ok=True)

@@ -61,6 +61,8 @@ def backup(config: Path, cron: bool, workers: int | None, adopt: bool, as_json: 
             return
         raise
     seconds = time.monotonic() - begun
+    for text in (p.reason for p in result.problems if p.kind == "warning"):
+        _say(printable(text))
     if not cron or result.run.exit_code:
         _name_problems(result, everything=cron or as_json)
     if as_json:
@@ -106,7 +108,7 @@ class _Display(ProgressDisplay):
 
 
 def _name_problems(result: BackupResult, *, everything: bool) -> None:
-    problems = [p for p in result.problems if p.kind != "vanished"]
+    problems = [p for p in result.problems if p.kind not in ("vanished", "warning")]
     shown = problems if everything else problems[:_SHOWN_PROBLEMS]
     for problem in shown:
         _say(f"{printable(problem.path)}: {problem.reason}")

@@ -79,13 +79,19 @@ class Bundle(NamedTuple):
     plaintext_bytes: int
     sha256: bytes | None
     blob: int | None
+    recipients: str
 
 
-def take_over(index: sqlite3.Connection, run: int) -> None:
+def take_over(index: sqlite3.Connection, run: int, recipients: Iterable[str]) -> None:
     """Give a new run what an interrupted one left: finished bundles first (wave 0), then the others.
 
-    Claims of bundles that have to be streamed again are released.
+    Claims of bundles that have to be streamed again are released; so are those of chunked ones that
+    are not encrypted to every one of `recipients`.
     """
+    wanted = set(recipients)
+    for bundle, sealed_to in index.execute("SELECT id, recipients FROM bundles WHERE state = 1").fetchall():
+        if not wanted <= set(sealed_to.split()):
+            take_back(index, bundle)
     index.execute("DELETE FROM bundles WHERE state = 3")
     index.execute("DELETE FROM bundles WHERE state = 0 AND id NOT IN (SELECT bundle FROM pieces)")
     index.execute(
@@ -161,7 +167,7 @@ def bundle_before(index: sqlite3.Connection, bundle: int, distance: int) -> int 
 def get_bundle(index: sqlite3.Connection, bundle: int) -> Bundle:
     """Return a bundle's row."""
     row = index.execute(
-        "SELECT id, state, sealed_size, header_length, plaintext_bytes, sha256, blob FROM bundles WHERE id = ?",
+        "SELECT id, state, sealed_size, header_length, plaintext_bytes, sha256, blob, recipients FROM bundles WHERE id = ?",
         (bundle,),
     ).fetchone()
     return Bundle(row[0], BundleState(row[1]), *row[2:])
@@ -208,6 +214,7 @@ def set_chunked(
     bundle: int,
     *,
     sealed: tuple[int, int, int, bytes] | None,
+    recipients: Sequence[str],
     files: int,
     bytes_read: int,
     bytes_new: int,
@@ -219,6 +226,7 @@ def set_chunked(
         bundle: the bundle's id.
         sealed: stored size, age header length, plaintext bytes and SHA-256 of the `.part`; None if
             nothing was new and there is none.
+        recipients: whom it is encrypted to.
         files: how many files it read, whole or in part.
         bytes_read: plaintext bytes read.
         bytes_new: those of them in chunks that nobody had.
@@ -226,8 +234,8 @@ def set_chunked(
     size, header_length, plaintext_bytes, sha256 = sealed or (0, 0, 0, None)
     index.execute(
         "UPDATE bundles SET state = 1, sealed_size = ?, header_length = ?, plaintext_bytes = ?, sha256 = ?,"
-        " files = ?, bytes_read = ?, bytes_new = ? WHERE id = ?",
-        (size, header_length, plaintext_bytes, sha256, files, bytes_read, bytes_new, bundle),
+        " recipients = ?, files = ?, bytes_read = ?, bytes_new = ? WHERE id = ?",
+        (size, header_length, plaintext_bytes, sha256, " ".join(recipients), files, bytes_read, bytes_new, bundle),
     )
 
 
@@ -251,6 +259,15 @@ def take_back(index: sqlite3.Connection, bundle: int) -> None:
     """End a bundle whose sealed bytes are gone: its chunks are released, mending reads their files again."""
     release_claims(index, bundle)
     index.execute("UPDATE bundles SET state = 3, blob = NULL, sealed_size = 0 WHERE id = ?", (bundle,))
+
+
+def count_taken_back(index: sqlite3.Connection, bundle: int) -> int:
+    """Count the bundles of a bundle's run that were sealed and taken back."""
+    query = (
+        "SELECT count(*) FROM bundles WHERE run = (SELECT run FROM bundles WHERE id = ?)"
+        " AND state = 3 AND sha256 IS NOT NULL AND blob IS NULL"
+    )
+    return int(index.execute(query, (bundle,)).fetchone()[0])
 
 
 def _number_waves(index: sqlite3.Connection, run: int, bundles: Sequence[int]) -> None:

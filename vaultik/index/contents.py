@@ -103,10 +103,11 @@ def copy_to_followers(index: sqlite3.Connection, leader: int) -> None:
 
 
 def add_extent(index: sqlite3.Connection, entry: int, chunks: Iterable[tuple[int, int]], *, changed: bool) -> None:
-    """Record the chunks of one extent of a file whose other extents may still be unread."""
-    index.executemany(
-        "INSERT OR REPLACE INTO extent_chunks VALUES (?, ?, ?)", ((entry, at, chunk) for at, chunk in chunks)
-    )
+    """Record the chunks of one extent of a file whose other extents may still be unread.
+
+    Extents never overlap: neighbours meet at a boundary that is settled once.
+    """
+    index.executemany("INSERT INTO extent_chunks VALUES (?, ?, ?)", ((entry, at, chunk) for at, chunk in chunks))
     if changed:
         index.execute("UPDATE changed SET dirty = 1 WHERE entry = ?", (entry,))
 
@@ -164,7 +165,7 @@ def link_groups(index: sqlite3.Connection) -> None:
     # The content went with the name that led before.
     index.execute(
         "INSERT OR IGNORE INTO changed (entry, size, blocks, mtime_ns, ctime_ns, inode)"
-        f" SELECT e.id, e.size, (e.size + 511) / 512, e.mtime_ns, e.ctime_ns, e.inode FROM {groups}"
+        f" SELECT e.id, e.size, 0, e.mtime_ns, e.ctime_ns, e.inode FROM {groups}"
         " JOIN entries AS e ON e.id = g.leader WHERE e.hardlink <> e.id"
     )
     index.execute(

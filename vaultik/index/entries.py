@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 _TIMES = 1 << 63
 
+_ROWS_AT_ONCE = 2_000
+
 ROOT = 1
 """Id of "/"."""
 
@@ -146,6 +148,8 @@ class NewEntries:
         """Add an entry with its xattrs. Returns its id, which is larger than any before."""
         entry = self._next
         self._next += 1
+        if len(self._rows) >= _ROWS_AT_ONCE:
+            self.flush()
         self._rows.append((entry, parent, name, int(marks), *a[:-1]))
         self._xattrs.extend((entry, *pair) for pair in a.xattrs)
         return entry

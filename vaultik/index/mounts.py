@@ -3,26 +3,83 @@
 from __future__ import annotations
 
 import os
-import re
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import sqlite3
 
+_PSEUDO = frozenset(
+    """
+    binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts efivarfs fusectl hugetlbfs mqueue nsfs proc pstore
+    rpc_pipefs securityfs selinuxfs sysfs tracefs
+    """.split()  # noqa: SIM905 - as one reads it
+)
+"""File systems of the kernel's own: nothing in them is anybody's data, and some sizes are fantastic."""
 
-def mount_id(index: sqlite3.Connection, identity: str) -> int:
-    """Return the id of a mounted file system, known by what is mounted."""
-    index.execute("INSERT OR IGNORE INTO mounts (identity) VALUES (?)", (identity,))
-    return int(index.execute("SELECT id FROM mounts WHERE identity = ?", (identity,)).fetchone()[0])
+
+class Mount(NamedTuple):
+    """A mounted file system."""
+
+    identity: str
+    is_pseudo: bool
 
 
-def mount_identities(mountinfo: str) -> dict[int, str]:
-    """Return the identity of every mounted file system by st_dev, from the text of /proc/self/mountinfo."""
-    identities = {}
-    for line in mountinfo.splitlines():
+class Mounts:
+    """The file systems that a scan meets, by st_dev."""
+
+    def __init__(self, index: sqlite3.Connection) -> None:
+        """Read what is mounted now."""
+        self._index = index
+        self._mounts = parse_mountinfo(Path("/proc/self/mountinfo").read_text(encoding="latin-1"))
+        self._ids: dict[int, int] = {}
+
+    def is_pseudo(self, device: int) -> bool:
+        """Tell whether a device is one of the kernel's own file systems."""
+        mount = self._mounts.get(device)
+        return mount is not None and mount.is_pseudo
+
+    def id_of(self, device: int, directory: int, name: bytes) -> int:
+        """Return the index's id of a file system.
+
+        Args:
+            device: its st_dev.
+            directory: an open directory.
+            name: something in it that stands on the device, for one that the kernel doesn't list (a btrfs subvolume).
+        """
+        if device not in self._ids:
+            mount = self._mounts.get(device)
+            identity = (
+                mount.identity
+                if mount is not None
+                else _identity_of(b"/proc/self/fd/%d/%s" % (directory, name), device)
+            )
+            self._index.execute("INSERT OR IGNORE INTO mounts (identity) VALUES (?)", (identity,))
+            row = self._index.execute("SELECT id FROM mounts WHERE identity = ?", (identity,)).fetchone()
+            self._ids[device] = int(row[0])
+        return self._ids[device]
+
+
+def parse_mountinfo(text: str) -> dict[int, Mount]:
+    """Return the mounted file systems by st_dev, from the text of /proc/self/mountinfo (proc_pid_mountinfo(5)).
+
+    Of several places where one is mounted, the first that shows its root names it: bind mounts come and go.
+    """
+    whole: dict[int, Mount] = {}
+    parts: dict[int, Mount] = {}
+    for line in text.splitlines():
         left, _, right = line.partition(" - ")
-        device = left.split()[2]
-        major, minor = (int(part) for part in re.fullmatch(r"(\d+):(\d+)", device).groups())  # type: ignore[union-attr]
+        _, _, numbers, root, point, *_ = left.split()
+        major, _, minor = numbers.partition(":")
         kind, what = right.split()[:2]
-        identities[os.makedev(major, minor)] = f"{kind} {what}" if what.startswith("/") else f"{kind} {left.split()[4]}"
-    return identities
+        identity = f"{kind} {what}" if what.startswith("/") else f"{kind} {point}"
+        found = whole if root == "/" else parts
+        found.setdefault(os.makedev(int(major), int(minor)), Mount(identity, kind in _PSEUDO))
+    return parts | whole
+
+
+def _identity_of(path: bytes, device: int) -> str:
+    try:
+        return f"fsid {os.statvfs(path).f_fsid:x}"
+    except OSError:
+        return f"device {device}"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 UNREADABLE = "unreadable"
 CHANGED = "changed"
 VANISHED = "vanished"
-NOTICE = "notice"
+WARNING = "warning"
 
 _RUNS_KEPT = 1000
 

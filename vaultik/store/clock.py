@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vaultik.errors import StoreUnavailableError
 from vaultik.linux import boottime
 
 if TYPE_CHECKING:
@@ -21,9 +22,14 @@ class StoreClock:
         self._told = (seconds, boottime())
 
     def now(self, ask: Callable[[], None]) -> float:
-        """Return the time; `ask` makes the store tell it if it never did."""
+        """Return the time; `ask` makes the store tell it if it never did.
+
+        Raises:
+            StoreUnavailableError: it doesn't tell.
+        """
         if self._told is None:
             ask()
-        assert self._told is not None
+        if self._told is None:
+            raise StoreUnavailableError("the store's answers tell no time", hint="a proxy that strips the Date header?")
         seconds, at = self._told
         return seconds + boottime() - at

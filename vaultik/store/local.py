@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from vaultik.errors import (
     DigestMismatchError,
     IntegrityError,
+    LostBodyError,
     ObjectNotFoundError,
     StoreAccessError,
     StoreError,
@@ -80,6 +81,8 @@ class LocalStore:
         """
         with self._mapped(key):
             if self._path(key).exists():
+                # Maybe a killed process put it there and didn't get to this.
+                _sync_directory(self._path(key).parent)
                 return False
             self._make_directories(self._path(key).parent)
             aside = self._aside()
@@ -100,13 +103,16 @@ class LocalStore:
             yield _Range(file, offset, length, self.location, key)
 
     def head(self, key: str) -> ObjectInfo | None:
-        """Return size and time of an object, None if there is none."""
+        """Return size and time of an object, None if there is none. What is found is durable."""
         with self._mapped(key):
             try:
                 st = self._path(key).lstat()
             except (FileNotFoundError, NotADirectoryError):
                 return None
-            return ObjectInfo(key, st.st_size, st.st_mtime) if stat.S_ISREG(st.st_mode) else None
+            if not stat.S_ISREG(st.st_mode):
+                return None
+            _sync_directory(self._path(key).parent)
+            return ObjectInfo(key, st.st_size, st.st_mtime)
 
     def walk(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield the objects whose key begins with `prefix`, ascending."""
@@ -149,11 +155,11 @@ class LocalStore:
         if self._create:
             self._make_directories(self._bucket)
         if not self._bucket.is_dir():
-            raise StoreAccessError(f"store {self._endpoint}: no bucket {self._bucket.name}", hint=self._hint_buckets())
+            raise StoreAccessError(f"store {self._endpoint}: no bucket {self._bucket.name}", hint=self._hint())
 
-    def _hint_buckets(self) -> str:
+    def _hint(self) -> str:
         names = sorted(entry.name for entry in os.scandir(self._endpoint) if entry.is_dir())[:10]
-        return f"there are: {', '.join(names)}" if names else "a first backup makes it"
+        return f"there are: {', '.join(names)}" if names else "is the disk mounted? only a host's first backup makes it"
 
     def _make_directories(self, directory: Path) -> Path:
         """Make a directory and what leads to it, each durable before the next."""
@@ -161,6 +167,8 @@ class LocalStore:
             raise StoreAccessError(
                 f"store {self._endpoint}: no such directory", hint="mount or make it, or correct the endpoint"
             )
+        if not self._create and not self._bucket.is_dir():
+            raise StoreAccessError(f"store {self._endpoint}: no bucket {self._bucket.name}", hint=self._hint())
         missing = []
         at = directory
         while not at.is_dir():
@@ -281,9 +289,12 @@ def _blocks(body: Path | bytes) -> Iterator[bytes]:
     if isinstance(body, bytes):
         yield body
         return
-    with body.open("rb", buffering=0) as source:
-        while block := source.read(_BLOCK):
-            yield block
+    try:
+        with body.open("rb", buffering=0) as source:
+            while block := source.read(_BLOCK):
+                yield block
+    except OSError as exc:
+        raise LostBodyError(f"put {body}: {exc.strerror or exc}") from exc
 
 
 def _publish(aside: Path, path: Path) -> bool:

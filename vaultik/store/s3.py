@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import email.utils
+import functools
 import hashlib
 import os
 import threading
@@ -24,7 +25,7 @@ from botocore.exceptions import (
     ClientError,
 )
 
-from vaultik.errors import DigestMismatchError, IntegrityError, ObjectNotFoundError
+from vaultik.errors import DigestMismatchError, IntegrityError, LostBodyError, ObjectNotFoundError
 from vaultik.store.base import ByteStream, Listing, ObjectInfo
 from vaultik.store.clock import StoreClock
 from vaultik.store.s3_body import Body
@@ -118,17 +119,18 @@ class S3Store:
         Raises:
             DigestMismatchError: the body isn't what `sha256` says; nothing is stored.
         """
-        size = len(body) if isinstance(body, bytes) else body.stat().st_size
-        if size > self._multipart_above and isinstance(body, Path):
-            return self._put_parts(key, body, size, sha256)
-        if hashlib.sha256(body).digest() != sha256 if isinstance(body, bytes) else _digest(body) != sha256:
+        if _digest(body) != sha256:
             raise DigestMismatchError(f"put {key}: the body is not what its digest says")
+        size = len(body) if isinstance(body, bytes) else body.stat().st_size
+        put = functools.partial(self._put_whole, key, body, size, sha256, once=once)
+        if size > self._multipart_above and isinstance(body, Path):
+            put = functools.partial(self._put_parts, key, body, size)
         try:
-            return self._put_whole(key, body, size, sha256, once=once, condition={"IfNoneMatch": "*"})
+            return put(condition={"IfNoneMatch": "*"})
         except _ConditionUnknownError:
             if not self._put_only and self.head(key) is not None:
                 return False
-            return self._put_whole(key, body, size, sha256, once=once, condition={})
+            return put(condition={})
 
     @contextmanager
     def open(self, key: str, *, offset: int = 0, length: int | None = None) -> Iterator[ByteStream]:
@@ -217,9 +219,10 @@ class S3Store:
 
     def _note_time(self, response_dict: dict[str, Any] | None = None, **_ignored: Any) -> None:
         date = (response_dict or {}).get("headers", {}).get("date")
-        parsed = email.utils.parsedate_to_datetime(date) if date else None
-        if parsed is not None:
-            self._clock.tell(parsed.timestamp())
+        try:
+            self._clock.tell(email.utils.parsedate_to_datetime(date).timestamp())
+        except (TypeError, ValueError):
+            return  # none, or none that can be read
 
     def _ask_time(self) -> None:
         client = self._client()
@@ -252,9 +255,7 @@ class S3Store:
             return False
         return True
 
-    def _put_parts(self, key: str, body: Path, size: int, sha256: bytes) -> bool:
-        if _digest(body) != sha256:
-            raise DigestMismatchError(f"put {key}: the body is not what its digest says")
+    def _put_parts(self, key: str, body: Path, size: int, *, condition: dict[str, str]) -> bool:
         client, name = self._client(), {"Bucket": self._bucket, "Key": self._prefix + key}
         with self._mapped(key):
             upload = client.create_multipart_upload(**name)["UploadId"]
@@ -266,9 +267,7 @@ class S3Store:
                 tags = list(threads.map(send, range(1, len(starts) + 1), starts))
             parts = [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, 1)]
             with self._mapped(key):
-                client.complete_multipart_upload(
-                    **name, UploadId=upload, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
-                )
+                client.complete_multipart_upload(**name, UploadId=upload, MultipartUpload={"Parts": parts}, **condition)
         except _TakenError:
             self._abort(name, upload)
             return False
@@ -336,6 +335,11 @@ class S3Store:
             raise map_error(exc, self.location, what) from exc
 
 
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+def _digest(body: Path | bytes) -> bytes:
+    if isinstance(body, bytes):
+        return hashlib.sha256(body).digest()
+    try:
+        with body.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as exc:
+        raise LostBodyError(f"put {body}: {exc.strerror or exc}") from exc

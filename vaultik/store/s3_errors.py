@@ -99,6 +99,8 @@ def _answered(exc: ClientError, where: str) -> StoreError | IntegrityError:
     text = f"{where}: {code} (HTTP {status}){': ' + message[0] if message else ''}"
     client_fault = status in range(400, 500) and code not in (
         "SlowDown",
+        "TooManyRequests",
+        "429",
         "RequestTimeout",
         "409",
         "ConditionalRequestConflict",

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+import luigi.configuration
+
 from vaultik import interrupts
 from vaultik.backup.session import Session
 from vaultik.config import load_config
@@ -32,8 +34,7 @@ _FAILED = 1
 
 def begin(config_path: Path, host: str, run_id: str) -> None:
     """Begin a run in this process and arm the exit code. A run that is going on already ends it quietly."""
-    process.note_first_process()
-    interrupts.install()
+    _prepare()
     record = process.Record()
     try:
         config = load_config(config_path)
@@ -51,10 +52,16 @@ def begin(config_path: Path, host: str, run_id: str) -> None:
     atexit.register(_end, session, record, os.getpid())
 
 
-def begin_restore(task: Restore) -> RestoreSession:
-    """Begin a restore for the stock `luigi` command, and arm its exit code."""
+def _prepare() -> None:
     process.note_first_process()
     interrupts.install()
+    # Whichever luigi.cfg was found: a worker that outlives a killed parent would hold the lock for ever.
+    luigi.configuration.get_config().set("worker", "task_process_context", "vaultik.tasks.process.worker_process")
+
+
+def begin_restore(task: Restore) -> RestoreSession:
+    """Begin a restore for the stock `luigi` command, and arm its exit code."""
+    _prepare()
     record = process.Record()
     runtime.take_record(record)
     try:
@@ -124,6 +131,8 @@ def _end(session: Session, record: process.Record, owner: int) -> None:
             for problem in runs.get_problems(session.index(), session.run):
                 if problem.kind == runs.UNREADABLE:
                     _say(f"{os.fsdecode(problem.path)}: {problem.reason}", None)
+                elif problem.kind == runs.WARNING:
+                    _say(problem.reason, None)
         session.close()
     except VaultikError as exc:
         _say(str(exc), exc.hint)

@@ -1,0 +1,87 @@
+"""Large files: sparse ones, and ones that change under the reader, come back as what was read and nothing else."""
+
+import os
+import random
+import threading
+
+import pytest
+
+from tests.support.run import Run
+from tests.support.site import Site
+
+KIB, MIB = 1 << 10, 1 << 20
+LONGEST = 8 * 64 * KIB
+EXTENT = 4 * MIB - LONGEST
+
+
+def aligned(number):
+    return (number + 65535) // 65536 * 65536
+
+
+@pytest.fixture
+def site(tmp_path):
+    site = Site(tmp_path, chunk_size="64KiB", blob_size_limit="4MiB")
+    site.source.mkdir()
+    return site
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_extent_reaches_over_a_hole(site, tmp_path, seed):
+    """Ranges a little longer than an extent: the last boundary lies within one chunk of the hole."""
+    rng = random.Random(seed)
+    at = 0
+    with (site.source / "image").open("wb") as file:
+        for _ in range(4):
+            for size in (aligned(EXTENT) + 65536 * rng.randint(0, 8), 65536 * rng.randint(1, 40)):
+                file.seek(at)
+                file.write(rng.randbytes(size))
+                at += size + 65536 * rng.randint(1, 3)
+        file.truncate(at)
+    site.backup("--workers", "2")
+    site.restore(tmp_path / "out")
+    assert (site.restored(tmp_path / "out") / "image").read_bytes() == (site.source / "image").read_bytes()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_file_truncated_and_written_again_all_the_time_spoils_nothing_else(site, tmp_path, seed):
+    hot = site.source / "hot"
+    data = random.Random(seed).randbytes(12 * MIB)
+    hot.write_bytes(data)
+    (site.source / "other").write_text("precious")
+    stop = threading.Event()
+
+    def write():
+        rng = random.Random(seed)
+        fd = os.open(hot, os.O_RDWR)
+        while not stop.wait(0.005):
+            os.ftruncate(fd, rng.randrange(len(data)))
+            stop.wait(0.005)
+            os.pwrite(fd, data, 0)
+        os.close(fd)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        site.backup("--workers", "2")
+    finally:
+        stop.set()
+        writer.join()
+    site.restore(tmp_path / "out")
+    restored = site.restored(tmp_path / "out")
+    assert (restored / "other").read_text() == "precious"
+    # Every byte is one that stood there at some time: the file's own, or a hole's.
+    found = (restored / "hot").read_bytes()
+    assert all(a in (b, 0) for a, b in zip(found[::997], data[::997], strict=False))
+
+
+def test_a_file_that_outgrows_its_bundle_is_planned_anew(site, tmp_path):
+    """Small at the scan, far larger than a blob when it is read: it is cut into extents after all."""
+    (site.source / "log").write_bytes(b"x" * 1000)
+    run = Run(site)
+    run.session.scan()
+    data = random.Random(1).randbytes(20 * MIB)
+    (site.source / "log").write_bytes(data)
+    run.rest()
+    assert max(path.stat().st_size for path in site.blobs()) < 6 * MIB
+    site.restore(tmp_path / "out")
+    assert (site.restored(tmp_path / "out") / "log").read_bytes() == data

@@ -1,0 +1,33 @@
+"""A backup in this process, one step after the other, so that a test can act in between."""
+
+import os
+
+from vaultik.backup.commit import commit_snapshot
+from vaultik.backup.session import Session
+from vaultik.config import load_config
+from vaultik.index import bundles, runs
+
+
+class Run:
+    """One run."""
+
+    def __init__(self, site):
+        self.session = Session(load_config(site.config), host="here", run_id=os.urandom(4).hex())
+        self.session.begin()
+
+    def rest(self):
+        attempt = 0
+        while True:
+            while (wave := self.session.next_wave()) is not None:
+                for bundle in bundles.wave_bundles(self.session.index(), self.session.run, wave):
+                    self.session.chunk(bundle)
+                    self.session.seal(bundle)
+                    self.session.upload(bundle)
+            if commit_snapshot(self.session, attempt):
+                break
+            attempt += 1
+            assert attempt < 5
+        self.session.finish()
+        problems = runs.get_problems(self.session.index(), self.session.run)
+        self.session.close()
+        return problems
