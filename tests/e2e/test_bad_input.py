@@ -50,7 +50,7 @@ GOOD = "source_dirs: [/etc]\nage_recipient: {recipient}\ns3: {{endpoint: 'file:/
         ("chunk_size: 1KiB\n", ["yaml:4:1", "out of range", "64KiB"]),
         ("blob_size_limit: 1MB\n", ["blob_size_limit", "out of range", "16 times"]),
         ("backup_interval: soon\n", ["yaml:4:1", "backup_interval", "15m"]),
-        ("workers: many\n", ["workers", "expected `int"]),
+        ("workers: many\n", ["workers", "expected a number, got text"]),
         ("index_prefix: blobs/x\n", ["index_prefix", "taken"]),
         ("index_path: relative\n", ["index_path", "absolute"]),
         ("a: [\n", ["yaml:5:1", "not YAML"]),
@@ -163,7 +163,7 @@ def test_a_target_that_is_not_empty(stored, tmp_path):
     assert (tmp_path / "out/mine").read_text() == "mine"
     refused(
         stored.run("fetch", *stored.where, "latest", stored.source / "file", tmp_path / "out/mine", code=1),
-        "is there already",
+        "exists already",
     )
 
 
@@ -176,9 +176,9 @@ def test_usage_mistakes(site):
 def test_keys_and_configs_are_never_overwritten(site, tmp_path):
     site.run("keygen", "-o", tmp_path / "new.key")
     assert (tmp_path / "new.key").stat().st_mode & 0o777 == 0o600
-    refused(site.run("keygen", "-o", tmp_path / "new.key", code=2), "is there already")
+    refused(site.run("keygen", "-o", tmp_path / "new.key", code=2), "exists already")
     site.run("init", tmp_path / "new.yaml")
-    refused(site.run("init", tmp_path / "new.yaml", code=2), "is there already")
+    refused(site.run("init", tmp_path / "new.yaml", code=2), "exists already")
 
 
 def test_every_key_of_the_config_is_in_the_one_that_init_writes(site, tmp_path):

@@ -4,10 +4,13 @@
 set -eu
 demo=$1
 shift
+for source in "$@"; do
+    [ -e "$source" ] || { echo "demo: $source: no such file or directory (DEMO_SOURCE names what is backed up)" >&2; exit 2; }
+done
 rm -rf "$demo"
 mkdir -p "$demo/store" "$demo/host"
 demo=$(cd "$demo" && pwd)
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+say() { if [ -t 1 ]; then printf '\n\033[1m%s\033[0m\n' "$*"; else printf '\n%s\n' "$*"; fi; }
 run() { printf '$ %s\n' "$*"; "$@"; }
 where="--endpoint file://$demo/store demo host1/"
 

@@ -142,10 +142,14 @@ class Scan:
             self._no_directory(at, exc)
             return []
         known = entries.children(self._index, at.entry)
+        before = len(known)
         for name, st in names:
             todo = self._entry(at, fd, name, st, known.pop(name, None))
             if todo is not None:
                 below.append(todo)
+        if at.path in self._sources and before and len(known) == before:
+            text = f"source {os.fsdecode(at.path)}: nothing is left of what it held; is its disk mounted?"
+            runs.add_problem(self._index, self._run, runs.WARNING, at.path, text)
         for gone in known.values():
             self.counts.removed += entries.remove_tree(self._index, gone.id)
         self._new.flush()

@@ -23,7 +23,7 @@ def find_ways(sources: Iterable[bytes]) -> Ways:
     """
     ways: Ways = {}
     for source in sorted(sources):
-        _check_source(source)
+        check_source(source)
         at = ways
         names = [name for name in source.split(b"/") if name]
         for name in names[:-1]:
@@ -61,7 +61,12 @@ def missing(source: bytes, exc: OSError) -> SourceError:
     )
 
 
-def _check_source(source: bytes) -> None:
+def check_source(source: bytes) -> None:
+    """Check that a source is there and stands where its path says.
+
+    Raises:
+        SourceError: it is missing, neither a directory nor a regular file, or reached through a symlink.
+    """
     try:
         st = os.lstat(source)
         real = os.path.realpath(source, strict=True)

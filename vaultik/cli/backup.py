@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaultik.cli.common import printable
+from vaultik.cli.common import plural, printable
 from vaultik.cli.progress import ProgressDisplay, human_bytes
 from vaultik.config import load_config
 from vaultik.errors import IndexLockedError
@@ -144,14 +144,15 @@ def _print_summary(result: BackupResult, display: _Display, seconds: float) -> N
     click.echo(f"snapshot {result.run.snapshot} in {seconds:.1f} s")
     click.echo(
         f"  files    {c['files']:,} seen ({human_bytes(c['bytes'])}), {c['files_read']:,} read,"
-        f" {kinds.count('unreadable'):,} unreadable, {kinds.count('changed'):,} changed while read"
+        f" {kinds.count('unreadable'):,} unreadable, {kinds.count('changed'):,} changed while read,"
+        f" {c['excluded']:,} excluded, {c['removed']:,} gone since last time"
     )
     click.echo(
         f"  bytes    {human_bytes(c['bytes_read'])} read, {human_bytes(c['bytes_new'])} new,"
         f" {human_bytes(c['bytes_read'] - c['bytes_new'])} known already"
     )
     click.echo(
-        f"  stored   {human_bytes(c['bytes_stored'])} in {c['blobs']:,} blobs ({human_bytes(display.sent)} sent)"
+        f"  stored   {human_bytes(c['bytes_stored'])} in {plural(c['blobs'], 'blob')} ({human_bytes(display.sent)} sent)"
     )
 
 

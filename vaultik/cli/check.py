@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from vaultik.backup.sources import check_source
 from vaultik.cli.common import json_option, printable
 from vaultik.cli.progress import human_bytes
 from vaultik.config import load_config
@@ -95,12 +96,12 @@ def _sources(config: Config) -> list[Finding]:
     findings = []
     for source in config.source_dirs:
         shown = os.fsdecode(source)
-        if not os.path.lexists(source):
-            error = SourceError(f"{shown}: not there")
-            findings.append(
-                Finding("source", FAIL, str(error), "correct source_dirs, or mount what is missing", error.exit_code)
-            )
-        elif not os.access(source, os.R_OK):
+        try:
+            check_source(source)
+        except SourceError as exc:
+            findings.append(Finding("source", FAIL, str(exc).removeprefix("source "), exc.hint, exc.exit_code))
+            continue
+        if not os.access(source, os.R_OK):
             findings.append(Finding("source", WARN, f"{shown}: this user may not read it; run as root?"))
         else:
             findings.append(Finding("source", OK, shown))
@@ -108,9 +109,9 @@ def _sources(config: Config) -> list[Finding]:
 
 
 def _index(config: Config) -> list[Finding]:
-    from vaultik.index.db import probe
+    from vaultik.index.state import probe
 
-    return [Finding("index", OK, f"{config.index_path}: {probe(config.index_path)}")]
+    return [Finding("index", OK, f"{config.index_path}: {probe(config.index_path, config.path)}")]
 
 
 def _spool(config: Config) -> list[Finding]:

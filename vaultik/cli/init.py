@@ -92,7 +92,7 @@ def init(config: Path, as_json: bool) -> None:
             file.write(TEMPLATE)
     except FileExistsError as exc:
         raise ConfigError(
-            f"config {config}: is there already", hint="it is never overwritten; name another file"
+            f"config {config}: exists already", hint="it is never overwritten; name another file"
         ) from exc
     except OSError as exc:
         raise ConfigError(f"config {config}: {exc.strerror}") from exc

@@ -24,7 +24,11 @@ Exit codes: 0 done; 2 the file is there already or can't be written.
 
 @click.command(epilog=EPILOG)
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="File for the identity; never overwritten."
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="File for the identity; never overwritten. - is standard output.",
 )
 @json_option
 def keygen(output: Path, as_json: bool) -> None:
@@ -34,15 +38,19 @@ def keygen(output: Path, as_json: bool) -> None:
     """
     identity, recipient = generate()
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    text = f"# created: {now}\n# public key: {recipient}\n{identity}\n"
+    if str(output) == "-":
+        click.echo(text, nl=False)
+        return
     try:
         fd = os.open(output, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "w") as file:
-            file.write(f"# created: {now}\n# public key: {recipient}\n{identity}\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
     except FileExistsError as exc:
         raise IdentityError(
-            f"{output}: is there already", hint="an identity is never overwritten; name another file"
+            f"{output}: exists already", hint="an identity is never overwritten; name another file"
         ) from exc
     except OSError as exc:
         raise IdentityError(f"{output}: {exc.strerror}") from exc

@@ -25,6 +25,7 @@ _COMMANDS = {
     "restore": "Bring a snapshot back.",
     "fetch": "Bring one file or directory back.",
 }
+_RESUMED = (["backup"], ["restore"])
 _SIGINT_CODE = 130
 _SIGTERM_CODE = 143
 
@@ -47,6 +48,7 @@ class _LazyGroup(click.Group):
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, expose_value=False, help="Show where an error arose; may stand anywhere.")
 @click.version_option(vaultik.__version__, message="vaultik %(version)s")
 def cli() -> None:
     """Encrypted, deduplicating backup of this host's directories to S3, with no key on the host that could read it.
@@ -82,7 +84,8 @@ def main() -> NoReturn:
         # click makes an Abort of it.
         terminated = isinstance(exc, interrupts.Terminated) or isinstance(exc.__cause__, interrupts.Terminated)
         message, code = ("terminated", _SIGTERM_CODE) if terminated else ("interrupted", _SIGINT_CODE)
-        _say(message, "what is done is kept; the same command goes on", code, as_json=as_json)
+        goes_on = "what is done is kept; the same command goes on" if arguments[:1] in _RESUMED else None
+        _say(message, goes_on, code, as_json=as_json)
         sys.stdout.flush()
         # Luigi's queues may have been broken off in the middle; waiting for their threads could last for ever.
         os._exit(code)

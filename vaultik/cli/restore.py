@@ -22,7 +22,7 @@ from vaultik.cli.common import (
     store_options,
 )
 from vaultik.cli.progress import ProgressDisplay, human_bytes
-from vaultik.errors import IntegrityError, RestoreError
+from vaultik.errors import ConfigError, IntegrityError, RestoreError
 from vaultik.restore import plan
 from vaultik.restore.session import RestoreReport, RestoreSession, connect
 from vaultik.restore.tree import ROOT
@@ -79,6 +79,10 @@ def restore(
     as_json: bool,
 ) -> None:
     """Restore SNAPSHOT (an id, a unique beginning of one, or `latest`) from BUCKET and PREFIX into TARGET."""
+    if os.fspath(target) == "-":
+        raise ConfigError(
+            "target -: a tree needs a directory", hint="vaultik fetch ... PATH - writes one file to standard output"
+        )
     identities = load_identities(identity)
     if dry_run:
         with (

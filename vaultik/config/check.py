@@ -7,14 +7,19 @@ those who use them.
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from vaultik.config.document import S3, Document, File, read_text
 from vaultik.config.quantities import KIB, MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _CHUNK_SIZES = (64 * KIB, 64 * MIB)
 _LONGEST_CHUNK_TIMES = 8
@@ -103,7 +108,7 @@ class _Checker:
             one_file_system=f.one_file_system,
             exclude_caches=f.exclude_caches,
             exclude_if_present=self._markers(),
-            warnings=warnings,
+            warnings=(*warnings, *self._useless_patterns()),
         )
 
     def _sources(self) -> tuple[bytes, ...]:
@@ -125,6 +130,18 @@ class _Checker:
                     )
             found[path] = text
         return tuple(found)
+
+    def _useless_patterns(self) -> Iterator[str]:
+        """Yield a warning for each exclude that counts from / and can fit nothing in a source."""
+        sources = [os.fsdecode(source).strip("/").split("/") for source in self._sources()]
+        for number, pattern in enumerate(self._file.exclude):
+            parts = pattern.removeprefix("!").rstrip("/").split("/")
+            anchored = len(parts) > 1 and not pattern.startswith("#")
+            if anchored and not any(_may_meet([p for p in parts if p], source) for source in sources):
+                error = self._document.error(
+                    f"$.exclude[{number}]", f"{pattern!r} fits nothing in source_dirs: with a slash it counts from /"
+                )
+                yield str(error)
 
     def _recipients(self) -> tuple[str, ...]:
         f = self._file
@@ -174,6 +191,16 @@ class _Checker:
         if not text.startswith("/"):
             raise self._document.error(f"$.{key}", f"{text!r} is not an absolute path", "begin it with /")
         return Path(text)
+
+
+def _may_meet(pattern: list[str], source: list[str]) -> bool:
+    """Tell whether an anchored pattern may fit a source, a parent of it or something in it."""
+    for part, name in zip(pattern, source, strict=False):
+        if part == "**" or not name:
+            return True
+        if not fnmatch.fnmatchcase(name, part):
+            return False
+    return True
 
 
 def _is_below(path: bytes, other: bytes) -> bool:

@@ -115,7 +115,8 @@ class Document:
                 where, f"{missing[1]} is missing", "vaultik init CONFIG writes a commented config with every key"
             )
         reason, _, hint = reason.partition("; ")
-        return self.error(where, reason[0].lower() + reason[1:], hint or _type_hint(reason))
+        words = re.sub(r"`(\w+)(?: \| null)?`", lambda kind: _KINDS.get(kind[1], kind[0]), reason)
+        return self.error(where, words[0].lower() + words[1:], hint or _type_hint(reason, where))
 
     def _refuse_identities(self, where: str, value: Any) -> None:
         if isinstance(value, dict):
@@ -169,7 +170,24 @@ def _parse(kind: type, value: Any) -> Any:
     return kind(parse(value))
 
 
-def _type_hint(reason: str) -> str | None:
+_KINDS = {
+    "array": "a list",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a number",
+    "null": "nothing",
+    "object": "a section of keys",
+    "str": "text",
+}
+
+
+def _type_hint(reason: str, where: str) -> str | None:
+    if where == "$.s3.access":
+        return "full or put_only"
+    if "Expected `bool`" in reason:
+        return "write true or false, without quotes"
+    if "Expected `object`" in reason:
+        return "write its keys below it, indented"
     if "Expected `array`" in reason:
         return "write a list: [a, b] or one `- item` per line"
     if reason.startswith("Expected"):

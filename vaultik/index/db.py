@@ -7,6 +7,7 @@ that a fresh index costs is a full upload, and the worst that a wrong one costs 
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
@@ -45,6 +46,7 @@ NETWORK_FILE_SYSTEMS = frozenset(
     ]
 )
 
+_NO_RIGHT = "set index_path to a place where this user may write, or run as root"
 _RESULT_CODES_OF_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
@@ -96,7 +98,8 @@ def mapped(path: Path) -> Iterator[None]:
 def map_error(exc: sqlite3.Error | OSError, path: Path) -> LocalIndexError:
     """Return the error to raise for one of SQLite's or the system's at the index."""
     if isinstance(exc, OSError):
-        return LocalIndexError(f"index {path}: {exc.strerror or exc}")
+        hint = _NO_RIGHT if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else None
+        return LocalIndexError(f"index {path}: {exc.strerror or exc}", hint=hint)
     if is_damage(exc):
         hint = "the next backup moves it aside and builds a fresh one (a full upload at worst)"
         return LocalIndexError(f"index {path}: damaged: {exc}", hint=hint)
@@ -126,27 +129,26 @@ def move_aside(path: Path) -> Path:
     return aside
 
 
-def probe(path: Path) -> str:
-    """Open the index as a run would, without creating one, and say in a few words what it is.
+def open_existing(path: Path) -> sqlite3.Connection | None:
+    """Open the index as it is, without creating or migrating; None if a run could make one there.
 
     Raises:
         LocalIndexError: a run could not use it.
     """
     _refuse_network(path)
-    if not path.exists():
-        with mapped(path):
+    with mapped(path):
+        if not path.exists():
             parent = next(p for p in path.parents if p.exists())
             if not os.access(parent, os.W_OK | os.X_OK):
-                raise PermissionError(13, f"no right to write in {parent}")
-        return "not there yet; the first backup makes it"
-    with mapped(path):
+                raise PermissionError(errno.EACCES, f"no right to write in {parent}")
+            return None
         connection = _connect(path)
         try:
             _refuse_newer(connection, path)
-            entries = connection.execute("SELECT count(*) FROM entries").fetchone()[0]
-        finally:
+        except BaseException:
             connection.close()
-    return f"{entries:,} entries"
+            raise
+        return connection
 
 
 def file_system_of(path: Path, mountinfo: str) -> str:

@@ -6,7 +6,8 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
-from vaultik.errors import IndexLockedError, LocalIndexError
+from vaultik.errors import IndexLockedError
+from vaultik.index.db import map_error
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,13 +28,14 @@ class RunLock:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._fd = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as exc:
-            raise LocalIndexError(f"lock {self._path}: {exc.strerror}") from exc
+            raise map_error(exc, self._path) from exc
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
             os.close(self._fd)
             raise IndexLockedError(
-                f"index {index_path}: another run is going on", hint="wait for it to end; --cron waits in silence"
+                f"index {index_path}: another run is going on",
+                hint="try again when it has ended; with --cron this is no error",
             ) from exc
 
     def release(self) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import uuid
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vaultik.errors import LocalIndexError
+from vaultik.index.db import mapped, open_existing
 from vaultik.model import SnapshotId
 
 if TYPE_CHECKING:
@@ -72,12 +74,32 @@ def source_uuid(index: sqlite3.Connection, index_path: Path) -> str:
     return str(known)
 
 
+def probe(index_path: Path, config_path: Path) -> str:
+    """Look at the index as a run of that config would, and say in a few words what it is.
+
+    Raises:
+        LocalIndexError: a run could not use it.
+    """
+    index = open_existing(index_path)
+    if index is None:
+        return "not there yet; the first backup makes it"
+    with closing(index), mapped(index_path):
+        _check_config(index, config_path)
+        (entries,) = index.execute("SELECT count(*) FROM entries").fetchone()
+    return f"{entries:,} entries"
+
+
 def bind_config(index: sqlite3.Connection, config_path: Path) -> None:
     """Tie the index to one config file.
 
     Raises:
         LocalIndexError: another config uses it.
     """
+    _check_config(index, config_path)
+    set_state(index, "config", str(config_path.resolve()))
+
+
+def _check_config(index: sqlite3.Connection, config_path: Path) -> None:
     path = str(config_path.resolve())
     bound = get_state(index, "config")
     if bound is not None and bound != path:
@@ -85,7 +107,6 @@ def bind_config(index: sqlite3.Connection, config_path: Path) -> None:
             f"index belongs to the config {bound}, not to {path}",
             hint="give each config its own index_path, or pass --adopt if the config file was moved",
         )
-    set_state(index, "config", path)
 
 
 def adopt(index: sqlite3.Connection, config_path: Path) -> None:

@@ -124,7 +124,7 @@ def _check_place(place: Path, entry: Entry, *, force: bool) -> None:
     if entry.type == "d" and is_directory and not any(place.iterdir()):
         return
     if not force:
-        raise RestoreError(f"target {place}: is there already", hint="name another place, or pass --force")
+        raise RestoreError(f"target {place}: exists already", hint="name another place, or pass --force")
     if (entry.type == "d") != is_directory:
         kinds = ("a directory", "no directory") if is_directory else ("no directory", "a directory")
         raise RestoreError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from vaultik.store.base import Store
 
 _FILE = "file://"
+_BUCKET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
+_ENDPOINT = re.compile(r"file://.*|(https?://)?(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_][A-Za-z0-9_.-]*)(:\d{1,5})?(/[^?#]*)?")
 
 
 def open_store(
@@ -40,8 +43,16 @@ def open_store(
         create: make a directory store's bucket if it isn't there (an S3 bucket is never made).
 
     Raises:
-        ConfigError: the endpoint can't be one.
+        ConfigError: the endpoint or the bucket can't be one.
     """
+    if not _BUCKET.fullmatch(bucket) or bucket.startswith(".."):
+        hint = "its name alone: BUCKET PREFIX, no s3://" if ":" in bucket else "letters, digits, - _ and . make one"
+        raise ConfigError(f"bucket {bucket!r}: not a bucket's name", hint=hint)
+    if endpoint is not None and not _ENDPOINT.fullmatch(endpoint):
+        raise ConfigError(
+            f"endpoint {endpoint}: neither a server nor a directory",
+            hint="https://s3.example.org, or file:///srv/backup for a directory store",
+        )
     prefix = prefix if not prefix or prefix.endswith("/") else prefix + "/"
     if endpoint is not None and endpoint.startswith(_FILE):
         from vaultik.store.local import LocalStore  # noqa: PLC0415 - each kind only where it is used

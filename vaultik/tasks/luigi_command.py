@@ -7,6 +7,7 @@ run is begun here, in the parent, and at the end of the process the receipt give
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ import luigi.configuration
 from vaultik import interrupts
 from vaultik.backup.session import Session
 from vaultik.config import load_config
-from vaultik.errors import IndexLockedError, IntegrityError, VaultikError
+from vaultik.errors import ConfigError, IndexLockedError, IntegrityError, VaultikError
 from vaultik.index import runs
 from vaultik.index.lock import RunLock
 from vaultik.restore.session import RestoreSession
@@ -32,15 +33,19 @@ _OK = 0
 _FAILED = 1
 
 
-def begin(config_path: Path, host: str, run_id: str) -> None:
+def begin(config_path: str, host: str, run_id: str) -> None:
     """Begin a run in this process and arm the exit code. A run that is going on already ends it quietly."""
     _prepare()
     record = process.Record()
     try:
-        config = load_config(config_path)
+        if not config_path:
+            raise ConfigError(
+                "Backup: no config", hint="set config= in the [Backup] section of luigi.cfg, or pass --config PATH"
+            )
+        config = load_config(Path(config_path))
+        session = Session(config, host=host, run_id=run_id, emit=record.add)
         # Held until the process and its children are gone.
         RunLock(config.index_path)
-        session = Session(config, host=host, run_id=run_id, emit=record.add)
         session.begin()
     except IndexLockedError:
         sys.exit(_OK)
@@ -55,8 +60,14 @@ def begin(config_path: Path, host: str, run_id: str) -> None:
 def _prepare() -> None:
     process.note_first_process()
     interrupts.install()
+    logging.getLogger("luigi-interface").addFilter(_is_news)
     # Whichever luigi.cfg was found: a worker that outlives a killed parent would hold the lock for ever.
     luigi.configuration.get_config().set("worker", "task_process_context", "vaultik.tasks.process.worker_process")
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Keep Luigi from printing tracebacks of errors that are told in a line."""
+    return not (record.exc_info and isinstance(record.exc_info[1], VaultikError))
 
 
 def begin_restore(task: Restore) -> RestoreSession:

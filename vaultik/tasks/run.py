@@ -52,10 +52,11 @@ def run_backup(
         IndexLockedError: a run of this index is going on.
         VaultikError: the run failed; what is stored already is not lost, the next run goes on.
     """
-    lock = RunLock(config.index_path)
     record = Record()
     watcher = Watcher(record, watch)
+    # Before the lock: a config that can't be used leaves nothing behind.
     session = Session(config, host=host, run_id=new_run_id(), emit=record.add)
+    lock = RunLock(config.index_path)
     try:
         session.begin(adopt=adopt)
         runtime.activate(session, record)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vaultik.errors import ConfigError, VaultikError
+from vaultik.errors import VaultikError
 from vaultik.index.db import map_error
 
 if TYPE_CHECKING:
@@ -59,18 +58,10 @@ def is_active(run_id: str) -> bool:
 
 
 def begin_under_luigi(config: str, host: str, run_id: str) -> None:
-    """Begin a run for the stock `luigi` command, which knows only the root task.
-
-    Raises:
-        ConfigError: luigi.cfg names no config.
-    """
+    """Begin a run for the stock `luigi` command, which knows only the root task."""
     from vaultik.tasks import luigi_command  # noqa: PLC0415 - only this way in needs it
 
-    if not config:
-        raise ConfigError(
-            "Backup: no config", hint="set config= in the [Backup] section of luigi.cfg, or pass --config PATH"
-        )
-    luigi_command.begin(Path(config), host, run_id)
+    luigi_command.begin(config, host, run_id)
 
 
 def note_failure(exception: BaseException) -> str:
