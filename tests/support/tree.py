@@ -143,6 +143,13 @@ def describe(root: Path) -> dict[bytes, tuple]:
     return found
 
 
+def compare(source: Path, restored: Path) -> list[str]:
+    """What differs between two trees, by name."""
+    ours, theirs = describe(source), describe(restored)
+    names = sorted(ours.keys() | theirs.keys())
+    return [f"{name!r}: {ours.get(name)} is {theirs.get(name)}" for name in names if ours.get(name) != theirs.get(name)]
+
+
 def facts(fd: int, name: bytes, st: os.stat_result) -> tuple:
     way = b"/proc/self/fd/%d/%s" % (fd, name)
     xattrs = tuple(

@@ -97,11 +97,10 @@ def _record_piece(
         return
     contents.add_extent(index, entry, content, changed=changed)
     if contents.is_last_extent(index, entry):
-        changed, chunk_rows = contents.finish_extents(index, entry)
+        changed, end = contents.extents_state(index, entry)
         if changed:
-            found = found._replace(size=contents.end_of(index, chunk_rows))
-        done = _content(index, run, part, found, chunk_rows, changed=changed, again=outcome.again)
-        contents.set_contents(index, [done])
+            found = found._replace(size=end)
+        contents.finish_extents(index, _content(index, run, part, found, (), changed=changed, again=outcome.again))
 
 
 def _record_unreadable(index: sqlite3.Connection, run: int, entry: int, path: bytes, reason: str) -> None:

@@ -87,9 +87,13 @@ def give_up(index: sqlite3.Connection, bundle: int, blob: int | None, files: Ite
 def _finish_file(part: Path, final: Path, row: Bundle) -> bool:
     """Bring the file under its final name, durably. Returns False if its bytes are not those counted."""
     source = part if part.exists() else final
-    if not source.exists() or not _is_as_counted(source, row):
+    try:
+        if not _is_as_counted(source, row):
+            return False
+        if source is part:
+            part.rename(final)
+    except FileNotFoundError:
         return False
-    part.rename(final) if source is part else None
     spool.sync_directory(final.parent)
     return True
 

@@ -166,7 +166,7 @@ class Session:
             contents.link_groups(index)
             total = bundles.unplanned_bytes(index)
             made = plan.plan_bundles(
-                list(bundles.iter_unplanned(index)),
+                bundles.iter_unplanned(index),
                 limit=max(plan.bundle_limit(total, self.config.blob_size_limit), 2 * self.chunker.maximum),
                 longest_chunk=self.chunker.maximum,
                 data_ranges=functools.partial(find_data_ranges, index),

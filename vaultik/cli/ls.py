@@ -24,7 +24,7 @@ from vaultik.cli.common import (
     store_options,
 )
 from vaultik.model import FORMAT_OF_TYPE, EntryType, Mark
-from vaultik.restore.session import connect
+from vaultik.restore.plan import connect
 from vaultik.restore.tree import Entry, iter_children, iter_tree, path_of, resolve
 from vaultik.snapshot.find import select
 from vaultik.snapshot.read import fetch_snapshot

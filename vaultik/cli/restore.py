@@ -8,6 +8,7 @@ import sys
 import tempfile
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -24,10 +25,14 @@ from vaultik.cli.common import (
 from vaultik.cli.progress import ProgressDisplay, human_bytes
 from vaultik.errors import ConfigError, IntegrityError, RestoreError
 from vaultik.restore import plan
-from vaultik.restore.session import RestoreReport, RestoreSession, connect
+from vaultik.restore.plan import connect
+from vaultik.restore.session import RestoreSession
 from vaultik.restore.tree import ROOT
 from vaultik.snapshot.find import select
 from vaultik.snapshot.read import fetch_snapshot
+
+if TYPE_CHECKING:
+    from vaultik.restore.report import RestoreReport
 
 EPILOG = """\b
 Example:

@@ -19,6 +19,9 @@ BUNDLES_PER_WAVE = 32
 """Luigi's cost per task stays flat when the root yields waves of 16 to 64 bundles."""
 
 
+_PAGE = 10_000
+
+
 class BundleState(enum.IntEnum):
     """How far a bundle has come."""
 
@@ -114,9 +117,16 @@ def unplanned_bytes(index: sqlite3.Connection) -> int:
 
 
 def iter_unplanned(index: sqlite3.Connection) -> Iterator[ChangedFile]:
-    """Yield the changed files that no bundle has yet, in entry order; hard link leaders only."""
-    rows = index.execute(f"SELECT c.entry, c.size, c.blocks {_UNPLANNED} ORDER BY c.entry")
-    return map(ChangedFile._make, rows)
+    """Yield the changed files that no bundle has yet, in entry order; hard link leaders only.
+
+    What was yielded may be planned while this goes on.
+    """
+    last = 0
+    while rows := index.execute(
+        f"SELECT c.entry, c.size, c.blocks {_UNPLANNED} AND c.entry > ? ORDER BY c.entry LIMIT ?", (last, _PAGE)
+    ).fetchall():
+        yield from map(ChangedFile._make, rows)
+        last = rows[-1][0]
 
 
 def add_bundles(index: sqlite3.Connection, run: int, bundles: Iterable[PlannedBundle]) -> int:

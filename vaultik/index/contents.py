@@ -137,22 +137,22 @@ def is_last_extent(index: sqlite3.Connection, entry: int) -> bool:
     return index.execute("SELECT 1 FROM pieces WHERE entry = ? LIMIT 1", (entry,)).fetchone() is None
 
 
-def finish_extents(index: sqlite3.Connection, entry: int) -> tuple[bool, list[tuple[int, int]]]:
-    """Take the recorded extents of a file. Returns whether it changed between them, and its chunks."""
+def extents_state(index: sqlite3.Connection, entry: int) -> tuple[bool, int]:
+    """Return whether a file changed between its extents, and where the last of their chunks ends."""
     (dirty,) = index.execute("SELECT dirty FROM changed WHERE entry = ?", (entry,)).fetchone()
-    chunks = index.execute(
-        "SELECT offset, chunk FROM extent_chunks WHERE entry = ? ORDER BY offset", (entry,)
-    ).fetchall()
-    drop_plan(index, entry)
-    return bool(dirty), chunks
+    (end,) = index.execute(
+        "SELECT coalesce(max(x.offset + c.size), 0) FROM extent_chunks AS x JOIN chunks AS c ON c.id = x.chunk"
+        " WHERE x.entry = ?",
+        (entry,),
+    ).fetchone()
+    return bool(dirty), int(end)
 
 
-def end_of(index: sqlite3.Connection, chunks: Sequence[tuple[int, int]]) -> int:
-    """Return where the last of a file's chunks ends."""
-    if not chunks:
-        return 0
-    offset, chunk = chunks[-1]
-    return int(offset + index.execute("SELECT size FROM chunks WHERE id = ?", (chunk,)).fetchone()[0])
+def finish_extents(index: sqlite3.Connection, content: Content) -> None:
+    """Record a file whose extents are all read; its chunks are theirs."""
+    set_contents(index, [content])
+    index.execute("INSERT INTO entry_chunks SELECT * FROM extent_chunks WHERE entry = ?", (content.entry,))
+    drop_plan(index, content.entry)
 
 
 def link_groups(index: sqlite3.Connection) -> None:

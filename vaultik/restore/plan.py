@@ -7,6 +7,7 @@ first wanted name is its prime: it gets the content, the others are linked to it
 from __future__ import annotations
 
 import os
+import sqlite3
 from typing import TYPE_CHECKING, NamedTuple
 
 import pathspec
@@ -17,8 +18,8 @@ from vaultik.restore.fetch import WantedBlob, WantedChunk
 from vaultik.restore.tree import ROOT, iter_tree
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 _PLAN_SCHEMA = """
 CREATE TABLE wanted (entry INTEGER PRIMARY KEY) STRICT;
@@ -50,6 +51,16 @@ class Totals(NamedTuple):
     """Entries that could not be read when they were backed up."""
     unreadable_files: int
     """Files among them, which are left out."""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a private database for a copied snapshot and its plan, making it if it isn't there."""
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(path, timeout=120, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = OFF")
+    connection.execute("PRAGMA cache_size = -16384")
+    return connection
 
 
 def make_plan(copy: sqlite3.Connection, root: int, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:

@@ -9,20 +9,20 @@ import contextlib
 import os
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from vaultik import linux
 from vaultik.errors import RestoreError
 from vaultik.restore import plan
-from vaultik.restore.attributes import SPECIAL, AttributeWriter
-from vaultik.restore.fetch import fetch_chunks
+from vaultik.restore.attributes import AttributeWriter
+from vaultik.restore.blob import write_blob
 from vaultik.restore.finish import Finisher
+from vaultik.restore.report import RestoreReport, add_refused, make_report
 from vaultik.restore.state import STATE, Begun, State
 from vaultik.restore.target import Target, target_errors
-from vaultik.restore.tree import ROOT, path_of
-from vaultik.restore.write import FileWriter
+from vaultik.restore.tree import ROOT
 from vaultik.snapshot.find import FoundSnapshot, select
-from vaultik.snapshot.read import fetch_snapshot, get_meta
+from vaultik.snapshot.read import fetch_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,19 +37,6 @@ _FINISHED = "finished"
 
 
 T = TypeVar("T")
-
-
-class RestoreReport(NamedTuple):
-    """What a restore did."""
-
-    snapshot: str
-    totals: plan.Totals
-    damaged: list[tuple[bytes, str]]
-    """Path and reason of every file that could not be brought back: something stored is missing or damaged."""
-    failed: list[tuple[bytes, str]]
-    """Path and reason of every entry that the target would not take."""
-    refused: dict[str, int]
-    """What this user may not set, and how often."""
 
 
 class RestoreSession:
@@ -102,7 +89,7 @@ class RestoreSession:
 
     def copy(self) -> sqlite3.Connection:
         """Return this process's connection to the copied snapshot and the plan."""
-        return self._own("copy", lambda: connect(self._state.plan))
+        return self._own("copy", lambda: plan.connect(self._state.plan))
 
     def close(self) -> None:
         """Close what this process opened: before a fork, and at the end."""
@@ -154,11 +141,12 @@ class RestoreSession:
 
     def abandon(self) -> None:
         """Take back what `begin` made, if nothing of the snapshot has come yet."""
-        if not self.is_done(_FETCHED):
-            self.clean()
-            if self._made_target:
-                with contextlib.suppress(OSError):
-                    self.target.rmdir()
+        if self._state.is_held and self.is_done(_FETCHED):
+            return
+        self.clean()
+        if self._made_target:
+            with contextlib.suppress(OSError):
+                self.target.rmdir()
 
     def fetch_snapshot(self) -> None:
         """FetchSnapshotDB: download, verify, copy, plan, make the directories."""
@@ -286,80 +274,3 @@ class RestoreSession:
         if what not in self._open:
             self._open[what] = make()
         return cast("T", self._open[what])
-
-
-def write_blob(
-    store: Store,
-    identities: Sequence[Identity],
-    copy: sqlite3.Connection,
-    target: Target,
-    attributes: AttributeWriter,
-    blob: int,
-    emit: Callable[..., None],
-) -> dict[int, Failure]:
-    """Read a blob once and write what the plan wants of it.
-
-    Returns:
-        The files that can't be brought back, with the reason.
-
-    Raises:
-        StoreError: the store failed.
-        OSError: the target did.
-    """
-    uses = plan.uses_of_blob(copy, blob)
-    writer = FileWriter(copy, target, attributes, uses)
-    try:
-        for fetched in fetch_chunks(store, identities, plan.get_blob(copy, blob), uses.chunks):
-            for entry, offset in uses.places[fetched.chunk.id]:
-                if fetched.damage is None:
-                    writer.write(entry, offset, fetched.data)
-                else:
-                    writer.damage(entry, fetched.damage)
-            emit(bytes=fetched.chunk.size * len(uses.places[fetched.chunk.id]))
-        emit(blobs=1, files=writer.finished)
-    finally:
-        writer.close()
-    return writer.failures
-
-
-def add_refused(copy: sqlite3.Connection, attributes: AttributeWriter | None) -> None:
-    """Add to the counts of what this user may not set."""
-    for what, count in attributes.refused.items() if attributes else ():
-        copy.execute(
-            "INSERT INTO refused VALUES (?, ?) ON CONFLICT (what) DO UPDATE SET count = count + excluded.count",
-            (what, count),
-        )
-
-
-def make_report(copy: sqlite3.Connection) -> RestoreReport:
-    """Return what came of a restore, from its plan: `totals` without what could not be brought back."""
-    # With a file that is given up go all its names.
-    query = (
-        "SELECT coalesce(f.entry, x.entry), x.damaged, x.reason FROM failures AS x"
-        " LEFT JOIN files AS f ON f.prime = x.entry ORDER BY 1"
-    )
-    lost = [(path_of(copy, entry), bool(damaged), reason) for entry, damaged, reason in copy.execute(query).fetchall()]
-    refused = dict(copy.execute("SELECT what, count FROM refused"))
-    files, size = copy.execute(
-        "SELECT count(*), total(CASE WHEN f.entry = f.prime THEN e.size END) FROM failures AS x"
-        " JOIN files AS f ON f.prime = x.entry OR (f.entry = x.entry AND f.entry <> f.prime) JOIN entries AS e ON e.id = f.entry"
-    ).fetchone()
-    planned = plan.totals(copy)
-    totals = planned._replace(
-        entries=planned.entries - len(lost) - planned.unreadable_files - refused.get(SPECIAL, 0),
-        files=planned.files - files,
-        bytes=planned.bytes - int(size),
-    )
-    damaged = [(path, reason) for path, is_damaged, reason in lost if is_damaged]
-    failed = [(path, reason) for path, is_damaged, reason in lost if not is_damaged]
-    return RestoreReport(get_meta(copy)["snapshot"], totals, damaged, failed, refused)
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """Open a private database for a copied snapshot and its plan, making it if it isn't there."""
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-    connection = sqlite3.connect(path, timeout=120, isolation_level=None)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = OFF")
-    connection.execute("PRAGMA cache_size = -16384")
-    return connection

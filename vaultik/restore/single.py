@@ -15,10 +15,12 @@ from vaultik.linux import AT_FDCWD, rename_noreplace
 from vaultik.model import ChunkId, EntryType, Mark
 from vaultik.restore import plan
 from vaultik.restore.attributes import AttributeWriter
+from vaultik.restore.blob import write_blob
 from vaultik.restore.fetch import WantedChunk, fetch_chunks
 from vaultik.restore.finish import FINISH, LAST, Finisher
+from vaultik.restore.plan import connect
 from vaultik.restore.progress import NoProgress, Progress
-from vaultik.restore.session import RestoreReport, add_refused, connect, make_report, write_blob
+from vaultik.restore.report import RestoreReport, add_refused, make_report
 from vaultik.restore.target import Target, target_errors
 from vaultik.restore.tree import Entry, resolve
 from vaultik.snapshot.find import select

@@ -47,6 +47,11 @@ class State:
         self._file = self.path / "begun.json"
         self._fd: int | None = None
 
+    @property
+    def is_held(self) -> bool:
+        """Whether this restore has the lock: what lies there is its own."""
+        return self._fd is not None
+
     def open(self) -> Begun | None:
         """Make or find the directory and lock it. Returns what was begun in it.
 

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,7 @@ from vaultik.errors import DigestMismatchError, IntegrityError, LostBodyError, O
 from vaultik.store.base import ByteStream, Listing, ObjectInfo
 from vaultik.store.clock import StoreClock
 from vaultik.store.s3_body import Body
-from vaultik.store.s3_errors import is_absent, is_taken, is_unknown_condition, map_error
+from vaultik.store.s3_errors import StoreConflictError, is_absent, is_taken, is_unknown_condition, map_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -39,6 +40,7 @@ _PART = 16 << 20
 _PARTS_AT_MOST = 9000
 _PART_THREADS = 4
 _PAGE = 1000
+_CONFLICT_PAUSES_S = (0.1, 0.5, 2.0)
 _ATTEMPTS = 5
 _CONNECT_S = 10
 _READ_S = 60
@@ -125,12 +127,19 @@ class S3Store:
         put = functools.partial(self._put_whole, key, body, size, sha256, once=once)
         if size > self._multipart_above and isinstance(body, Path):
             put = functools.partial(self._put_parts, key, body, size)
-        try:
-            return put(condition={"IfNoneMatch": "*"})
-        except _ConditionUnknownError:
-            if not self._put_only and self.head(key) is not None:
-                return False
-            return put(condition={})
+        for pause_s in (*_CONFLICT_PAUSES_S, None):
+            try:
+                return put(condition={"IfNoneMatch": "*"})
+            except _ConditionUnknownError:
+                break
+            except StoreConflictError:
+                # Somebody is putting it at this moment, or was when he was killed.
+                if pause_s is None:
+                    raise
+                time.sleep(pause_s)
+        if not self._put_only and self.head(key) is not None:
+            return False
+        return put(condition={})
 
     @contextmanager
     def open(self, key: str, *, offset: int = 0, length: int | None = None) -> Iterator[ByteStream]:

@@ -14,8 +14,13 @@ if TYPE_CHECKING:
 
 _ABSENT = ("NoSuchKey", "404", "NotFound")
 _TOO_SHORT = ("InvalidRange", "416")
+_CONFLICT = ("ConditionalRequestConflict", "OperationAborted")
 _TAKEN = ("PreconditionFailed", "412")
 _UNKNOWN_CONDITION = ("NotImplemented", "501")
+
+
+class StoreConflictError(StoreUnavailableError):
+    """Two requests met at one key; the same request may do in a moment."""
 
 
 class _Meaning(NamedTuple):
@@ -90,6 +95,8 @@ def map_error(  # noqa: PLR0911 - a table of kinds
 
 def _answered(exc: ClientError, where: str) -> StoreError | IntegrityError:
     code = _code(exc)
+    if code in _CONFLICT:
+        return StoreConflictError(f"{where}: another put of it is going on", hint="the next run continues")
     if code in _TOO_SHORT:
         return FormatError(f"{where}: ends too early")
     if code in _REFUSED:
@@ -102,8 +109,6 @@ def _answered(exc: ClientError, where: str) -> StoreError | IntegrityError:
         "TooManyRequests",
         "429",
         "RequestTimeout",
-        "409",
-        "ConditionalRequestConflict",
     )
     return (
         StoreAccessError(text)

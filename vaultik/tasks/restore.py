@@ -26,7 +26,8 @@ from vaultik.tasks.run import Watcher
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vaultik.restore.session import RestoreReport, RestoreSession
+    from vaultik.restore.report import RestoreReport
+    from vaultik.restore.session import RestoreSession
 
 _sessions: dict[str, RestoreSession] = {}
 
