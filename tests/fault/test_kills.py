@@ -54,7 +54,8 @@ def install():
     around(upload.bundles, "set_uploaded", "uploaded row")
     around(commit, "_seal_db", "seal db")
     around(commit, "_put_db", "put db")
-    around(commit.state, "set_base", "base row")
+    around(commit.state, "set_pending", "pending row")
+    around(commit, "commit_base", "base row")
     around(session.Session, "finish", "finish")
     put = local.LocalStore.put
     def logged(self, key, body, **kwargs):
@@ -78,7 +79,7 @@ POINTS = [
     f"{point}:{when}"
     for point in (
         "scan", "plan", "stream", "chunked row", "chunk", "rename", "seal", "upload", "uploaded row",
-        "seal db", "put db", "base row", "finish",
+        "seal db", "pending row", "put db", "base row", "finish",
     )
     for when in ("before", "after")
 ]  # fmt: skip

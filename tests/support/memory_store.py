@@ -26,7 +26,7 @@ class MemoryStore:
     def now(self):
         return self._clock()
 
-    def put(self, key, body, *, sha256, once=False):  # noqa: ARG002 - nothing is tried twice here
+    def put(self, key, body, *, sha256, until=None):  # noqa: ARG002 - nothing takes time here
         data = body if isinstance(body, bytes) else body.read_bytes()
         if hashlib.sha256(data).digest() != sha256:
             raise DigestMismatchError(f"put {key}: the body is not what its digest says")

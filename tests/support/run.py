@@ -2,7 +2,7 @@
 
 import os
 
-from vaultik.backup.commit import commit_snapshot
+from vaultik.backup.commit import Outcome, commit_snapshot
 from vaultik.backup.session import Session
 from vaultik.config import load_config
 from vaultik.index import bundles, runs
@@ -23,7 +23,7 @@ class Run:
                     self.session.chunk(bundle)
                     self.session.seal(bundle)
                     self.session.upload(bundle)
-            if commit_snapshot(self.session, attempt):
+            if commit_snapshot(self.session, attempt) == Outcome.COMMITTED:
                 break
             attempt += 1
             assert attempt < 5

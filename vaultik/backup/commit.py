@@ -3,21 +3,25 @@
 Theory: a snapshot exists exactly when its DB object exists, and nothing that it refers to may be
 missing then. So the listing is looked at last before the put, what the snapshot doesn't need is
 forgotten before it (a later run must not rely on what prune may delete), the manifest stands before
-the DB, and the DB is sent a single time. A run that finds something lost commits nothing and says
-so; its files are read again first.
+the DB, and the DB is sent a single time, soon after the listing. What is not answered is judged by
+another listing. A run that finds something lost commits nothing and says so; its files are read again
+first. A run that goes on for days commits what it has in between, as a partial snapshot.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import vaultik
 from vaultik.backup import spool
-from vaultik.backup.reconcile import reconcile
+from vaultik.backup.reconcile import commit_base
 from vaultik.core import age, manifest
 from vaultik.core.frames import FrameEncoder, encode_stream
 from vaultik.core.ids import new_snapshot_id, source8
+from vaultik.core.lease import PARTIAL_AFTER_S
 from vaultik.core.names import SnapshotName
 from vaultik.core.padding import padding_frame
 from vaultik.core.streams import PieceReader
@@ -25,19 +29,30 @@ from vaultik.errors import FormatError, LocalIndexError, StoreUnavailableError
 from vaultik.index import chunks, state
 from vaultik.index.db import mapped, transaction
 from vaultik.index.state import Base
-from vaultik.snapshot.write import FORMAT, plain_path, write_snapshot_db
+from vaultik.snapshot.write import FORMAT, Totals, plain_path, write_snapshot_db
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from vaultik.backup.reconcile import Reliance
     from vaultik.backup.session import Session
     from vaultik.model import SnapshotId
-    from vaultik.store.base import Store
 
 _BLOCK = 1 << 20
 _ATTEMPTS = 10
+_PAUSES_S = (1, 5, 20)
+
+
+class Outcome(enum.IntEnum):
+    """What came of one try to commit, as the index keeps it."""
+
+    MENDING = 0
+    """Something that the snapshot needs is not stored: its files are on the list of those to read."""
+    COMMITTED = 1
+    PARTIAL = 2
+    """What was done so far is committed; the run goes on."""
 
 
 class _Draft(NamedTuple):
@@ -47,98 +62,164 @@ class _Draft(NamedTuple):
     source: str
     base: Base | None
     server_time: float
-    entries: int
-    bytes: int
+    is_complete: bool
 
 
-def commit_snapshot(session: Session, attempt: int) -> bool:
-    """Write the snapshot of a run whose content is all uploaded.
+class _Sealed(NamedTuple):
+    """A snapshot's two objects, sealed and waiting in the spool."""
+
+    manifest: tuple[SnapshotName, Path]
+    db: tuple[SnapshotName, Path]
+    base: Base
+    """What the snapshot is to the next one."""
+
+
+def is_partial_due(session: Session) -> bool:
+    """Tell whether a run has gone on for so long that it must commit what it has."""
+    oldest = chunks.oldest_uncommitted(session.index())
+    return oldest is not None and oldest < session.store().now() - PARTIAL_AFTER_S
+
+
+def commit_snapshot(session: Session, attempt: int) -> Outcome:
+    """Write the snapshot of a run whose content is all uploaded, or a partial one if it is due.
 
     Returns:
-        False if something the snapshot needs is not stored (any more): the files are on the list
-        of those to read and nothing was written.
+        MENDING if something the snapshot needs is not stored (any more); nothing was written then.
 
     Raises:
-        StoreUnavailableError: the same for the tenth time.
+        StoreUnavailableError: that for the tenth time.
         StoreError: the store failed; whether the snapshot exists is known after the next listing.
         LocalIndexError: the disk under the index or the spool failed.
     """
-    index, store = session.index(), session.store()
-    reconcile(index, store, session.recipients, put_only=session.put_only)
+    index = session.index()
+    reliance = session.reconcile()
     with transaction(index):
-        complete = chunks.mark_lost(index) == 0 and _has_no_plan(index)
-        if not complete:
-            _record_attempt(index, session.run, attempt, committed=False)
-            if attempt < _ATTEMPTS:
-                return False
-            raise StoreUnavailableError(
-                f"{store.location}: what was uploaded is gone again, {attempt} times in this run",
-                hint="is something deleting from the store while the backup runs?",
-            )
-        chunks.forget_unreferenced(index)
-        if chunks.unstored_chunks(index):
-            raise LocalIndexError(
-                f"index {session.config.index_path}: refers to chunks that are in no blob",
-                hint="nothing was committed; move the index aside, and a fresh one is built (a full upload at worst)",
-            )
-        draft = _draft(session, index, store)
-    base = _write(session, draft)
+        is_complete = chunks.mark_lost(index) == 0 and _has_no_plan(index)
+        if not is_complete and not is_partial_due(session):
+            return _to_mending(session, attempt)
+        if is_complete:
+            _forget(session, index)
+        draft = _draft(session, index, is_complete=is_complete)
+    with _sealed(session, draft) as sealed:
+        if not _put(session, sealed, reliance):
+            with transaction(index):
+                return _to_mending(session, attempt)
     with transaction(index):
-        state.set_base(index, base)
+        commit_base(index, sealed.base)
+        outcome = Outcome.COMMITTED if is_complete else Outcome.PARTIAL
         index.execute("UPDATE runs SET snapshot = ? WHERE id = ?", (draft.id, session.run))
-        _record_attempt(index, session.run, attempt, committed=True)
-    return True
+        _record_attempt(index, session.run, attempt, outcome)
+    return outcome
 
 
 def _has_no_plan(index: sqlite3.Connection) -> bool:
     return index.execute("SELECT 1 FROM changed LIMIT 1").fetchone() is None
 
 
-def _record_attempt(index: sqlite3.Connection, run: int, attempt: int, *, committed: bool) -> None:
-    index.execute("INSERT OR REPLACE INTO commits VALUES (?, ?, ?)", (run, attempt, committed))
+def _to_mending(session: Session, attempt: int) -> Outcome:
+    """Send the root back to reading what is lost.
+
+    Raises:
+        StoreUnavailableError: it was sent back too often.
+    """
+    index = session.index()
+    _record_attempt(index, session.run, attempt, Outcome.MENDING)
+    (tries,) = index.execute(
+        "SELECT count(*) FROM commits WHERE run = ? AND committed = ?", (session.run, int(Outcome.MENDING))
+    ).fetchone()
+    if tries > _ATTEMPTS:
+        raise StoreUnavailableError(
+            f"{session.store().location}: what was uploaded is gone again, {tries} times in this run",
+            hint="is something deleting from the store while the backup runs?",
+        )
+    return Outcome.MENDING
 
 
-def _draft(session: Session, index: sqlite3.Connection, store: Store) -> _Draft:
+def _record_attempt(index: sqlite3.Connection, run: int, attempt: int, outcome: Outcome) -> None:
+    index.execute("INSERT OR REPLACE INTO commits VALUES (?, ?, ?)", (run, attempt, int(outcome)))
+
+
+def _forget(session: Session, index: sqlite3.Connection) -> None:
+    """Forget what the snapshot doesn't refer to, and look once more whether everything else is stored.
+
+    Raises:
+        LocalIndexError: it isn't; the index is wrong in itself.
+    """
+    chunks.forget_unreferenced(index)
+    if chunks.unstored_chunks(index):
+        raise LocalIndexError(
+            f"index {session.config.index_path}: refers to chunks that are in no blob",
+            hint="nothing was committed; move the index aside, and a fresh one is built (a full upload at worst)",
+        )
+
+
+def _draft(session: Session, index: sqlite3.Connection, *, is_complete: bool) -> _Draft:
     snapshot = new_snapshot_id(session.started, state.get_state(index, "last_snapshot"))
     # Taken before it is used, so that a killed run's id is never given twice.
     state.set_state(index, "last_snapshot", snapshot)
-    entries, size = index.execute(
-        "SELECT count(*), total(CASE WHEN type = 'f' AND coalesce(hardlink, id) = id THEN size ELSE 0 END) FROM entries"
-    ).fetchone()
-    source = state.source_uuid(index, session.config.index_path)
-    return _Draft(snapshot, source, state.get_base(index), store.now(), entries, int(size))
+    return _Draft(snapshot, session.source(), state.get_base(index), session.store().now(), is_complete)
 
 
-def _write(session: Session, draft: _Draft) -> Base:
+@contextlib.contextmanager
+def _sealed(session: Session, draft: _Draft) -> Iterator[_Sealed]:
+    """Seal a snapshot's objects into the spool, for as long as the block lasts."""
     prefix = f"{session.config.index_prefix}{source8(draft.source)}/"
     db_path = session.spool_dir / f"snapshot-{draft.id}.db.age"
     manifest_path = session.spool_dir / f"snapshot-{draft.id}.manifest.age"
     try:
-        db = _seal_db(session, draft, db_path)
+        db, totals = _seal_db(session, draft, db_path)
         db_name = SnapshotName(prefix, draft.id, db.sha256, "db")
-        text = manifest.encode(_manifest(session, draft, db_name.key, db.size_bytes))
+        text = manifest.encode(_manifest(session, draft, totals, (db_name.key, db.size_bytes)))
         frame = FrameEncoder(session.config.compression_level).encode(text)
         readers = [*session.recipients, *([session.config.audit_recipient] if session.config.audit_recipient else [])]
         sealed = _seal(session, iter([frame, padding_frame(len(frame))]), manifest_path, readers)
         manifest_name = SnapshotName(prefix, draft.id, sealed.sha256, "manifest")
-        session.store().put(manifest_name.key, manifest_path, sha256=sealed.sha256)
-        _put_db(session, db_name.key, db_path, db)
+        base = Base(draft.id, sealed.sha256.hex(), db_name.key, db.size_bytes, draft.server_time)
+        yield _Sealed((manifest_name, manifest_path), (db_name, db_path), base)
     finally:
         for path in (db_path, manifest_path):
             path.unlink(missing_ok=True)
-    return Base(draft.id, sealed.sha256.hex())
 
 
-def _put_db(session: Session, key: str, path: Path, sealed: age.Sealed) -> None:
-    """Send the DB once. No answer is judged by a look: it stands there, or the run failed."""
-    try:
-        session.store().put(key, path, sha256=sealed.sha256, once=True)
-    except StoreUnavailableError:
-        if not session.is_stored(key, sealed.size_bytes):
-            raise
+def _put(session: Session, sealed: _Sealed, reliance: Reliance) -> bool:
+    """Put the manifest, then the DB.
+
+    Each put of the DB is sent once, in the time that its listing allows. One that is not answered is judged by
+    another listing: it stands there, or the very same bytes are sent again.
+
+    Returns:
+        False if a listing in between shows that something is lost: the DB was not put.
+
+    Raises:
+        StoreError: the store doesn't take it.
+    """
+    index, (name, path) = session.index(), sealed.manifest
+    with transaction(index):
+        state.set_pending(index, sealed.base)
+    session.store().put(name.key, path, sha256=name.sha256)
+    for pause_s in (*_PAUSES_S, None):
+        try:
+            _put_db(session, sealed, reliance.until)
+        except StoreUnavailableError:
+            if pause_s is None or session.put_only:
+                raise
+        else:
+            return True
+        time.sleep(pause_s)
+        reliance = session.reconcile()
+        if reliance.adopted:
+            return True
+        if reliance.forgotten:
+            return False
+    raise AssertionError("the last put raises or returns")
 
 
-def _seal_db(session: Session, draft: _Draft, target: Path) -> age.Sealed:
+def _put_db(session: Session, sealed: _Sealed, until: float) -> None:
+    name, path = sealed.db
+    session.store().put(name.key, path, sha256=name.sha256, until=until)
+
+
+def _seal_db(session: Session, draft: _Draft, target: Path) -> tuple[age.Sealed, Totals]:
     index_path = session.config.index_path
     plain = plain_path(index_path)
     with mapped(index_path), contextlib.ExitStack() as stack:
@@ -146,7 +227,7 @@ def _seal_db(session: Session, draft: _Draft, target: Path) -> age.Sealed:
         stack.callback(plain.unlink, missing_ok=True)
         spool.create(plain).close()
         try:
-            write_snapshot_db(index_path, plain, _meta(session, draft))
+            totals = write_snapshot_db(index_path, plain, _meta(session, draft))
         except FormatError as exc:
             raise LocalIndexError(
                 f"index {index_path}: holds what no snapshot may: {exc}",
@@ -154,9 +235,8 @@ def _seal_db(session: Session, draft: _Draft, target: Path) -> age.Sealed:
             ) from exc
         file = stack.enter_context(plain.open("rb"))
         size = plain.stat().st_size
-        return _seal(
-            session, _padded(encode_stream(file, size, session.config.compression_level)), target, session.recipients
-        )
+        frame = _padded(encode_stream(file, size, session.config.compression_level))
+        return _seal(session, frame, target, session.recipients), totals
 
 
 def _seal(session: Session, pieces: Iterator[bytes], target: Path, recipients: Sequence[str]) -> age.Sealed:
@@ -172,8 +252,8 @@ def _padded(frame: age.Readable) -> Iterator[bytes]:
     yield padding_frame(length)
 
 
-def _manifest(session: Session, draft: _Draft, db_name: str, db_size: int) -> manifest.Manifest:
-    rows = session.index().execute("SELECT hash, size FROM blobs ORDER BY hash")
+def _manifest(session: Session, draft: _Draft, totals: Totals, db: tuple[str, int]) -> manifest.Manifest:
+    rows = session.index().execute("SELECT hash, size FROM blobs WHERE uploaded = 1 ORDER BY hash")
     return manifest.Manifest(
         format=FORMAT,
         source=draft.source,
@@ -181,12 +261,12 @@ def _manifest(session: Session, draft: _Draft, db_name: str, db_size: int) -> ma
         snapshot=draft.id,
         previous=draft.base.snapshot if draft.base else None,
         previous_manifest=draft.base.manifest_sha256 if draft.base else None,
-        complete=True,
+        complete=draft.is_complete,
         started=session.started,
         server_time=draft.server_time,
-        entries=draft.entries,
-        bytes=draft.bytes,
-        dbs=((db_name, db_size),),
+        entries=totals.entries,
+        bytes=totals.bytes,
+        dbs=(db,),
         recipients=tuple(session.recipients),
         blobs=tuple((digest.hex(), size) for digest, size in rows),
     )
@@ -202,10 +282,8 @@ def _meta(session: Session, draft: _Draft) -> dict[str, int | float | str | byte
         "host": session.host,
         "started": session.started,
         "server_time": draft.server_time,
-        "complete": 1,
+        "complete": int(draft.is_complete),
         "chunker": session.chunker_name,
         "source_dirs": b"\0".join(session.config.source_dirs),
         "tool": f"vaultik {vaultik.__version__}",
-        "entries": draft.entries,
-        "bytes": draft.bytes,
     }

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from vaultik.backup.reconcile import Reliance
     from vaultik.config import Config
     from vaultik.store.base import Store
 
@@ -99,6 +100,14 @@ class Session:
             for opened in self._open.values():
                 opened.close()
         self._open = {}
+
+    def source(self) -> str:
+        """Return the source's UUID."""
+        return state.source_uuid(self.index(), self.config.index_path)
+
+    def reconcile(self) -> Reliance:
+        """Forget what can't be relied on (`backup.reconcile`)."""
+        return reconcile(self.index(), self.store(), self.source(), self.recipients, put_only=self.put_only)
 
     def is_stored(self, key: str, size: int) -> bool:
         """Look whether the store holds an object of that key and size; False with put-only credentials."""
@@ -270,15 +279,22 @@ class Session:
             if moved and self.put_only:
                 # Nothing tells what this store holds.
                 chunks.forget_blobs(index, [blob.id for blob in chunks.iter_uploaded(index)])
-        lost, outdated = reconcile(index, store, self.recipients, put_only=self.put_only)
-        if outdated:
-            self.emit(notice=f"the recipients changed: {outdated} blobs are sealed again, for all of them")
+        found = self.reconcile()
+        if found.outdated:
+            self.emit(notice=f"the recipients changed: {found.outdated} blobs are sealed again, for all of them")
         if moved:
             self.emit(notice="another store than last time: everything that isn't there is uploaded")
-        elif lost:
+        elif found.lost:
             self._warn(
-                f"{lost} blobs that were stored are not in {store.location} any more: what they held is uploaded again"
+                f"{found.lost} blobs that were stored are not in {store.location} any more: what they held is uploaded again"
             )
+        if found.superseded:
+            self._warn(
+                "another copy of this host (a clone, or this one before it was rolled back) has written snapshots since its"
+                " last one: what a prune may be freeing is uploaded again"
+            )
+        elif found.expired:
+            self.emit(notice=f"{found.expired} blobs were uploaded too long ago to be relied on: they are sealed again")
 
     def _warn(self, text: str) -> None:
         """Note what a person has to know, also one who only sees what cron sends."""

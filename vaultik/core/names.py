@@ -30,6 +30,11 @@ class SnapshotName(NamedTuple):
     kind: Literal["db", "manifest"]
 
     @property
+    def source8(self) -> str:
+        """What tells sources apart in names."""
+        return self.prefix.rstrip("/").rpartition("/")[2]
+
+    @property
     def key(self) -> str:
         """The object's key."""
         suffix = DB_SUFFIX if self.kind == "db" else MANIFEST_SUFFIX

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 BUNDLES_PER_WAVE = 32
 """Luigi's cost per task stays flat when the root yields waves of 16 to 64 bundles."""
+BYTES_PER_WAVE = 16 * 10**9
+"""Between waves a long run commits what it has, so none may take days: fewer bundles where they are huge."""
 
 
 _PAGE = 10_000
@@ -282,8 +284,10 @@ def count_taken_back(index: sqlite3.Connection, bundle: int) -> int:
 
 def _number_waves(index: sqlite3.Connection, run: int, bundles: Sequence[int]) -> None:
     (last,) = index.execute("SELECT max(wave) FROM bundles WHERE run = ?", (run,)).fetchone()
-    first = 1 if last is None or last < 1 else last + 1
-    index.executemany(
-        "UPDATE bundles SET run = ?, wave = ? WHERE id = ?",
-        ((run, first + n // BUNDLES_PER_WAVE, bundle) for n, bundle in enumerate(bundles)),
-    )
+    wave, count, size = max(last or 0, 0), BUNDLES_PER_WAVE, 0
+    for bundle in bundles:
+        (planned,) = index.execute("SELECT planned_bytes FROM bundles WHERE id = ?", (bundle,)).fetchone()
+        if count == BUNDLES_PER_WAVE or size + planned > BYTES_PER_WAVE:
+            wave, count, size = wave + 1, 0, 0
+        count, size = count + 1, size + planned
+        index.execute("UPDATE bundles SET run = ?, wave = ? WHERE id = ?", (run, wave, bundle))

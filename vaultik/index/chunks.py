@@ -24,6 +24,9 @@ ON CONFLICT (hash) DO UPDATE SET bundle = excluded.bundle WHERE bundle IS NULL A
 RETURNING id"""
 
 
+_BLOB_COLUMNS = "id, hash, size, recipients, sealed_at, based"
+
+
 class Claim(NamedTuple):
     """The row of one chunk, and whether the caller is the one to seal it."""
 
@@ -47,7 +50,10 @@ class BlobRow(NamedTuple):
     hash: BlobId
     size: int
     recipients: str
-    uploaded: bool
+    sealed_at: float
+    """The store's time when it was sealed."""
+    is_based: bool
+    """Whether the last committed snapshot refers to it."""
 
 
 def claim(index: sqlite3.Connection, bundle: int, chunks: Sequence[tuple[ChunkId, int]]) -> list[Claim]:
@@ -88,10 +94,13 @@ def add_blob(
     sealed_at: float,
 ) -> int:
     """Record a sealed blob and move its bundle's claims into it. Returns the blob's row id."""
+    (content,) = index.execute(
+        "SELECT coalesce(sum(size), 0) FROM chunks WHERE blob IS NULL AND bundle = ?", (bundle,)
+    ).fetchone()
     row = index.execute(
-        "INSERT INTO blobs (hash, size, header_length, recipients, sealed_at, uploaded) VALUES (?, ?, ?, ?, ?, 0)"
-        " RETURNING id",
-        (blob, size, header_length, recipients, sealed_at),
+        "INSERT INTO blobs (hash, size, header_length, recipients, sealed_at, uploaded, content_bytes, live_bytes)"
+        " VALUES (?, ?, ?, ?, ?, 0, ?, ?) RETURNING id",
+        (blob, size, header_length, recipients, sealed_at, content, content),
     ).fetchone()
     index.execute("UPDATE chunks SET blob = ?, bundle = NULL WHERE blob IS NULL AND bundle = ?", (row[0], bundle))
     return int(row[0])
@@ -99,14 +108,23 @@ def add_blob(
 
 def get_blob(index: sqlite3.Connection, blob: int) -> BlobRow:
     """Return a blob by its row id."""
-    row = index.execute("SELECT id, hash, size, recipients, uploaded FROM blobs WHERE id = ?", (blob,)).fetchone()
-    return BlobRow(*row)
+    return BlobRow(*index.execute(f"SELECT {_BLOB_COLUMNS} FROM blobs WHERE id = ?", (blob,)).fetchone())
 
 
 def iter_uploaded(index: sqlite3.Connection) -> Iterator[BlobRow]:
     """Yield the blobs thought to be stored, ascending by hash."""
-    rows = index.execute("SELECT id, hash, size, recipients, uploaded FROM blobs WHERE uploaded = 1 ORDER BY hash")
-    return map(BlobRow._make, rows)
+    return map(BlobRow._make, index.execute(f"SELECT {_BLOB_COLUMNS} FROM blobs WHERE uploaded = 1 ORDER BY hash"))
+
+
+def oldest_uncommitted(index: sqlite3.Connection) -> float | None:
+    """Return when the oldest uploaded blob that no committed snapshot refers to was sealed."""
+    row = index.execute("SELECT min(sealed_at) FROM blobs WHERE uploaded = 1 AND based = 0").fetchone()
+    return None if row[0] is None else float(row[0])
+
+
+def set_based(index: sqlite3.Connection) -> None:
+    """Record that a snapshot which refers to every uploaded blob is committed."""
+    index.execute("UPDATE blobs SET based = 1 WHERE uploaded = 1 AND based = 0")
 
 
 def forget_blobs(index: sqlite3.Connection, blobs: Sequence[int]) -> None:
@@ -127,9 +145,19 @@ def forget_unreferenced(index: sqlite3.Connection) -> None:
 
     A later run must not rely on them: prune may delete what no snapshot refers to.
     """
-    index.execute(
-        "DELETE FROM chunks WHERE id NOT IN (SELECT chunk FROM entry_chunks UNION ALL SELECT chunk FROM extent_chunks)"
-    )
+    index.execute("CREATE TEMP TABLE gone (id INTEGER PRIMARY KEY, size INTEGER, blob INTEGER)")
+    try:
+        index.execute(
+            "INSERT INTO gone SELECT id, size, blob FROM chunks WHERE id NOT IN"
+            " (SELECT chunk FROM entry_chunks UNION ALL SELECT chunk FROM extent_chunks)"
+        )
+        index.execute(
+            "UPDATE blobs AS b SET live_bytes = live_bytes - g.size FROM"
+            " (SELECT blob, sum(size) AS size FROM gone GROUP BY blob) AS g WHERE b.id = g.blob"
+        )
+        index.execute("DELETE FROM chunks WHERE id IN (SELECT id FROM gone)")
+    finally:
+        index.execute("DROP TABLE gone")
     index.execute("DELETE FROM blobs WHERE id NOT IN (SELECT blob FROM chunks WHERE blob IS NOT NULL)")
 
 

@@ -42,9 +42,14 @@ def set_changed(index: sqlite3.Connection, entry: int, st: os.stat_result) -> No
     ).fetchone()
     if row == now:
         return
-    if row is not None:
-        drop_plan(index, entry)
-    index.execute(INSERT_CHANGED, (entry, *now))
+    if row is None:
+        index.execute(INSERT_CHANGED, (entry, *now, 0))
+        return
+    drop_plan(index, entry)
+    index.execute(
+        "UPDATE changed SET size = ?, blocks = ?, mtime_ns = ?, ctime_ns = ?, inode = ?, rereads = 0, dirty = 0 WHERE entry = ?",
+        (*now, entry),
+    )
 
 
 def drop_plan(index: sqlite3.Connection, entry: int) -> None:
@@ -164,9 +169,9 @@ def link_groups(index: sqlite3.Connection) -> None:
     groups = "(SELECT mount, inode, min(id) AS leader FROM entries WHERE type = 'f' AND nlink > 1 GROUP BY mount, inode) AS g"
     # The content went with the name that led before.
     index.execute(
-        "INSERT OR IGNORE INTO changed (entry, size, blocks, mtime_ns, ctime_ns, inode)"
-        f" SELECT e.id, e.size, 0, e.mtime_ns, e.ctime_ns, e.inode FROM {groups}"
-        " JOIN entries AS e ON e.id = g.leader WHERE e.hardlink <> e.id"
+        "INSERT INTO changed (entry, size, blocks, mtime_ns, ctime_ns, inode, unread)"
+        f" SELECT e.id, e.size, 0, e.mtime_ns, e.ctime_ns, e.inode, 1 FROM {groups}"
+        " JOIN entries AS e ON e.id = g.leader WHERE e.hardlink <> e.id ON CONFLICT (entry) DO UPDATE SET unread = 1"
     )
     index.execute(
         f"UPDATE entries AS e SET hardlink = g.leader FROM {groups}"

@@ -71,7 +71,7 @@ _UPDATE = (
 
 
 INSERT_CHANGED = (
-    "INSERT OR REPLACE INTO changed (entry, size, blocks, mtime_ns, ctime_ns, inode) VALUES (?, ?, ?, ?, ?, ?)"
+    "INSERT INTO changed (entry, size, blocks, mtime_ns, ctime_ns, inode, unread) VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
 
 
@@ -157,7 +157,7 @@ class NewEntries:
     def add_file(self, parent: int, name: bytes, marks: Mark, a: Attributes, st: os.stat_result) -> int:
         """Add a regular file and put it on the list of those to read. Returns its id."""
         entry = self.add(parent, name, marks, a)
-        self._changed.append((entry, *seen(st)))
+        self._changed.append((entry, *seen(st), 1))
         return entry
 
     def flush(self) -> None:

@@ -69,6 +69,11 @@ def find_run(index: sqlite3.Connection, run_id: str) -> Run | None:
     )
 
 
+def committed_snapshots(index: sqlite3.Connection) -> set[str]:
+    """Return the ids of the snapshots that runs of this index wrote, as far back as it remembers."""
+    return {row[0] for row in index.execute("SELECT snapshot FROM runs WHERE snapshot IS NOT NULL")}
+
+
 def was_interrupted(index: sqlite3.Connection) -> bool:
     """Tell whether the last run left no receipt."""
     row = index.execute("SELECT exit_code FROM runs ORDER BY id DESC LIMIT 1").fetchone()

@@ -6,6 +6,7 @@ so that a rebuilt index is the same source to the store.
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from contextlib import closing
@@ -21,10 +22,14 @@ if TYPE_CHECKING:
 
 
 class Base(NamedTuple):
-    """The last snapshot that this index committed."""
+    """A snapshot that this index has committed, or is about to."""
 
     snapshot: SnapshotId
     manifest_sha256: str
+    db_key: str
+    db_size: int
+    put_at: float
+    """The store's time before its DB was put."""
 
 
 def get_state(index: sqlite3.Connection, key: str) -> Any:
@@ -40,14 +45,28 @@ def set_state(index: sqlite3.Connection, key: str, value: str | float | bytes) -
 
 def get_base(index: sqlite3.Connection) -> Base | None:
     """Return the last committed snapshot, or None after a lost index."""
-    snapshot = get_state(index, "base_snapshot")
-    return Base(SnapshotId(snapshot), get_state(index, "base_manifest")) if snapshot else None
+    return _find_base(index, "base")
 
 
 def set_base(index: sqlite3.Connection, base: Base) -> None:
-    """Record a committed snapshot."""
-    set_state(index, "base_snapshot", base.snapshot)
-    set_state(index, "base_manifest", base.manifest_sha256)
+    """Record a committed snapshot; none is pending any more."""
+    set_state(index, "base", json.dumps(base))
+    set_pending(index, None)
+
+
+def get_pending(index: sqlite3.Connection) -> Base | None:
+    """Return the snapshot that was sent and whose arrival was not recorded, or None."""
+    return _find_base(index, "pending")
+
+
+def set_pending(index: sqlite3.Connection, base: Base | None) -> None:
+    """Record that a snapshot is about to be sent, or that none is under way."""
+    set_state(index, "pending", json.dumps(base))
+
+
+def _find_base(index: sqlite3.Connection, key: str) -> Base | None:
+    fields = json.loads(get_state(index, key) or "null")
+    return Base(SnapshotId(fields[0]), *fields[1:]) if fields else None
 
 
 def source_uuid(index: sqlite3.Connection, index_path: Path) -> str:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from vaultik.core import manifest
 from vaultik.core.age_stream import open_stream
 from vaultik.core.frames import decode_stream
-from vaultik.core.names import BLOBS_PREFIX, SnapshotName, parse_snapshot_key
 from vaultik.core.streams import HashingReader
 from vaultik.errors import (
     DigestMismatchError,
@@ -19,12 +18,14 @@ from vaultik.errors import (
     SelectionError,
     VaultikError,
 )
+from vaultik.snapshot.listing import iter_snapshot_objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from vaultik.core.age import Readable
     from vaultik.core.identity import Identity
+    from vaultik.core.names import SnapshotName
     from vaultik.store.base import ObjectInfo, Store
 
 LATEST = "latest"
@@ -46,7 +47,7 @@ class FoundSnapshot(NamedTuple):
     @property
     def source8(self) -> str:
         """What tells sources apart in names."""
-        return self.name.prefix.rstrip("/").rpartition("/")[2]
+        return self.name.source8
 
 
 def list_snapshots(store: Store) -> list[FoundSnapshot]:
@@ -56,10 +57,7 @@ def list_snapshots(store: Store) -> list[FoundSnapshot]:
         StoreError: the store couldn't be listed.
     """
     first: dict[tuple[str, str, str], tuple[SnapshotName, ObjectInfo]] = {}
-    for info in _outside_blobs(store):
-        name = parse_snapshot_key(info.key)
-        if name is None:
-            continue
+    for name, info in iter_snapshot_objects(store):
         # An id is never given twice; who adds a second object of one later isn't its source.
         place = (name.prefix, name.snapshot, name.kind)
         if place not in first or info.modified < first[place][1].modified:
@@ -184,14 +182,6 @@ def _latest(
             "latest: this prefix holds several hosts", hint=f"add --host with one of: {', '.join(hosts)}"
         )
     return max((candidate for candidate, _ in fitting), key=lambda s: (s.modified, s.name.snapshot))
-
-
-def _outside_blobs(store: Store) -> Iterator[ObjectInfo]:
-    top = store.children()
-    yield from top.objects
-    for prefix in top.prefixes:
-        if prefix != BLOBS_PREFIX:
-            yield from store.walk(prefix)
 
 
 def _shown(found: list[FoundSnapshot]) -> str:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from vaultik.model import Mark
 from vaultik.snapshot import rules
 
 if TYPE_CHECKING:
@@ -20,15 +21,37 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 
-_COPY = {
-    "entries": "id, parent, name, type, mode, uid, gid, user_name, group_name, size, mtime_ns, ctime_ns, birth_ns,"
-    " link_target, rdev, hardlink, inode_flags, marks",
-    "xattrs": "entry, name, value",
-    "blobs": "id, hash, size, header_length, recipients",
-    "chunks": "id, hash, size, blob, frame_offset, frame_length, offset",
-    "entry_chunks": "entry, offset, chunk",
-}
-_ORDER = {"entries": "id", "xattrs": "entry, name", "blobs": "id", "chunks": "id", "entry_chunks": "entry, offset"}
+_ENTRIES = (
+    "id, parent, name, type, mode, uid, gid, user_name, group_name, size, mtime_ns, ctime_ns, birth_ns, link_target,"
+    f" rdev, hardlink, inode_flags, marks | iif(coalesce(hardlink, id) IN (SELECT id FROM stale), {int(Mark.STALE)}, 0)"
+)
+_COPY = (
+    f"INSERT INTO entries SELECT {_ENTRIES} FROM source.entries"
+    " WHERE NOT (type = 'f' AND coalesce(hardlink, id) IN (SELECT id FROM absent)) ORDER BY id",
+    "INSERT INTO xattrs SELECT entry, name, value FROM source.xattrs"
+    " WHERE entry IN (SELECT id FROM main.entries) ORDER BY entry, name",
+    "INSERT INTO blobs SELECT id, hash, size, header_length, recipients FROM source.blobs WHERE uploaded = 1 ORDER BY id",
+    "INSERT INTO chunks SELECT id, hash, size, blob, frame_offset, frame_length, offset FROM source.chunks"
+    " WHERE blob IN (SELECT id FROM main.blobs) ORDER BY id",
+    "INSERT INTO entry_chunks SELECT entry, offset, chunk FROM source.entry_chunks"
+    " WHERE entry NOT IN (SELECT id FROM absent) ORDER BY entry, offset",
+)
+"""Everything that the index has uploaded, and every entry whose content is. (All of it, when a run is through.)"""
+
+_UNFINISHED = (
+    # What was never read, and what refers to a chunk that is in no stored blob.
+    "INSERT INTO absent SELECT entry FROM source.changed WHERE unread UNION SELECT entry FROM source.entry_chunks"
+    " WHERE chunk NOT IN (SELECT c.id FROM source.chunks AS c JOIN source.blobs AS b ON b.id = c.blob WHERE b.uploaded = 1)",
+    "INSERT INTO stale SELECT entry FROM source.changed",
+)
+_TOTALS = "SELECT count(*), total(CASE WHEN type = 'f' AND coalesce(hardlink, id) = id THEN size ELSE 0 END) FROM main.entries"
+
+
+class Totals(NamedTuple):
+    """What a snapshot holds."""
+
+    entries: int
+    bytes: int
 
 
 def schema() -> str:
@@ -41,13 +64,16 @@ def plain_path(index_path: Path) -> Path:
     return index_path.with_name(f"{index_path.name}.snapshot")
 
 
-def write_snapshot_db(index_path: Path, target: Path, meta: Mapping[str, int | float | str | bytes]) -> None:
+def write_snapshot_db(index_path: Path, target: Path, meta: Mapping[str, int | float | str | bytes]) -> Totals:
     """Write the index's tree and content as a snapshot DB.
+
+    A file that is still to be read stands in it with the content that it had in the base, marked stale;
+    if there is none, not at all. Chunks and blobs are all that are uploaded.
 
     Args:
         index_path: the index; nothing may write to it meanwhile.
         target: an empty file that becomes the DB.
-        meta: the rows of the table `meta`.
+        meta: the rows of the table `meta`, but for the totals.
 
     Raises:
         sqlite3.Error: the disk is full, or the index is damaged.
@@ -57,11 +83,17 @@ def write_snapshot_db(index_path: Path, target: Path, meta: Mapping[str, int | f
         db.execute("PRAGMA page_size = 4096")
         db.execute("PRAGMA journal_mode = OFF")
         db.execute("PRAGMA synchronous = OFF")
+        db.execute("PRAGMA temp_store = MEMORY")
         db.executescript(schema())
         db.execute("ATTACH ? AS source", (str(index_path),))
         db.execute("BEGIN")
-        db.executemany("INSERT INTO meta VALUES (?, ?)", sorted(meta.items()))
-        for table, columns in _COPY.items():
-            db.execute(f"INSERT INTO {table} SELECT {columns} FROM source.{table} ORDER BY {_ORDER[table]}")
+        for name in ("absent", "stale"):
+            db.execute(f"CREATE TEMP TABLE {name} (id INTEGER PRIMARY KEY)")
+        for statement in (*_UNFINISHED, *_COPY):
+            db.execute(statement)
+        entries, size = db.execute(_TOTALS).fetchone()
+        totals = Totals(entries, int(size))
+        db.executemany("INSERT INTO meta VALUES (?, ?)", sorted({**meta, **totals._asdict()}.items()))
         db.execute("COMMIT")
         rules.check(db)
+    return totals

@@ -69,7 +69,7 @@ class Store(Protocol):
         """
         ...
 
-    def put(self, key: str, body: Path | bytes, *, sha256: bytes, once: bool = False) -> bool:
+    def put(self, key: str, body: Path | bytes, *, sha256: bytes, until: float | None = None) -> bool:
         """Store `body` under `key` unless an object stands there; durable on return.
 
         Args:
@@ -77,14 +77,15 @@ class Store(Protocol):
             body: the bytes, or the path of a file that holds them.
             sha256: digest of the whole body, 32 bytes; sent as a checksum where the store
                 takes one.
-            once: send it a single time, without retries of any kind.
+            until: send it a single time, without retries of any kind, so that it stands there by then or
+                not at all; a time as `linux.boottime` counts.
 
         Returns:
             True if this call stored it, False if an object stood there already (HTTP 412, EEXIST).
 
         Raises:
             StoreAccessError: refused.
-            StoreUnavailableError: no answer after retries; the object may or may not stand there.
+            StoreUnavailableError: no answer after retries, or too late; the object may or may not stand there.
         """
         ...
 

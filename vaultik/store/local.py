@@ -26,7 +26,7 @@ from vaultik.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from vaultik.linux import AT_FDCWD, rename_noreplace
+from vaultik.linux import AT_FDCWD, boottime, rename_noreplace
 from vaultik.store.base import ByteStream, Listing, ObjectInfo
 from vaultik.store.clock import StoreClock
 
@@ -73,7 +73,7 @@ class LocalStore:
         """Return the time of the file system that holds the bucket."""
         return self._clock.now(self._touch)
 
-    def put(self, key: str, body: Path | bytes, *, sha256: bytes, once: bool = False) -> bool:  # noqa: ARG002 - nothing is tried twice here
+    def put(self, key: str, body: Path | bytes, *, sha256: bytes, until: float | None = None) -> bool:
         """Store an object unless one stands there (see `Store.put`).
 
         Raises:
@@ -89,6 +89,8 @@ class LocalStore:
             try:
                 _write(aside, body, sha256, key)
                 self._clock.tell(aside.stat().st_mtime)
+                if until is not None and boottime() > until:
+                    raise StoreUnavailableError(f"store {self._endpoint}: {key}: took too long to write")
                 return _publish(aside, self._path(key))
             finally:
                 aside.unlink(missing_ok=True)

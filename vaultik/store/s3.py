@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import email.utils
 import functools
-import hashlib
 import os
 import threading
 import time
@@ -26,10 +25,14 @@ from botocore.exceptions import (
     ClientError,
 )
 
-from vaultik.errors import DigestMismatchError, IntegrityError, LostBodyError, ObjectNotFoundError
+from vaultik.errors import (
+    DigestMismatchError,
+    IntegrityError,
+    ObjectNotFoundError,
+)
 from vaultik.store.base import ByteStream, Listing, ObjectInfo
 from vaultik.store.clock import StoreClock
-from vaultik.store.s3_body import Body
+from vaultik.store.s3_body import READ_S, Body, digest_of, outgoing
 from vaultik.store.s3_errors import StoreConflictError, is_absent, is_taken, is_unknown_condition, map_error
 
 if TYPE_CHECKING:
@@ -43,7 +46,6 @@ _PAGE = 1000
 _CONFLICT_PAUSES_S = (0.1, 0.5, 2.0)
 _ATTEMPTS = 5
 _CONNECT_S = 10
-_READ_S = 60
 
 
 class _TakenError(Exception):
@@ -115,19 +117,19 @@ class S3Store:
         """Return the time by the server's Date headers."""
         return self._clock.now(self._ask_time)
 
-    def put(self, key: str, body: Path | bytes, *, sha256: bytes, once: bool = False) -> bool:
+    def put(self, key: str, body: Path | bytes, *, sha256: bytes, until: float | None = None) -> bool:
         """Store an object unless one stands there (see `Store.put`).
 
         Raises:
             DigestMismatchError: the body isn't what `sha256` says; nothing is stored.
         """
-        if _digest(body) != sha256:
+        if digest_of(body) != sha256:
             raise DigestMismatchError(f"put {key}: the body is not what its digest says")
         size = len(body) if isinstance(body, bytes) else body.stat().st_size
-        put = functools.partial(self._put_whole, key, body, size, sha256, once=once)
+        put = functools.partial(self._put_whole, key, body, size, sha256, until=until)
         if size > self._multipart_above and isinstance(body, Path):
-            put = functools.partial(self._put_parts, key, body, size)
-        for pause_s in (*_CONFLICT_PAUSES_S, None):
+            put = functools.partial(self._put_parts, key, body, size, until=until)
+        for pause_s in (*(_CONFLICT_PAUSES_S if until is None else ()), None):
             try:
                 return put(condition={"IfNoneMatch": "*"})
             except _ConditionUnknownError:
@@ -205,7 +207,7 @@ class S3Store:
     def _make_client(self, attempts: int) -> Any:
         config = botocore.config.Config(
             connect_timeout=_CONNECT_S,
-            read_timeout=_READ_S,
+            read_timeout=READ_S,
             retries={"mode": "standard", "total_max_attempts": attempts},
             s3={"addressing_style": "path"} if self._endpoint else {},
             request_checksum_calculation="when_supported" if self._checksums else "when_required",
@@ -243,28 +245,20 @@ class S3Store:
                 return
 
     def _put_whole(
-        self, key: str, body: Path | bytes, size: int, sha256: bytes, *, once: bool, condition: dict[str, str]
+        self, key: str, body: Path | bytes, size: int, sha256: bytes, *, until: float | None, condition: dict[str, str]
     ) -> bool:
         extra: dict[str, Any] = dict(condition)
         if self._checksums:
             extra["ChecksumSHA256"] = base64.b64encode(sha256).decode()
-        client = self._client(once=once)
+        client = self._client(once=until is not None)
         try:
-            with self._mapped(key):
-                if isinstance(body, bytes):
-                    client.put_object(
-                        Bucket=self._bucket, Key=self._prefix + key, Body=body, ContentLength=size, **extra
-                    )
-                else:
-                    with body.open("rb") as file:
-                        client.put_object(
-                            Bucket=self._bucket, Key=self._prefix + key, Body=file, ContentLength=size, **extra
-                        )
+            with self._mapped(key), outgoing(body, until) as file:
+                client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=file, ContentLength=size, **extra)
         except _TakenError:
             return False
         return True
 
-    def _put_parts(self, key: str, body: Path, size: int, *, condition: dict[str, str]) -> bool:
+    def _put_parts(self, key: str, body: Path, size: int, *, until: float | None, condition: dict[str, str]) -> bool:
         client, name = self._client(), {"Bucket": self._bucket, "Key": self._prefix + key}
         with self._mapped(key):
             upload = client.create_multipart_upload(**name)["UploadId"]
@@ -275,8 +269,9 @@ class S3Store:
                 send = lambda n, at: self._put_part(name, upload, n, body, at, min(part_size, size - at))  # noqa: E731 - bound here
                 tags = list(threads.map(send, range(1, len(starts) + 1), starts))
             parts = [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, 1)]
-            with self._mapped(key):
-                client.complete_multipart_upload(**name, UploadId=upload, MultipartUpload={"Parts": parts}, **condition)
+            last = self._client(once=until is not None)
+            with self._mapped(key), outgoing(b"", until):
+                last.complete_multipart_upload(**name, UploadId=upload, MultipartUpload={"Parts": parts}, **condition)
         except _TakenError:
             self._abort(name, upload)
             return False
@@ -342,13 +337,3 @@ class S3Store:
             raise map_error(exc, self.location, what) from exc
         except BotoCoreError as exc:
             raise map_error(exc, self.location, what) from exc
-
-
-def _digest(body: Path | bytes) -> bytes:
-    if isinstance(body, bytes):
-        return hashlib.sha256(body).digest()
-    try:
-        with body.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError as exc:
-        raise LostBodyError(f"put {body}: {exc.strerror or exc}") from exc

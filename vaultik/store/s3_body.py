@@ -1,16 +1,25 @@
-"""The body of an S3 object, asked for again from where the connection broke off."""
+"""Bodies of S3 objects: asked for again from where the connection broke off; sent in time or not at all."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import errno
+import hashlib
+import io
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
-from vaultik.errors import StoreUnavailableError
+from vaultik.errors import LostBodyError, StoreUnavailableError
+from vaultik.linux import boottime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
+READ_S = 60
+"""How long an answer may keep one waiting, seconds."""
 _RESUMES = 5
 _BROKEN = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, OSError)
 
@@ -66,3 +75,47 @@ class Body:
             raise StoreUnavailableError(f"{self._key}: the store broke off {self._resumes} times: {exc}") from exc
         self._body.close()
         self._ask()
+
+
+@contextmanager
+def outgoing(body: Path | bytes, until: float | None) -> Iterator[BinaryIO | bytes]:
+    """Give a body that a request may read.
+
+    Raises:
+        StoreUnavailableError: its answer could come after `until`.
+    """
+    if until is not None and boottime() > until - READ_S:
+        raise StoreUnavailableError("it took too long", hint="the network is slow; the next run continues")
+    if isinstance(body, bytes):
+        yield body
+        return
+    with body.open("rb") if until is None else _TimedFile(body, until - READ_S) as file:
+        yield file
+
+
+class _TimedFile(io.BufferedReader):
+    """A file that can be read up to a certain time only, so that whoever sends it stops in time."""
+
+    def __init__(self, path: Path, until: float) -> None:
+        super().__init__(io.FileIO(path))
+        self._until = until
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if boottime() > self._until:
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        return super().read(size)
+
+
+def digest_of(body: Path | bytes) -> bytes:
+    """Return the SHA-256 of a body.
+
+    Raises:
+        LostBodyError: its file is gone or can't be read.
+    """
+    if isinstance(body, bytes):
+        return hashlib.sha256(body).digest()
+    try:
+        with body.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as exc:
+        raise LostBodyError(f"put {body}: {exc.strerror or exc}") from exc

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import luigi
 from luigi.parameter import ParameterVisibility
 
-from vaultik.backup.commit import commit_snapshot
+from vaultik.backup.commit import Outcome, commit_snapshot, is_partial_due
 from vaultik.index import bundles, runs
 from vaultik.index.bundles import BundleState
 from vaultik.targets.sqlite import SQLiteTarget
@@ -177,16 +177,21 @@ class Backup(_BackupTask):
         """Yield the run's steps; begun anew by Luigi after each, so the index says where it stands."""
         yield ScanSource(host=self.host, run_id=self.run_id)
         while (attempt := self._next_attempt()) is not None:
-            while (wave := self.session.next_wave()) is not None:
+            wave = self.session.next_wave()
+            if wave is None or is_partial_due(self.session):
+                yield WriteSnapshotDB(host=self.host, run_id=self.run_id, attempt=attempt)
+            else:
                 yield Wave(host=self.host, run_id=self.run_id, number=wave)
-            yield WriteSnapshotDB(host=self.host, run_id=self.run_id, attempt=attempt)
         self.session.finish()
 
     def _next_attempt(self) -> int | None:
         """Return the number of the next try to commit, None once one succeeded."""
         tries, committed = (
             self.session.index()
-            .execute("SELECT count(*), coalesce(max(committed), 0) FROM commits WHERE run = ?", (self.session.run,))
+            .execute(
+                "SELECT count(*), coalesce(max(committed = ?), 0) FROM commits WHERE run = ?",
+                (int(Outcome.COMMITTED), self.session.run),
+            )
             .fetchone()
         )
         return None if committed else int(tries)
