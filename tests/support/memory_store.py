@@ -45,7 +45,10 @@ class MemoryStore:
 
     def head(self, key):
         found = self._objects.get(self._prefix + key)
-        return None if found is None else ObjectInfo(key, len(found[0]), found[1])
+        return None if found is None else self.info(key, *found)
+
+    def info(self, key, data, modified):
+        return ObjectInfo(key, len(data), modified)
 
     def walk(self, prefix=""):
         for key in sorted(self._objects):

@@ -12,7 +12,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from vaultik.backup import plan, scan, spool
+from vaultik.backup import plan, reseal, scan, spool
 from vaultik.backup.chunk import BundleSealer
 from vaultik.backup.exclude import Excludes
 from vaultik.backup.read import find_data_ranges
@@ -40,12 +40,21 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_RESEAL_BLOBS = 2
+"""How many full blobs' worth of files a run reads beyond what changed, to give space back."""
+
 
 class Session:
     """One run of one config, as every process of it sees it."""
 
     def __init__(
-        self, config: Config, *, host: str, run_id: str, emit: Callable[..., None] = lambda **_event: None
+        self,
+        config: Config,
+        *,
+        host: str,
+        run_id: str,
+        emit: Callable[..., None] = lambda **_event: None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Prepare; nothing is opened yet.
 
@@ -54,6 +63,7 @@ class Session:
             host: name under which snapshots say where they come from.
             run_id: identity of the run, new for each.
             emit: takes progress (numbers by name) and notices (`notice=text`).
+            clock: this machine's wall clock.
 
         Raises:
             RecipientError: a recipient can't be used.
@@ -69,7 +79,8 @@ class Session:
         self.chunker = Chunker(config.chunk_size)
         self.spool_dir = config.spool_dir
         self.put_only = config.s3.access == "put_only"
-        self.started = time.time()
+        self._clock = clock
+        self.started = clock()
         self.run = 0
         self._pid = 0
         self._open: dict[str, Any] = {}
@@ -161,9 +172,13 @@ class Session:
             one_file_system=self.config.one_file_system,
             progress=lambda files, size: self.emit(scanned_files=files, scanned_bytes=size),
         ).run()
+        with transaction(index):
+            resealed = reseal.leave_out(
+                index, blob_size_limit=self.config.blob_size_limit, budget=_RESEAL_BLOBS * self.config.blob_size_limit
+            )
         planned = self.plan()
         with transaction(index):
-            runs.add_counts(index, self.run, counts.as_dict())
+            runs.add_counts(index, self.run, {**counts.as_dict(), "blobs_resealed": resealed})
             runs.set_scanned(index, self.run)
         self.emit(planned_bundles=planned, planned_bytes=self._planned_bytes(index))
 
@@ -229,7 +244,7 @@ class Session:
             totals = {"files_read": files, "bytes_read": read, "bytes_new": new, "bytes_stored": stored, "blobs": blobs}
             runs.add_counts(index, self.run, {name: int(number) for name, number in totals.items()})
             unreadable = runs.count_problems(index, self.run, runs.UNREADABLE)
-            runs.set_receipt(index, self.run, snapshot=None, exit_code=3 if unreadable else 0, finished=time.time())
+            runs.set_receipt(index, self.run, snapshot=None, exit_code=3 if unreadable else 0, finished=self._clock())
         spool.clean(self.spool_dir, ())
         with contextlib.suppress(OSError):
             self.spool_dir.rmdir()

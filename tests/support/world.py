@@ -1,0 +1,411 @@
+"""A small world in one process: stores with a clock of their own, hosts that back up to them, actors that take turns.
+
+The code that runs is vaultik's own; what is simulated is the store, the time, and who gets the next turn.
+An actor (a backup, a prune) stops before every call of the store, and wherever else it is asked to, until
+the world lets it go on or kills it. So any interleaving can be replayed, one turn at a time.
+"""
+
+import contextlib
+import hashlib
+import os
+import random
+import shutil
+import sqlite3
+import threading
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+from tests.support.memory_store import MemoryStore
+from vaultik.backup import commit, reconcile
+from vaultik.backup.commit import Outcome, commit_snapshot, is_partial_due
+from vaultik.backup.session import Session
+from vaultik.config import Config
+from vaultik.config.document import S3
+from vaultik.core.age_stream import open_stream
+from vaultik.core.frames import decode_stream
+from vaultik.core.identity import Identity, generate
+from vaultik.core.names import BLOBS_PREFIX, blob_key, parse_snapshot_key
+from vaultik.errors import StoreUnavailableError, VaultikError
+from vaultik.index import bundles, runs
+
+HOUR, DAY = 3600.0, 86400.0
+KIB = 1024
+
+
+class Killed(BaseException):
+    """What ends an actor as SIGKILL would."""
+
+
+class Actor:
+    """Code on a thread of its own, of which one step runs at a time."""
+
+    def __init__(self, world, work):
+        self.world = world
+        self.failure = None
+        self.result = None
+        self.is_done = False
+        self._turn = threading.Semaphore(0)
+        self._back = threading.Semaphore(0)
+        self._killed = False
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self._thread.start()
+
+    def _run(self, work):
+        self.pause()
+        try:
+            self.result = work(self)
+        except Killed:
+            pass
+        except BaseException as exc:  # noqa: BLE001 - whoever steps it raises it
+            self.failure = exc
+        self.is_done = True
+        self._back.release()
+
+    def pause(self):
+        """Called by the work: wait for the next turn."""
+        self._back.release()
+        self._turn.acquire()
+        if self._killed:
+            raise Killed
+
+    def start(self):
+        self._back.acquire()
+        return self
+
+    def step(self):
+        """Let it run to its next pause. Returns whether there is one."""
+        if not self.is_done:
+            self._turn.release()
+            self._back.acquire()
+        if isinstance(self.failure, AssertionError) or not isinstance(self.failure, VaultikError | None):
+            raise self.failure
+        return not self.is_done
+
+    def finish(self):
+        while self.step():
+            pass
+        if self.failure is not None:
+            raise self.failure
+        return self.result
+
+    def kill(self):
+        self._killed = True
+        with contextlib.suppress(VaultikError):
+            while self.step():
+                pass
+
+
+class WorldStore(MemoryStore):
+    """The world's bucket as one actor sees it: a pause before each call, faults on demand, lists that may lag."""
+
+    def __init__(self, world, prefix, *, put_only=False):
+        super().__init__(prefix, world.objects, world.store_time)
+        self._world = world
+        self.put_only = put_only
+        self.actor = None
+
+    def _call(self, what):
+        if self.actor is not None:
+            self.actor.pause()
+        self._world.calls += 1
+        if self.put_only:
+            assert what in ("put", "now"), f"{what} with a credential that can only put"
+
+    def put(self, key, body, *, sha256, until=None):
+        self._call("put")
+        fault = self._world.faults.pop(0) if self._world.faults else None
+        if fault == "no":
+            raise StoreUnavailableError("put: refused on purpose")
+        if until is not None and self._world.boottime() > until:
+            raise StoreUnavailableError("put: too late")
+        assert until is not None or not key.endswith(".sqlite.zst.age")
+        stored = super().put(key, body, sha256=sha256)
+        if stored and key.endswith(".sqlite.zst.age"):
+            self._world.check_new_snapshot(self._prefix + key)
+        if self.actor is not None:
+            self.actor.pause()  # it is stored, and nobody has been told
+        if fault == "yes":
+            raise StoreUnavailableError("put: done, but nobody hears of it")
+        return stored
+
+    def walk(self, prefix=""):
+        self._call("walk")
+        objects = self._world.listed()
+        for key in sorted(objects):
+            if key.startswith(self._prefix + prefix):
+                yield self._info(key.removeprefix(self._prefix), objects)
+
+    def _info(self, key, objects):
+        data, modified = objects[self._prefix + key]
+        return super().info(key, data, modified)
+
+    def delete(self, keys):
+        done = {}
+        for key in keys:
+            self._call("delete")
+            done |= super().delete([key])
+            self._world.check_deleted(self._prefix + key)
+        return done
+
+
+class Host:
+    """A source, its index, its config. Cloning copies the index as it is on the disk."""
+
+    def __init__(self, world, number, *, prefix="", put_only=False):
+        self.world = world
+        self.number = number
+        self.put_only = put_only
+        self.prefix = prefix
+        self.skew = 0.0
+        self.recipients = [world.recipient]
+        self.home = world.tmp / f"host{number}"
+        self.source = self.home / "source"
+        self.source.mkdir(parents=True)
+        self.actor = None
+        self.expected = None
+
+    @property
+    def files(self):
+        return {path.name: path.read_bytes() for path in self.source.iterdir()}
+
+    def config(self):
+        return Config(
+            path=self.home / "vaultik.yaml",
+            source_dirs=(os.fsencode(self.source),),
+            s3=S3(
+                bucket="b", endpoint="http://memory", prefix=self.prefix, access="put_only" if self.put_only else "full"
+            ),
+            exclude=(),
+            recipients=tuple(self.recipients),
+            audit_recipient=None,
+            backup_interval=3600,
+            full_scan_interval=86400,
+            min_time_between_run=0,
+            index_path=self.home / "state/index.sqlite",
+            index_prefix="index/",
+            chunk_size=64 * KIB,
+            blob_size_limit=self.world.blob_size_limit,
+            spool_dir=self.home / "state/spool",
+            compression_level=1,
+            workers=1,
+            one_file_system=False,
+            exclude_caches=False,
+            exclude_if_present=(),
+        )
+
+    def write(self, name, size, seed=None):
+        path = self.source / name
+        path.write_bytes(random.Random(seed if seed is not None else f"{name}{size}{self.world.now}").randbytes(size))
+
+    def begin(self):
+        """Begin a backup, of which the world decides when it goes on."""
+        assert self.actor is None or self.actor.is_done
+        self.actor = Actor(self.world, self._backup).start()
+        return self.actor
+
+    def backup(self):
+        """Back up in one go. Returns the counts of the run."""
+        return self.begin().finish()
+
+    def _backup(self, actor):
+        store = WorldStore(self.world, self.prefix, put_only=self.put_only)
+        session = _Session(self, store)
+        try:
+            session.begin()
+            store.actor = actor
+            expected = self.files
+            session.scan()
+            attempt = 0
+            while True:
+                actor.pause()
+                wave = session.next_wave()
+                if wave is None or is_partial_due(session):
+                    self.world.expected = {"files": expected, "complete": wave is None, "host": self}
+                    outcome = commit_snapshot(session, attempt)
+                    attempt += 1
+                    if outcome == Outcome.COMMITTED:
+                        break
+                else:
+                    self._wave(session, wave, actor)
+            session.finish()
+            return runs.find_run(session.index(), session.run_id)
+        finally:
+            session.close()
+
+    def _wave(self, session, wave, actor):
+        for bundle in bundles.wave_bundles(session.index(), session.run, wave):
+            state = bundles.get_bundle(session.index(), bundle).state
+            for number, step in enumerate((session.chunk, session.seal, session.upload)):
+                if state <= number:
+                    actor.pause()
+                    step(bundle)
+
+    def kill(self):
+        if self.actor is not None:
+            self.actor.kill()
+            self.actor = None
+
+    def state(self):
+        return self.home / "state"
+
+    def lose_index(self, *, uuid=False):
+        self.kill()
+        for path in self.state().glob("*" if uuid else "index.sqlite*"):
+            if path.is_file() and (uuid or not path.name.endswith(".source")):
+                path.unlink()
+
+    def save(self):
+        """Take a snapshot of the machine: files and state."""
+        shutil.rmtree(self.home.with_suffix(".saved"), ignore_errors=True)
+        shutil.copytree(self.home, self.home.with_suffix(".saved"))
+
+    def roll_back(self):
+        self.kill()
+        saved = self.home.with_suffix(".saved")
+        if saved.exists():
+            shutil.rmtree(self.home)
+            shutil.copytree(saved, self.home)
+
+    def clone(self, number):
+        twin = Host(self.world, number, prefix=self.prefix, put_only=self.put_only)
+        shutil.rmtree(twin.home)
+        shutil.copytree(self.home, twin.home)
+        # The same machine: it is known by its UUID, and its paths are its own.
+        return twin
+
+
+class _Session(Session):
+    """A run's session with the world's store and clocks."""
+
+    def __init__(self, host, store):
+        self._world_store = store
+        super().__init__(
+            host.config(),
+            host=f"host{host.number}",
+            run_id=os.urandom(6).hex(),
+            clock=lambda: host.world.now + host.skew,
+        )
+
+    def begin(self, *, adopt=True):
+        super().begin(adopt=adopt)
+
+    def _open_store(self):
+        return self._world_store
+
+
+class World:
+    """Everything, and the time."""
+
+    def __init__(self, tmp, *, coarse=0.0, blob_size_limit=1024 * KIB):
+        self.tmp = Path(tmp)
+        self.blob_size_limit = blob_size_limit
+        self.objects = {}
+        self.now = 1_800_000_000.0
+        self.skew = 0.0
+        self.coarse = coarse
+        self.lag = False
+        self.calls = 0
+        self.faults = []
+        self.identity_text, self.recipient = generate()
+        self.identity = Identity(self.identity_text)
+        self.hosts = []
+        self.by_hand = {}
+        self.expected = {}
+        self.snapshots = {}
+        self._before = {}
+
+    # -- time ---------------------------------------------------------------------------------
+
+    def store_time(self):
+        now = self.now + self.skew
+        return now - now % self.coarse if self.coarse else now
+
+    def boottime(self):
+        return self.now
+
+    def pass_time(self, seconds):
+        self.now += seconds
+        self._before = dict(self.objects)
+
+    def listed(self):
+        """What a listing shows: what is there, or, where lists lag, what was there when time last passed."""
+        return self._before if self.lag else self.objects
+
+    @contextmanager
+    def clocks(self):
+        """Let the code that looks at the machine's own clocks look at the world's."""
+        patched = [
+            (reconcile, "boottime", self.boottime),
+            (commit.time, "sleep", self.pass_time),
+        ]
+        before = [(owner, name, getattr(owner, name)) for owner, name, _ in patched]
+        for owner, name, value in patched:
+            setattr(owner, name, value)
+        try:
+            yield self
+        finally:
+            for host in self.hosts:
+                host.kill()
+            for owner, name, value in before:
+                setattr(owner, name, value)
+
+    # -- who is there -----------------------------------------------------------------------------
+
+    def add_host(self, **settings):
+        self.hosts.append(Host(self, len(self.hosts), **settings))
+        return self.hosts[-1]
+
+    def clone(self, host):
+        host.kill()
+        self.hosts.append(host.clone(len(self.hosts)))
+        return self.hosts[-1]
+
+    # -- what must hold --------------------------------------------------------------------------------
+
+    def check_new_snapshot(self, key):
+        """A DB was put: everything that it refers to is there now."""
+        name = parse_snapshot_key(key.removeprefix(self.hosts[0].prefix))
+        data, _ = self.objects[key]
+        blobs, complete = self.refers_to(data)
+        expected = self.expected
+        self.snapshots[key] = {"blobs": blobs, "id": name.snapshot, "files": expected["files"], "complete": complete}
+        for blob in blobs:
+            assert blob in self.objects or blob in self.by_hand, f"{name.snapshot} was put, but {blob} is gone"
+
+    def check_deleted(self, key):
+        self.snapshots.pop(key, None)
+        for snapshot in self.snapshots.values():
+            assert key not in snapshot["blobs"], f"{key} was deleted, but {snapshot['id']} refers to it"
+
+    def check(self):
+        """Every snapshot that is there has all that it refers to."""
+        for key, snapshot in self.snapshots.items():
+            if key in self.objects:
+                for blob in snapshot["blobs"]:
+                    assert blob in self.objects or blob in self.by_hand, f"{blob} of {snapshot['id']} is gone"
+
+    def refers_to(self, sealed):
+        """The blobs that a sealed snapshot DB names, read without vaultik's own reader, and whether it is complete."""
+        plain = b"".join(decode_stream(open_stream(BytesIO(sealed), [self.identity]), size_limit=1 << 30))
+        db = sqlite3.connect(":memory:")
+        db.deserialize(plain)
+        blobs = {self.hosts[0].prefix + blob_key(row[0]) for row in db.execute("SELECT hash FROM blobs")}
+        (complete,) = db.execute("SELECT value FROM meta WHERE key = 'complete'").fetchone()
+        db.close()
+        return blobs, bool(complete)
+
+    def remove_by_hand(self, key):
+        self.objects.pop(key)
+        self.snapshots.pop(key, None)
+        self.by_hand[key] = self.now
+
+    def stored_bytes(self):
+        return sum(len(data) for data, _ in self.objects.values())
+
+    def blobs(self):
+        return [key for key in self.objects if BLOBS_PREFIX in key]
+
+
+def digest(data):
+    return hashlib.sha256(data).digest()

@@ -1,0 +1,154 @@
+"""What a run may rely on: every clause, one history each, by the store's own time."""
+
+import pytest
+
+from tests.support.world import DAY, HOUR, World
+
+
+@pytest.fixture
+def world(tmp_path):
+    with World(tmp_path).clocks() as world:
+        yield world
+
+
+@pytest.fixture
+def host(world):
+    host = world.add_host()
+    for n in range(3):
+        host.write(f"file {n}", 5_000)
+    return host
+
+
+def test_what_the_base_refers_to_is_relied_on_for_ever(world, host):
+    host.backup()
+    for _ in range(3):
+        world.pass_time(30 * DAY)
+        assert host.backup().counts["bytes_new"] == 0
+
+
+def test_what_was_uploaded_without_a_commit_is_relied_on_for_six_days(world, host):
+    run = host.begin()
+    while not world.blobs():
+        run.step()
+    host.kill()
+    world.pass_time(6 * DAY - HOUR)
+    run = host.begin()
+    while not world.snapshots:
+        run.step()
+    assert len(world.blobs()) == 1
+
+
+def test_what_was_uploaded_without_a_commit_is_sealed_again_after_that(world, host):
+    run = host.begin()
+    while not world.blobs():
+        run.step()
+    host.kill()
+    world.pass_time(6 * DAY + HOUR)
+    host.backup()
+    assert len(world.blobs()) == 2
+
+
+def test_a_base_that_was_deleted_is_not_relied_on(world, host):
+    host.backup()
+    world.pass_time(10 * DAY)
+    for key in list(world.snapshots):
+        world.remove_by_hand(key)
+    assert host.backup().counts["bytes_new"] == 15_000
+
+
+def test_a_clone_that_has_written_since_makes_the_old_base_doubtful(world, host):
+    host.backup()
+    twin = world.clone(host)
+    world.pass_time(DAY)
+    twin.write("more", 1000)
+    assert twin.backup().counts["bytes_new"] >= 1000
+    world.pass_time(5 * DAY)
+    assert host.backup().counts["bytes_new"] == 0, "the clone's snapshot is younger than the reliance"
+    world.pass_time(DAY)
+    twin.backup()
+    world.pass_time(6 * DAY + HOUR)
+    assert host.backup().counts["bytes_new"] == 15_000, "the first of the clone's since is older"
+
+
+def test_a_machine_that_was_rolled_back_uploads_again_what_a_prune_may_free(world, host):
+    host.backup()
+    host.save()
+    for _ in range(8):
+        world.pass_time(DAY)
+        host.backup()
+    host.roll_back()
+    assert host.backup().counts["bytes_new"] == 15_000
+
+
+def test_put_only_relies_on_a_young_base_alone(world):
+    host = world.add_host(put_only=True)
+    host.write("file", 5_000)
+    host.backup()
+    world.pass_time(5 * DAY)
+    assert host.backup().counts["bytes_new"] == 0
+    world.pass_time(6 * DAY + HOUR)
+    assert host.backup().counts["bytes_new"] == 5_000
+
+
+def test_a_new_recipient_gets_everything_and_one_less_changes_nothing(host):
+    host.backup()
+    host.recipients.append(generate()[1])
+    assert host.backup().counts["bytes_new"] == 15_000
+    host.recipients.pop()
+    assert host.backup().counts["bytes_new"] == 0
+
+
+def test_a_put_that_nobody_heard_of_is_found_by_the_next_listing(world, host):
+    world.faults = [None, None, "yes"]  # blob, manifest, DB
+    host.backup()
+    assert len(world.snapshots) == 1
+
+
+def test_a_put_that_failed_is_sent_again_with_the_same_bytes(world, host):
+    world.faults = [None, None, "no", "no"]
+    host.backup()
+    assert len([key for key in world.objects if key.endswith(".manifest.zst.age")]) == 1
+    assert len(world.snapshots) == 1
+
+
+def test_killed_between_the_put_and_its_row_the_next_run_takes_it_as_its_base(world, host):
+    run = host.begin()
+    while not world.snapshots:
+        run.step()
+    host.kill()
+    (first,) = (snapshot["id"] for snapshot in world.snapshots.values())
+    world.pass_time(10 * DAY)
+    run = host.backup()
+    assert run.counts["bytes_new"] == 0
+    assert run.snapshot != first
+
+
+def test_a_db_is_not_put_long_after_its_listing(world, host):
+    run = host.begin()
+    while not any(key.endswith(".manifest.zst.age") for key in world.objects):
+        run.step()
+    world.pass_time(7 * HOUR)
+    run.finish()
+    # The first put came too late; another listing was made, and the same bytes sent.
+    assert len([key for key in world.objects if key.endswith(".manifest.zst.age")]) == 1
+    assert len(world.snapshots) == 1
+
+
+def test_a_run_of_many_days_commits_what_it_has(world):
+    host = world.add_host()
+    host.write("old", 5_000)
+    host.backup()
+    host.write("old", 6_000, seed="changed")
+    for n in range(6):
+        host.write(f"large {n}", 900_000)
+    run = host.begin()
+    while len(world.blobs()) < 3:
+        run.step()
+    world.pass_time(4 * DAY)
+    before = len(world.snapshots)
+    while run.step():
+        if len(world.snapshots) > before:
+            world.pass_time(HOUR)
+    partial = [snapshot for snapshot in world.snapshots.values() if not snapshot["complete"]]
+    assert len(partial) <= 1
+    assert [s["complete"] for s in world.snapshots.values()][-1]

@@ -1,0 +1,110 @@
+"""Give space back: leave out of what a run relies on the blobs that are mostly dead, and many tiny ones.
+
+No key is needed for it: what still lives in such a blob is read from the source again, and sealed afresh
+into a new one; the next snapshots don't refer to the old blob, and a prune frees it in time. What is read
+for that is bounded per run; files that are read anyway cost nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from vaultik.index import chunks
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Iterator
+
+MOSTLY_DEAD = 0.25
+"""A blob is worth sealing again when less of it than this still lives."""
+WORTH_IT = 0.75
+"""While too much of the store is dead: the same for blobs that are less dead."""
+DEAD_AT_MOST = 0.10
+"""How much of all that is relied on may be dead."""
+TINY_PARTS = 16
+"""Tiny is below this part of blob_size_limit."""
+TINY_AT_MOST = 32
+"""So many tiny blobs may be; then they are brought together."""
+
+
+class Candidate(NamedTuple):
+    """A blob that may be left out."""
+
+    blob: int
+    content: int
+    live: int
+
+
+def leave_out(index: sqlite3.Connection, *, blob_size_limit: int, budget: int) -> int:
+    """Forget the blobs that are worth sealing again; their chunks become released.
+
+    Args:
+        index: within a transaction, scanned and not planned yet.
+        blob_size_limit: most plaintext bytes of a blob.
+        budget: most bytes of files that are read for it, beyond those that are read anyway.
+
+    Returns:
+        How many blobs that are.
+    """
+    wanted = list(_about(budget, candidates(index, blob_size_limit // TINY_PARTS)))
+    chosen = list(_within(budget, wanted, _readers(index, wanted))) if wanted else []
+    chunks.forget_blobs(index, chosen)
+    return len(chosen)
+
+
+def candidates(index: sqlite3.Connection, tiny: int) -> Iterator[Candidate]:
+    """Yield the blobs that are worth sealing again, the deadest first, then the tiny ones if there are many."""
+    rows = index.execute("SELECT id, content_bytes, live_bytes FROM blobs WHERE uploaded = 1 ORDER BY id").fetchall()
+    blobs = sorted(map(Candidate._make, rows), key=lambda b: b.live / max(b.content, 1))
+    live = sum(blob.live for blob in blobs)
+    dead = sum(blob.content for blob in blobs) - live
+    left = []
+    for blob in blobs:
+        share = blob.live / max(blob.content, 1)
+        if share < MOSTLY_DEAD or (share < WORTH_IT and dead > DEAD_AT_MOST * (live + dead)):
+            dead -= blob.content - blob.live
+            yield blob
+        else:
+            left.append(blob)
+    small = [blob for blob in left if blob.content < tiny]
+    if len(small) > TINY_AT_MOST:
+        yield from sorted(small, key=lambda blob: blob.content)
+
+
+def _about(budget: int, wanted: Iterable[Candidate]) -> Iterator[Candidate]:
+    """Yield as many as may be within a budget: what lives in a blob has to be read at the least."""
+    for candidate in wanted:
+        budget -= candidate.live
+        if budget < 0:
+            return
+        yield candidate
+
+
+def _readers(index: sqlite3.Connection, wanted: Iterable[Candidate]) -> dict[int, dict[int, int]]:
+    """Return for each blob the files that must be read for it and are not read anyway, with their sizes."""
+    index.execute("CREATE TEMP TABLE wanted (id INTEGER PRIMARY KEY)")
+    try:
+        index.executemany("INSERT INTO wanted VALUES (?)", ((candidate.blob,) for candidate in wanted))
+        rows = index.execute(
+            "SELECT DISTINCT c.blob, e.id, e.size FROM entry_chunks AS ec JOIN chunks AS c ON c.id = ec.chunk"
+            " JOIN entries AS e ON e.id = ec.entry WHERE c.blob IN (SELECT id FROM wanted)"
+            " AND e.id NOT IN (SELECT entry FROM changed)"
+        )
+        readers: dict[int, dict[int, int]] = {}
+        for blob, entry, size in rows:
+            readers.setdefault(blob, {})[entry] = size
+    finally:
+        index.execute("DROP TABLE wanted")
+    return readers
+
+
+def _within(budget: int, wanted: Iterable[Candidate], readers: dict[int, dict[int, int]]) -> Iterator[int]:
+    """Yield the blobs whose files are within the budget together, in their order; a file counts once."""
+    reading: set[int] = set()
+    for candidate in wanted:
+        more = {entry: size for entry, size in readers.get(candidate.blob, {}).items() if entry not in reading}
+        cost = sum(more.values())
+        if cost <= budget:
+            budget -= cost
+            reading |= more.keys()
+            yield candidate.blob
