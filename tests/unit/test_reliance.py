@@ -3,6 +3,7 @@
 import pytest
 
 from tests.support.world import DAY, HOUR, World
+from vaultik.core.identity import generate
 
 
 @pytest.fixture
