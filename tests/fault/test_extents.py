@@ -85,3 +85,62 @@ def test_a_file_that_outgrows_its_bundle_is_planned_anew(site, tmp_path):
     assert max(path.stat().st_size for path in site.blobs()) < 6 * MIB
     site.restore(tmp_path / "out")
     assert (site.restored(tmp_path / "out") / "log").read_bytes() == data
+
+
+def run_with(site, act):
+    """A backup during which something happens before each bundle is read."""
+    run = Run(site)
+    run.session.scan()
+    chunk = run.session.chunk
+
+    def acting(bundle):
+        act()
+        chunk(bundle)
+
+    run.session.chunk = acting
+    run.rest()
+
+
+def test_a_sparse_image_in_use_keeps_its_size(site, tmp_path):
+    """Four MiB of data, eight of hole, and a guest that goes on writing: the disk isn't cut off where its data ends."""
+    image = site.source / "disk.raw"
+    with image.open("wb") as file:
+        file.write(random.Random(1).randbytes(6 * MIB))
+        file.truncate(12 * MIB)
+    run_with(site, lambda: os.utime(image))
+    site.restore(tmp_path / "out")
+    restored = site.restored(tmp_path / "out") / "disk.raw"
+    assert restored.read_bytes() == image.read_bytes()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_hole_that_is_filled_between_planning_and_reading(site, tmp_path, seed):
+    rng = random.Random(seed)
+    image = site.source / "disk.raw"
+    hole = aligned(EXTENT) + 65536 * seed
+    with image.open("wb") as file:
+        file.write(rng.randbytes(hole))
+        file.seek(hole + 131072)
+        file.write(rng.randbytes(6 * MIB))
+    filling = rng.randbytes(131072)
+
+    def fill():
+        with image.open("r+b") as file:
+            file.seek(hole)
+            file.write(filling)
+
+    run_with(site, fill)
+    site.backup()
+    site.restore(tmp_path / "out")
+    assert (site.restored(tmp_path / "out") / "disk.raw").read_bytes() == image.read_bytes()
+
+
+def test_an_extent_read_just_after_a_change_is_looked_at_again(site):
+    """Its time can't tell of one more change in the same tick, whichever of the extents was read so soon."""
+    image = site.source / "image"
+    image.write_bytes(random.Random(1).randbytes(9 * MIB))
+    assert site.backup()["files_read"] == 1
+    assert site.backup()["files_read"] == 1
+    os.utime(image, (10**9, 10**9))
+    assert site.backup()["files_read"] == 1
+    assert site.backup()["files_read"] == 0

@@ -15,8 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.run import Run
 from tests.support.site import Site
 from tests.support.tree import describe
+from vaultik.backup.read import BundleReader
+from vaultik.index import bundles, chunks
+from vaultik.model import ChunkId
 
 KILLER = """
 import os, signal, sys
@@ -150,6 +154,30 @@ def test_a_finished_bundle_is_not_read_again(site):
     assert before
     assert set(again) <= waiting
     assert len(again) < 122
+
+
+def test_a_finished_bundle_that_shares_chunks_with_an_interrupted_one_is_not_read_again(site):
+    """What the interrupted one claimed comes back when it is streamed again: nothing else has to be read for it."""
+    for path in site.source.iterdir():
+        path.unlink()
+    data = random.Random(1).randbytes(1_900_000)
+    for name in ("a", "b"):
+        (site.source / name).write_bytes(data)
+        os.utime(site.source / name, ns=(1, 1_600_000_000_000_000_000))
+    run = Run(site)
+    run.session.scan()
+    first, second = bundles.wave_bundles(run.session.index(), run.session.run, run.session.next_wave())
+    reader = run.session.index()
+    (name,) = (part.name.decode() for part in bundles.get_slices(reader, first))
+    # The first one claims everything and is killed; the second finds it claimed and ends.
+    stream = BundleReader(reader, bundles.get_slices(reader, first), run.session.chunker, started=0, largest=1 << 30)
+    found = [(ChunkId(hashlib.sha256(raw.data).digest()), len(raw.data)) for raw in stream.chunks()]
+    stream.close()
+    chunks.claim(run.session.claims(), first, found)
+    run.session.chunk(second)
+    run.session.close()
+    run_killed(site, "")
+    assert (site.tmp / "puts.read").read_text().splitlines() == [name]
 
 
 def test_random_kills_of_a_whole_process_group(site, tmp_path):

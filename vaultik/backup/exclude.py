@@ -6,9 +6,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-import pathspec
-
-from vaultik.errors import ConfigError
+from vaultik.ignore import IgnoreRules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -36,18 +34,15 @@ class Excludes:
         """Compile the rules.
 
         Args:
-            patterns: gitignore lines.
+            patterns: gitignore lines, as the config was checked for.
             caches: leave out what lies in directories with a valid CACHEDIR.TAG (but the tag).
             if_present: leave out what lies in directories that hold a file of such a name (but it).
             own: files and directories of vaultik's own, left out wherever they are met.
 
         Raises:
-            ConfigError: a pattern is none.
+            ConfigError: a pattern can never fit.
         """
-        try:
-            self._spec = pathspec.GitIgnoreSpec.from_lines(patterns) if patterns else None
-        except ValueError as exc:
-            raise ConfigError(f"exclude: {exc}", hint="patterns follow the rules of .gitignore") from exc
+        self._rules = IgnoreRules(patterns)
         self._caches = caches
         self._markers = [os.fsencode(name) for name in if_present]
         self._own = set(_identities(own))
@@ -56,10 +51,7 @@ class Excludes:
         """Tell whether the entry at an absolute path stays out."""
         if (st.st_dev, st.st_ino) in self._own:
             return True
-        if self._spec is None:
-            return False
-        text = os.fsdecode(path[1:])
-        return self._spec.match_file(text + "/" if stat.S_ISDIR(st.st_mode) else text)
+        return self._rules.fits(os.fsdecode(path[1:]), is_directory=stat.S_ISDIR(st.st_mode))
 
     def tag_of(self, directory: int, names: Sequence[bytes]) -> bytes | None:
         """Return the name of the file that keeps a directory's other contents out, if one does.

@@ -82,6 +82,6 @@ def _pieces(
 def _extents(entry: int, start: int, stop: int, extent: int) -> Iterator[tuple[Piece, int]]:
     at = start
     while stop - at > extent:
-        yield Piece(entry, at, at + extent, Cut.STOP | (Cut.START if at > start else Cut.NONE)), extent
+        yield Piece(entry, at, at + extent, Cut.STOP | (Cut.START if at > start else Cut.NONE), stop), extent
         at += extent
-    yield Piece(entry, at, stop, Cut.START if at > start else Cut.NONE), stop - at
+    yield Piece(entry, at, stop, Cut.START if at > start else Cut.NONE, stop), stop - at

@@ -31,6 +31,8 @@ _LEASE_S = 50
 _LEASE_POLL_S = 0.02
 _RACY_NS = 2_000_000_000
 """A file written this shortly before the scan may change again within its file system's clock tick."""
+_TICK_NS = 50_000_000
+"""The kernel's own times are no coarser than this, and nobody can set a ctime."""
 
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV)
 """What stands there is no regular file any more: nothing, or a symlink, a socket, a device."""
@@ -148,7 +150,11 @@ class BundleReader:
                 yield from self._range(number, fd, begin, end)
             size, short = before.st_size, False
         changed = short or _differs(before, os.fstat(fd))
-        return Outcome(found._replace(size=size), changed=changed, again=before.st_mtime_ns >= self._racy_ns)
+        return Outcome(found._replace(size=size), changed=changed, again=self._is_racy(before))
+
+    def _is_racy(self, before: os.stat_result) -> bool:
+        """Tell whether the file may change once more without its times telling."""
+        return before.st_mtime_ns >= self._racy_ns or before.st_ctime_ns >= time.time_ns() - _TICK_NS
 
     def _whole(self, number: int, fd: int, st: os.stat_result) -> Iterator[RawChunk]:
         """Read a file from its beginning to the size that its stat gives; `_read_to` is where it ended."""
@@ -189,21 +195,22 @@ class BundleReader:
     def _settle(self, piece: Piece, fd: int) -> tuple[int, int]:
         """Return where an extent really begins and ends."""
         assert piece.stop is not None
-        start = self._boundary(piece.entry, piece.start, fd) if piece.cut & Cut.START else piece.start
-        stop = self._boundary(piece.entry, piece.stop, fd) if piece.cut & Cut.STOP else piece.stop
+        start = self._boundary(piece, piece.start, fd) if piece.cut & Cut.START else piece.start
+        stop = self._boundary(piece, piece.stop, fd) if piece.cut & Cut.STOP else piece.stop
         return start, stop
 
-    def _boundary(self, entry: int, nominal: int, fd: int) -> int:
-        known = bundles.find_boundary(self._index, entry, nominal)
+    def _boundary(self, piece: Piece, nominal: int, fd: int) -> int:
+        assert piece.range_stop is not None
+        known = bundles.find_boundary(self._index, piece.entry, nominal)
         if known is not None:
             return known
         longest = self._chunker.maximum
         begin = max(0, nominal - longest)
-        # Not into the next hole: what lies behind it is another range of the plan.
-        end = min(_data_end(fd, nominal), nominal + longest)
+        # Not into the hole that followed when this was planned, filled or not: behind it is another range of the plan.
+        end = min(_data_end(fd, nominal), nominal + longest, piece.range_stop)
         data = _read_fully(fd, begin, end - begin)
         cut = begin + self._chunker.first_cut_at_or_after(data, nominal - begin)
-        return bundles.agree_boundary(self._index, entry, nominal, max(cut, nominal))
+        return bundles.agree_boundary(self._index, piece.entry, nominal, max(cut, nominal))
 
 
 def find_data_ranges(index: sqlite3.Connection, entry: int, size: int) -> list[tuple[int, int]]:

@@ -95,12 +95,13 @@ def _record_piece(
     if changed and contents.may_reread(index, entry):
         contents.plan_reread(index, entry, found)
         return
-    contents.add_extent(index, entry, content, changed=changed)
+    contents.add_extent(index, entry, content, changed=changed, again=outcome.again)
     if contents.is_last_extent(index, entry):
-        changed, end = contents.extents_state(index, entry)
-        if changed:
-            found = found._replace(size=end)
-        contents.finish_extents(index, _content(index, run, part, found, (), changed=changed, again=outcome.again))
+        state = contents.extents_state(index, entry)
+        # Nothing was read beyond what was planned; what is a hole at the end is part of the file all the same.
+        size = max(state.end, min(found.size, state.planned_size))
+        done = _content(index, run, part, found._replace(size=size), (), changed=state.is_dirty, again=state.again)
+        contents.finish_extents(index, done)
 
 
 def _record_unreadable(index: sqlite3.Connection, run: int, entry: int, path: bytes, reason: str) -> None:

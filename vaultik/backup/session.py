@@ -67,7 +67,7 @@ class Session:
 
         Raises:
             RecipientError: a recipient can't be used.
-            ConfigError: fastcdc isn't compiled, or an exclude pattern is none.
+            ConfigError: fastcdc isn't compiled, or an exclude pattern can never fit.
         """
         self.config = config
         self.host = host
@@ -186,7 +186,9 @@ class Session:
         """Put every changed file that has none into a new bundle. Returns how many bundles that makes."""
         index = self.index()
         with transaction(index):
-            chunks.mark_lost(index)
+            if not bundles.are_interrupted(index, self.run):
+                # Streamed again, they may bring back what else would be read for nothing.
+                chunks.mark_lost(index)
             contents.link_groups(index)
             total = bundles.unplanned_bytes(index)
             made = plan.plan_bundles(

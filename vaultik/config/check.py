@@ -17,6 +17,8 @@ import msgspec
 
 from vaultik.config.document import S3, Document, File, read_text
 from vaultik.config.quantities import KIB, MIB
+from vaultik.errors import ConfigError
+from vaultik.ignore import IgnoreRules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,7 +94,7 @@ class _Checker:
             path=self._document.path,
             source_dirs=self._sources(),
             s3=self._s3(),
-            exclude=tuple(f.exclude),
+            exclude=self._excludes(),
             recipients=self._recipients(),
             audit_recipient=f.audit_recipient,
             backup_interval=f.backup_interval,
@@ -130,6 +132,14 @@ class _Checker:
                     )
             found[path] = text
         return tuple(found)
+
+    def _excludes(self) -> tuple[str, ...]:
+        for number, pattern in enumerate(self._file.exclude):
+            try:
+                IgnoreRules([pattern])
+            except ConfigError as exc:
+                raise self._document.error(f"$.exclude[{number}]", str(exc), exc.hint) from exc
+        return tuple(self._file.exclude)
 
     def _useless_patterns(self) -> Iterator[str]:
         """Yield a warning for each exclude that counts from / and can fit nothing in a source."""

@@ -48,6 +48,8 @@ class Piece(NamedTuple):
     start: int
     stop: int | None
     cut: Cut
+    range_stop: int | None = None
+    """Where the range of data ends that an extent is of; no boundary in it lies behind that."""
 
 
 class Slice(NamedTuple):
@@ -140,8 +142,11 @@ def add_bundles(index: sqlite3.Connection, run: int, bundles: Iterable[PlannedBu
             (run, bundle.bytes),
         ).fetchone()
         index.executemany(
-            "INSERT INTO pieces VALUES (?, ?, ?, ?, ?, ?)",
-            ((number, ordinal, p.entry, p.start, p.stop, int(p.cut)) for ordinal, p in enumerate(bundle.pieces)),
+            "INSERT INTO pieces (bundle, ordinal, entry, start, stop, cut, range_stop) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                (number, ordinal, p.entry, p.start, p.stop, int(p.cut), p.range_stop)
+                for ordinal, p in enumerate(bundle.pieces)
+            ),
         )
         ids.append(number)
     _number_waves(index, run, ids)
@@ -166,6 +171,12 @@ def count_bundles(index: sqlite3.Connection, run: int) -> int:
     return int(index.execute("SELECT count(*) FROM bundles WHERE run = ? AND state < 3", (run,)).fetchone()[0])
 
 
+def are_interrupted(index: sqlite3.Connection, run: int) -> bool:
+    """Tell whether bundles of an earlier run wait to be streamed again."""
+    query = "SELECT 1 FROM bundles WHERE run = ? AND state = 0 LIMIT 1"
+    return index.execute(query, (run,)).fetchone() is not None
+
+
 def bundle_before(index: sqlite3.Connection, bundle: int, distance: int) -> int | None:
     """Return the bundle that stands `distance` places before another in the same run, if any."""
     row = index.execute(
@@ -188,13 +199,13 @@ def get_bundle(index: sqlite3.Connection, bundle: int) -> Bundle:
 def get_slices(index: sqlite3.Connection, bundle: int) -> list[Slice]:
     """Return a bundle's slices in order, those whose entry is still there."""
     rows = index.execute(
-        "SELECT p.entry, p.start, p.stop, p.cut, e.parent, e.name, e.marks FROM pieces AS p JOIN entries AS e ON e.id = p.entry"
-        " WHERE p.bundle = ? ORDER BY p.ordinal",
+        "SELECT p.entry, p.start, p.stop, p.cut, p.range_stop, e.parent, e.name, e.marks FROM pieces AS p"
+        " JOIN entries AS e ON e.id = p.entry WHERE p.bundle = ? ORDER BY p.ordinal",
         (bundle,),
     )
     return [
-        Slice(Piece(entry, start, stop, Cut(cut)), parent, name, marks)
-        for entry, start, stop, cut, parent, name, marks in rows
+        Slice(Piece(entry, start, stop, Cut(cut), range_stop), parent, name, marks)
+        for entry, start, stop, cut, range_stop, parent, name, marks in rows
     ]
 
 
@@ -274,10 +285,10 @@ def take_back(index: sqlite3.Connection, bundle: int) -> None:
 
 
 def count_taken_back(index: sqlite3.Connection, bundle: int) -> int:
-    """Count the bundles of a bundle's run that were sealed and taken back."""
+    """Count the bundles of a bundle's run that were sealed in it and taken back."""
     query = (
         "SELECT count(*) FROM bundles WHERE run = (SELECT run FROM bundles WHERE id = ?)"
-        " AND state = 3 AND sha256 IS NOT NULL AND blob IS NULL"
+        " AND wave > 0 AND state = 3 AND sha256 IS NOT NULL AND blob IS NULL"
     )
     return int(index.execute(query, (bundle,)).fetchone()[0])
 

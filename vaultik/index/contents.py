@@ -47,7 +47,7 @@ def set_changed(index: sqlite3.Connection, entry: int, st: os.stat_result) -> No
         return
     drop_plan(index, entry)
     index.execute(
-        "UPDATE changed SET size = ?, blocks = ?, mtime_ns = ?, ctime_ns = ?, inode = ?, rereads = 0, dirty = 0 WHERE entry = ?",
+        "UPDATE changed SET size = ?, blocks = ?, mtime_ns = ?, ctime_ns = ?, inode = ?, rereads = 0, dirty = 0, again = 0 WHERE entry = ?",
         (*now, entry),
     )
 
@@ -107,14 +107,18 @@ def copy_to_followers(index: sqlite3.Connection, leader: int) -> None:
     )
 
 
-def add_extent(index: sqlite3.Connection, entry: int, chunks: Iterable[tuple[int, int]], *, changed: bool) -> None:
+def add_extent(
+    index: sqlite3.Connection, entry: int, chunks: Iterable[tuple[int, int]], *, changed: bool, again: bool
+) -> None:
     """Record the chunks of one extent of a file whose other extents may still be unread.
 
     Extents never overlap: neighbours meet at a boundary that is settled once.
     """
     index.executemany("INSERT INTO extent_chunks VALUES (?, ?, ?)", ((entry, at, chunk) for at, chunk in chunks))
-    if changed:
-        index.execute("UPDATE changed SET dirty = 1 WHERE entry = ?", (entry,))
+    if changed or again:
+        index.execute(
+            "UPDATE changed SET dirty = max(dirty, ?), again = max(again, ?) WHERE entry = ?", (changed, again, entry)
+        )
 
 
 def is_other_state(index: sqlite3.Connection, entry: int, a: Attributes) -> bool:
@@ -132,7 +136,7 @@ def plan_reread(index: sqlite3.Connection, entry: int, a: Attributes) -> None:
     """Begin a changed file's extents anew, from its state now; a second time it is taken as it comes."""
     drop_plan(index, entry)
     index.execute(
-        "UPDATE changed SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ?, rereads = 1, dirty = 0 WHERE entry = ?",
+        "UPDATE changed SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ?, rereads = 1, dirty = 0, again = 0 WHERE entry = ?",
         (a.size, a.mtime_ns, a.ctime_ns, a.inode, entry),
     )
 
@@ -142,15 +146,27 @@ def is_last_extent(index: sqlite3.Connection, entry: int) -> bool:
     return index.execute("SELECT 1 FROM pieces WHERE entry = ? LIMIT 1", (entry,)).fetchone() is None
 
 
-def extents_state(index: sqlite3.Connection, entry: int) -> tuple[bool, int]:
-    """Return whether a file changed between its extents, and where the last of their chunks ends."""
-    (dirty,) = index.execute("SELECT dirty FROM changed WHERE entry = ?", (entry,)).fetchone()
+class ExtentsState(NamedTuple):
+    """What the extents of a file came to."""
+
+    is_dirty: bool
+    """It changed between them."""
+    again: bool
+    """One of them was written so recently that the next scan must look again."""
+    planned_size: int
+    end: int
+    """Where the last of their chunks ends."""
+
+
+def extents_state(index: sqlite3.Connection, entry: int) -> ExtentsState:
+    """Return what the extents of a file came to that are all read."""
+    dirty, again, size = index.execute("SELECT dirty, again, size FROM changed WHERE entry = ?", (entry,)).fetchone()
     (end,) = index.execute(
         "SELECT coalesce(max(x.offset + c.size), 0) FROM extent_chunks AS x JOIN chunks AS c ON c.id = x.chunk"
         " WHERE x.entry = ?",
         (entry,),
     ).fetchone()
-    return bool(dirty), int(end)
+    return ExtentsState(bool(dirty), bool(again), size, int(end))
 
 
 def finish_extents(index: sqlite3.Connection, content: Content) -> None:
@@ -165,17 +181,17 @@ def link_groups(index: sqlite3.Connection) -> None:
 
     A file that is to be read is read under its leader's name.
     """
-    index.execute("UPDATE entries SET hardlink = NULL WHERE hardlink IS NOT NULL AND NOT (type = 'f' AND nlink > 1)")
-    groups = "(SELECT mount, inode, min(id) AS leader FROM entries WHERE type = 'f' AND nlink > 1 GROUP BY mount, inode) AS g"
+    index.execute("UPDATE entries SET hardlink = NULL WHERE hardlink IS NOT NULL AND NOT (type <> 'd' AND nlink > 1)")
+    groups = "(SELECT mount, inode, min(id) AS leader FROM entries WHERE type <> 'd' AND nlink > 1 GROUP BY mount, inode) AS g"
     # The content went with the name that led before.
     index.execute(
         "INSERT INTO changed (entry, size, blocks, mtime_ns, ctime_ns, inode, unread)"
         f" SELECT e.id, e.size, 0, e.mtime_ns, e.ctime_ns, e.inode, 1 FROM {groups}"
-        " JOIN entries AS e ON e.id = g.leader WHERE e.hardlink <> e.id ON CONFLICT (entry) DO UPDATE SET unread = 1"
+        " JOIN entries AS e ON e.id = g.leader WHERE e.type = 'f' AND e.hardlink <> e.id ON CONFLICT (entry) DO UPDATE SET unread = 1"
     )
     index.execute(
         f"UPDATE entries AS e SET hardlink = g.leader FROM {groups}"
-        " WHERE e.type = 'f' AND e.nlink > 1 AND e.mount = g.mount AND e.inode = g.inode AND e.hardlink IS NOT g.leader"
+        " WHERE e.type <> 'd' AND e.nlink > 1 AND e.mount = g.mount AND e.inode = g.inode AND e.hardlink IS NOT g.leader"
     )
     followers = "SELECT id FROM entries WHERE hardlink IS NOT NULL AND hardlink <> id"
     index.execute(

@@ -7,6 +7,7 @@ that a fresh index costs is a full upload, and the worst that a wrong one costs 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sqlite3
@@ -177,7 +178,7 @@ def _refuse_network(path: Path) -> None:
 
 def _connect(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    _create_private(path)
     connection = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
     )
@@ -191,6 +192,21 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _create_private(path: Path) -> None:
+    """Make an empty file, 0600, if nothing stands there.
+
+    One that does is not opened: closing a descriptor of it would drop the locks by which a connection that this
+    process has already keeps other programs from removing its WAL (fcntl(2), "record locks").
+
+    Raises:
+        OSError: a symlink stands there, or no file can be made.
+    """
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
 
 
 def _schema_steps() -> list[tuple[int, str, str]]:

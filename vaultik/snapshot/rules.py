@@ -62,7 +62,7 @@ RULES = (
         f" AND coalesce(length(user_name), 0) <= {LONGEST_NAME} AND coalesce(length(group_name), 0) <= {LONGEST_NAME}"
         " AND (link_target IS NOT NULL) = (type = 'l')"
         f" AND (type <> 'l' OR (length(link_target) BETWEEN 1 AND {LONGEST_LINK} AND instr(link_target, x'00') = 0))"
-        " AND (rdev IS NOT NULL) = (type IN ('c', 'b')) AND coalesce(rdev, 0) >= 0 AND (hardlink IS NULL OR type = 'f')"
+        " AND (rdev IS NOT NULL) = (type IN ('c', 'b')) AND coalesce(rdev, 0) >= 0 AND (hardlink IS NULL OR type <> 'd')"
         f" AND coalesce(inode_flags, 0) BETWEEN 0 AND {_U32}) IS NOT TRUE",
     ),
     ("entries: no root", "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM entries WHERE id = 1)"),
@@ -72,9 +72,10 @@ RULES = (
         " WHERE e.id <> 1 AND (p.id IS NULL OR p.type <> 'd' OR p.id >= e.id)",
     ),
     (
-        "entries: a hard link to no leader, or to one of another size",
+        "entries: a hard link to no leader, or to one of another type or size",
         "SELECT e.id FROM entries AS e LEFT JOIN entries AS l ON l.id = e.hardlink"
-        " WHERE e.hardlink IS NOT NULL AND (l.id IS NULL OR l.hardlink IS NOT l.id OR l.size <> e.size)",
+        " WHERE e.hardlink IS NOT NULL AND (l.id IS NULL OR l.hardlink IS NOT l.id OR l.type <> e.type"
+        " OR l.size <> e.size)",
     ),
     (
         "xattrs: a row out of range, or of no entry",

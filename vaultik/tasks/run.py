@@ -76,6 +76,9 @@ def _build(session: Session, workers: int | None) -> None:
     # The scan alone first: it says how many processes the rest is worth.
     build([ScanSource(host=session.host, run_id=session.run_id)])
     with mapped(session.config.index_path):
+        run = runs.find_run(session.index(), session.run_id)
+        if run is None or not run.scanned:
+            return
         waiting = bundles.count_bundles(session.index(), session.run)
     merited = workers or session.config.workers or (2 if waiting > 1 else 1)
     runtime.set_workers(merited)

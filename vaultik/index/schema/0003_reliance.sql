@@ -12,3 +12,13 @@ ALTER TABLE changed ADD COLUMN unread INTEGER NOT NULL DEFAULT 0;
 -- The base is one value now, with what tells it in a listing. One that was recorded before isn't known so well:
 -- what is older than the reliance is uploaded again.
 DELETE FROM state WHERE key IN ('base_snapshot', 'base_manifest');
+
+-- An extent of it was read so soon after a change that another may have the same time.
+ALTER TABLE changed ADD COLUMN again INTEGER NOT NULL DEFAULT 0;
+
+-- Where the range of data ends that the slice is of: its neighbour's boundary may not lie behind that.
+ALTER TABLE pieces ADD COLUMN range_stop INTEGER;
+
+-- Hard links are kept of everything that may have them.
+DROP INDEX entries_by_inode;
+CREATE INDEX entries_by_inode ON entries (mount, inode) WHERE type <> 'd' AND nlink > 1;
