@@ -13,7 +13,6 @@ import functools
 import os
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,16 +31,14 @@ from vaultik.errors import (
 )
 from vaultik.store.base import ByteStream, Listing, ObjectInfo
 from vaultik.store.clock import StoreClock
-from vaultik.store.s3_body import READ_S, Body, digest_of, outgoing
+from vaultik.store.s3_body import READ_S, Body, digest_of, outgoing, size_of
 from vaultik.store.s3_errors import StoreConflictError, is_absent, is_taken, is_unknown_condition, map_error
+from vaultik.store.s3_parts import PART, PART_THREADS, Part, PartsUpload, slice_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 MULTIPART_ABOVE = 1 << 30
-_PART = 16 << 20
-_PARTS_AT_MOST = 9000
-_PART_THREADS = 4
 _PAGE = 1000
 _CONFLICT_PAUSES_S = (0.1, 0.5, 2.0)
 _ATTEMPTS = 5
@@ -75,7 +72,7 @@ class S3Store:
         put_only: bool = False,
         checksums: bool = True,
         multipart_above: int = MULTIPART_ABOVE,
-        part_size: int = _PART,
+        part_size: int = PART,
         attempts: int = _ATTEMPTS,
     ) -> None:
         """Name the place; nothing is asked yet.
@@ -123,12 +120,14 @@ class S3Store:
         Raises:
             DigestMismatchError: the body isn't what `sha256` says; nothing is stored.
         """
-        if digest_of(body) != sha256:
-            raise DigestMismatchError(f"put {key}: the body is not what its digest says")
-        size = len(body) if isinstance(body, bytes) else body.stat().st_size
-        put = functools.partial(self._put_whole, key, body, size, sha256, until=until)
+        size = len(body) if isinstance(body, bytes) else size_of(body)
         if size > self._multipart_above and isinstance(body, Path):
-            put = functools.partial(self._put_parts, key, body, size, until=until)
+            parts = slice_body(body, self._part_size, sha256=sha256)
+            put = functools.partial(self._put_parts, key, body, parts, until=until)
+        elif digest_of(body) == sha256:
+            put = functools.partial(self._put_whole, key, body, size, sha256, until=until)
+        else:
+            raise DigestMismatchError(f"put {key}: the body is not what its digest says")
         for pause_s in (*(_CONFLICT_PAUSES_S if until is None else ()), None):
             try:
                 return put(condition={"IfNoneMatch": "*"})
@@ -212,7 +211,7 @@ class S3Store:
             s3={"addressing_style": "path"} if self._endpoint else {},
             request_checksum_calculation="when_supported" if self._checksums else "when_required",
             response_checksum_validation="when_required",
-            max_pool_connections=2 * _PART_THREADS,
+            max_pool_connections=2 * PART_THREADS,
             user_agent_extra="vaultik",
         )
         with self._mapped("connect"):
@@ -258,41 +257,22 @@ class S3Store:
             return False
         return True
 
-    def _put_parts(self, key: str, body: Path, size: int, *, until: float | None, condition: dict[str, str]) -> bool:
-        client, name = self._client(), {"Bucket": self._bucket, "Key": self._prefix + key}
-        with self._mapped(key):
-            upload = client.create_multipart_upload(**name)["UploadId"]
-        try:
-            part_size = max(self._part_size, -(-size // _PARTS_AT_MOST))
-            with ThreadPoolExecutor(_PART_THREADS) as threads:
-                starts = range(0, size, part_size)
-                send = lambda n, at: self._put_part(name, upload, n, body, at, min(part_size, size - at))  # noqa: E731 - bound here
-                tags = list(threads.map(send, range(1, len(starts) + 1), starts))
-            parts = [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, 1)]
-            last = self._client(once=until is not None)
+    def _put_parts(
+        self, key: str, body: Path, parts: list[Part], *, until: float | None, condition: dict[str, str]
+    ) -> bool:
+        def complete(**request: Any) -> None:
+            client = self._client(once=until is not None)
             with self._mapped(key), outgoing(b"", until):
-                last.complete_multipart_upload(**name, UploadId=upload, MultipartUpload={"Parts": parts}, **condition)
-        except _TakenError:
-            self._abort(name, upload)
-            return False
-        except BaseException:
-            self._abort(name, upload)
-            raise
-        return True
+                client.complete_multipart_upload(**request, **condition)
 
-    def _put_part(self, name: dict[str, str], upload: str, number: int, body: Path, at: int, size: int) -> str:
-        with body.open("rb") as file:
-            file.seek(at)
-            data = file.read(size)
-        with self._mapped(name["Key"]):
-            tag: str = self._client().upload_part(**name, UploadId=upload, PartNumber=number, Body=data)["ETag"]
-        return tag
-
-    def _abort(self, name: dict[str, str], upload: str) -> None:
+        upload = PartsUpload(self._client, self._bucket, self._prefix + key, body, self._mapped)
+        if not self._put_only:
+            upload.end_older(self._prefix, self.now())
         try:
-            self._client().abort_multipart_upload(**name, UploadId=upload)
-        except (BotoCoreError, ClientError):
-            return  # a bucket's lifecycle rule ends what can't be ended here
+            upload.send(parts, complete)
+        except _TakenError:
+            return False
+        return True
 
     def _get(self, key: str, offset: int, stop: int | None, tag: str | None) -> tuple[Any, int, str | None]:
         """Return a body, how many of its first bytes are not wanted, and the object's tag."""

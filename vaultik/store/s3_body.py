@@ -106,6 +106,18 @@ class _TimedFile(io.BufferedReader):
         return super().read(size)
 
 
+def size_of(body: Path) -> int:
+    """Return how many bytes a file holds.
+
+    Raises:
+        LostBodyError: it is gone.
+    """
+    try:
+        return body.stat().st_size
+    except OSError as exc:
+        raise LostBodyError(f"put {body}: {exc.strerror or exc}") from exc
+
+
 def digest_of(body: Path | bytes) -> bytes:
     """Return the SHA-256 of a body.
 
