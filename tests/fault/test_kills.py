@@ -164,6 +164,7 @@ def test_a_finished_bundle_that_shares_chunks_with_an_interrupted_one_is_not_rea
     for name in ("a", "b"):
         (site.source / name).write_bytes(data)
         os.utime(site.source / name, ns=(1, 1_600_000_000_000_000_000))
+    time.sleep(0.1)  # a ctime of this very tick would have them read again
     run = Run(site)
     run.session.scan()
     first, second = bundles.wave_bundles(run.session.index(), run.session.run, run.session.next_wave())
@@ -216,6 +217,22 @@ def test_a_polite_signal_ends_it_with_its_code_and_leaves_no_child(site, tmp_pat
     wait_for(lambda: not alive(process.pid))
     (site.source / "huge").unlink()
     site.backup()
+    assert_whole(site, tmp_path / "out")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_polite_signal_ends_the_luigi_command_as_politely(site, tmp_path, workers):
+    (site.source / "huge").write_bytes(random.Random(1).randbytes(120_000_000))
+    process = site.begin_luigi("Backup", "--workers", workers)
+    wait_for(lambda: site.spool.exists() and any(site.spooled()))
+    process.terminate()
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 143, said
+    assert said.splitlines()[0] == "vaultik: terminated"
+    assert "Traceback" not in said
+    wait_for(lambda: not alive(process.pid))
+    (site.source / "huge").unlink()
+    site.luigi("Backup")
     assert_whole(site, tmp_path / "out")
 
 

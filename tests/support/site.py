@@ -109,19 +109,24 @@ class Site:
 
     def luigi(self, *arguments, code=0):
         """Run the stock luigi command with the shipped luigi.cfg, from another directory."""
+        process = self.begin_luigi(*arguments)
+        out, said = process.communicate()
+        assert process.returncode == code, f"luigi {arguments}: exit {process.returncode}\n{out}\n{said}"
+        return subprocess.CompletedProcess(process.args, code, out, said)
+
+    def begin_luigi(self, *arguments):
         shipped = (Path(__file__).parents[2] / "luigi.cfg").read_text()
         cfg = self.tmp / "luigi.cfg"
         cfg.write_text(shipped.replace("/etc/vaultik.yaml", str(self.config)))
-        done = subprocess.run(
+        return subprocess.Popen(
             [BIN / "luigi", "--module", "vaultik.tasks", *map(str, arguments)],
             env=self.environment(LUIGI_CONFIG_PATH=str(cfg)),
             cwd="/",
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
+            start_new_session=True,
         )
-        assert done.returncode == code, f"luigi {arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
 
     def restored(self, target):
         """Where the source stands in a restored tree."""

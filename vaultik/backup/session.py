@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from vaultik.backup import plan, reseal, scan, spool
+from vaultik.backup.binding import bind_store, ensure_sound_index
 from vaultik.backup.chunk import BundleSealer
 from vaultik.backup.exclude import Excludes
 from vaultik.backup.read import find_data_ranges
@@ -22,7 +23,6 @@ from vaultik.backup.upload import upload_bundle
 from vaultik.core.age import check_recipient
 from vaultik.core.chunker import Chunker
 from vaultik.core.ids import source8
-from vaultik.errors import LocalIndexError
 from vaultik.index import bundles, chunks, contents, db, runs, state
 from vaultik.index.db import mapped, transaction
 from vaultik.snapshot.write import plain_path
@@ -31,7 +31,6 @@ from vaultik.store.open import open_store
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable
-    from pathlib import Path
 
     from vaultik.backup.reconcile import Reliance
     from vaultik.config import Config
@@ -143,7 +142,7 @@ class Session:
         Raises:
             LocalIndexError: it can't be used; a damaged one is moved aside and a fresh one made.
         """
-        self._sound_index()
+        ensure_sound_index(self)
         index = self.index()
         with mapped(self.config.index_path), transaction(index):
             if adopt:
@@ -158,12 +157,12 @@ class Session:
         plain_path(self.config.index_path).unlink(missing_ok=True)
         spool.make_spool(self.config.spool_dir)
         spool.make_spool(self.spool_dir)
-        spool.clean(self.spool_dir, self._spooled(index))
+        spool.clean(self.spool_dir, bundles.iter_spooled(index))
 
     def scan(self) -> None:
         """ScanSource: reconcile, scan, plan."""
         index = self.index()
-        self._bind_store()
+        bind_store(self)
         counts = scan.Scan(
             index,
             self.run,
@@ -180,7 +179,7 @@ class Session:
         with transaction(index):
             runs.add_counts(index, self.run, {**counts.as_dict(), "blobs_resealed": resealed})
             runs.set_scanned(index, self.run)
-        self.emit(planned_bundles=planned, planned_bytes=self._planned_bytes(index))
+        self.emit(planned_bundles=planned, planned_bytes=bundles.planned_bytes(index, self.run))
 
     def plan(self) -> int:
         """Put every changed file that has none into a new bundle. Returns how many bundles that makes."""
@@ -238,16 +237,10 @@ class Session:
         """Leave the receipt of a run whose snapshot is written."""
         index = self.index()
         with transaction(index):
-            files, read, new, stored, blobs = index.execute(
-                "SELECT total(files), total(bytes_read), total(bytes_new), total(sealed_size), count(blob) FROM bundles"
-                " WHERE run = ?",
-                (self.run,),
-            ).fetchone()
-            totals = {"files_read": files, "bytes_read": read, "bytes_new": new, "bytes_stored": stored, "blobs": blobs}
-            runs.add_counts(index, self.run, {name: int(number) for name, number in totals.items()})
+            runs.add_counts(index, self.run, bundles.totals(index, self.run))
             unreadable = runs.count_problems(index, self.run, runs.UNREADABLE)
             runs.set_receipt(index, self.run, snapshot=None, exit_code=3 if unreadable else 0, finished=self._clock())
-        spool.clean(self.spool_dir, ())
+        spool.clean(self.spool_dir)
         with contextlib.suppress(OSError):
             self.spool_dir.rmdir()
 
@@ -272,52 +265,6 @@ class Session:
         # Only where nothing can be there yet is a bucket made: elsewhere a disk isn't mounted.
         return open_it(create=True)
 
-    def _sound_index(self) -> None:
-        path = self.config.index_path
-        try:
-            index = self.index()
-            with mapped(path):
-                sound = not runs.was_interrupted(index) or db.quick_check(index)
-        except LocalIndexError as exc:
-            if exc.__cause__ is None or not db.is_damage(exc.__cause__):
-                raise
-            sound = False
-        if not sound:
-            self.close()
-            aside = db.move_aside(path)
-            self.emit(
-                notice=f"the index was damaged; it is kept as {aside}, a fresh one is built (a full upload at worst)"
-            )
-
-    def _bind_store(self) -> None:
-        index, store = self.index(), self.store()
-        with transaction(index):
-            moved = state.bind_location(index, store.location)
-            if moved and self.put_only:
-                # Nothing tells what this store holds.
-                chunks.forget_blobs(index, [blob.id for blob in chunks.iter_uploaded(index)])
-        found = self.reconcile()
-        if found.outdated:
-            self.emit(notice=f"the recipients changed: {found.outdated} blobs are sealed again, for all of them")
-        if moved:
-            self.emit(notice="another store than last time: everything that isn't there is uploaded")
-        elif found.lost:
-            self._warn(
-                f"{found.lost} blobs that were stored are not in {store.location} any more: what they held is uploaded again"
-            )
-        if found.superseded:
-            self._warn(
-                "another copy of this host (a clone, or this one before it was rolled back) has written snapshots since its"
-                " last one: what a prune may be freeing is uploaded again"
-            )
-        elif found.expired:
-            self.emit(notice=f"{found.expired} blobs were uploaded too long ago to be relied on: they are sealed again")
-
-    def _warn(self, text: str) -> None:
-        """Note what a person has to know, also one who only sees what cron sends."""
-        with transaction(self.index()):
-            runs.add_problem(self.index(), self.run, runs.WARNING, b"", text)
-
     def _excludes(self) -> Excludes:
         config, index_path = self.config, self.config.index_path
         own = [index_path.with_name(index_path.name + end) for end in ("", "-wal", "-shm", ".lock", ".source")]
@@ -328,20 +275,3 @@ class Session:
             if_present=config.exclude_if_present,
             own=[*own, config.spool_dir, *([config.local_store] if config.local_store else [])],
         )
-
-    def _spooled(self, index: sqlite3.Connection) -> list[Path]:
-        rows = index.execute(
-            "SELECT b.id, coalesce(s.hash, b.sha256) FROM bundles AS b LEFT JOIN blobs AS s ON s.id = b.blob"
-            " WHERE b.state IN (1, 2) AND b.sha256 IS NOT NULL"
-        ).fetchall()
-        return [
-            p
-            for number, digest in rows
-            for p in (spool.part_path(self.spool_dir, number), spool.blob_path(self.spool_dir, digest))
-        ]
-
-    def _planned_bytes(self, index: sqlite3.Connection) -> int:
-        (size,) = index.execute(
-            "SELECT total(planned_bytes) FROM bundles WHERE run = ? AND state = 0", (self.run,)
-        ).fetchone()
-        return int(size)

@@ -12,12 +12,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from vaultik.errors import LocalIndexError
+from vaultik.model import BlobId
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
-
-    from vaultik.model import BlobId
 
 _OURS = re.compile(r"\d+\.part|[0-9a-f]{64}|snapshot-[^/]+\.(?:sqlite|age)(?:-journal)?")
 
@@ -57,9 +56,11 @@ def sync_directory(directory: Path) -> None:
         os.close(fd)
 
 
-def clean(spool: Path, keep: Iterable[Path]) -> None:
-    """Remove what an ended run left, but for the files of bundles that go on."""
-    wanted = {path.name for path in keep}
+def clean(spool: Path, keep: Iterable[tuple[int, bytes]] = ()) -> None:
+    """Remove what an ended run left, but for the files of bundles (id, SHA-256) that go on."""
+    wanted = {
+        path.name for bundle, digest in keep for path in (part_path(spool, bundle), blob_path(spool, BlobId(digest)))
+    }
     with spool_errors(spool):
         for path in spool.iterdir():
             if path.name not in wanted and _OURS.fullmatch(path.name):

@@ -177,6 +177,27 @@ def are_interrupted(index: sqlite3.Connection, run: int) -> bool:
     return index.execute(query, (run,)).fetchone() is not None
 
 
+def planned_bytes(index: sqlite3.Connection, run: int) -> int:
+    """Return how many bytes a run's bundles have still to read."""
+    query = "SELECT total(planned_bytes) FROM bundles WHERE run = ? AND state = 0"
+    return int(index.execute(query, (run,)).fetchone()[0])
+
+
+def totals(index: sqlite3.Connection, run: int) -> dict[str, int]:
+    """Return what a run's bundles came to, by name."""
+    row = index.execute(
+        "SELECT total(files), total(bytes_read), total(bytes_new), total(sealed_size), count(blob) FROM bundles WHERE run = ?",
+        (run,),
+    ).fetchone()
+    names = ("files_read", "bytes_read", "bytes_new", "bytes_stored", "blobs")
+    return {name: int(number) for name, number in zip(names, row, strict=True)}
+
+
+def iter_spooled(index: sqlite3.Connection) -> Iterator[tuple[int, bytes]]:
+    """Yield id and SHA-256 of every bundle whose sealed file may still lie in the spool, under either name."""
+    yield from index.execute("SELECT id, sha256 FROM bundles WHERE state IN (1, 2) AND sha256 IS NOT NULL")
+
+
 def bundle_before(index: sqlite3.Connection, bundle: int, distance: int) -> int | None:
     """Return the bundle that stands `distance` places before another in the same run, if any."""
     row = index.execute(

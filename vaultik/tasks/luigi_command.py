@@ -27,10 +27,15 @@ from vaultik.store.open import open_store
 from vaultik.tasks import process, runtime
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from vaultik.tasks.restore import Restore
 
 _OK = 0
 _FAILED = 1
+_SIGINT_CODE = 130
+_SIGTERM_CODE = 143
+_signal_code = 0
 
 
 def begin(config_path: str, host: str, run_id: str) -> None:
@@ -60,9 +65,22 @@ def begin(config_path: str, host: str, run_id: str) -> None:
 def _prepare() -> None:
     process.note_first_process()
     interrupts.install()
+    sys.excepthook = _note_signal
     logging.getLogger("luigi-interface").addFilter(_is_news)
     # Whichever luigi.cfg was found: a worker that outlives a killed parent would hold the lock for ever.
     luigi.configuration.get_config().set("worker", "task_process_context", "vaultik.tasks.process.worker_process")
+
+
+def _note_signal(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
+    """Tell in a line that a signal ended the command, and keep its code for the end of the process."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, exc, trace)
+        return
+    interrupts.acknowledge()
+    global _signal_code  # noqa: PLW0603 - signals are the process's
+    terminated = issubclass(kind, interrupts.Terminated)
+    _signal_code = _SIGTERM_CODE if terminated else _SIGINT_CODE
+    _say("terminated" if terminated else "interrupted", "what is done is kept; the next run goes on")
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -118,10 +136,10 @@ def _say_errors(record: process.Record) -> int:
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process here: Luigi would end it with a code that knows less."""
+    """End the process here, by the signal's code if there was one: Luigi would end it with a code that knows less."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
+    os._exit(_signal_code or code)
 
 
 def _workers_of_command() -> int:

@@ -1,0 +1,73 @@
+"""What a run makes sure of at its beginning: that the index is sound, and what it may rely on in its store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vaultik.errors import LocalIndexError
+from vaultik.index import chunks, db, runs, state
+from vaultik.index.db import mapped, transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vaultik.backup.reconcile import Reliance
+    from vaultik.backup.session import Session
+
+
+def ensure_sound_index(session: Session) -> None:
+    """Check the index after an unclean end; a damaged one is moved aside, so that a fresh one is made.
+
+    Raises:
+        LocalIndexError: it can't be used, and is not damaged.
+    """
+    path = session.config.index_path
+    try:
+        index = session.index()
+        with mapped(path):
+            sound = not runs.was_interrupted(index) or db.quick_check(index)
+    except LocalIndexError as exc:
+        if exc.__cause__ is None or not db.is_damage(exc.__cause__):
+            raise
+        sound = False
+    if not sound:
+        session.close()
+        aside = db.move_aside(path)
+        session.emit(
+            notice=f"the index was damaged; it is kept as {aside}, a fresh one is built (a full upload at worst)"
+        )
+
+
+def bind_store(session: Session) -> None:
+    """Tie the index to the store, and forget what can't be relied on in it, saying why.
+
+    Raises:
+        StoreError: the store couldn't be listed.
+    """
+    index, store = session.index(), session.store()
+    with transaction(index):
+        moved = state.bind_location(index, store.location)
+        if moved and session.put_only:
+            # Nothing tells what this store holds.
+            chunks.forget_blobs(index, [blob.id for blob in chunks.iter_uploaded(index)])
+    found = session.reconcile()
+    if moved:
+        session.emit(notice="another store than last time: everything that isn't there is uploaded")
+    if found.outdated:
+        session.emit(notice=f"the recipients changed: {found.outdated} blobs are sealed again, for all of them")
+    if found.expired and not found.superseded:
+        session.emit(notice=f"{found.expired} blobs were uploaded too long ago to be relied on: they are sealed again")
+    with transaction(index):
+        for text in _warnings(found, store.location, moved=moved):
+            runs.add_problem(index, session.run, runs.WARNING, b"", text)
+
+
+def _warnings(found: Reliance, location: str, *, moved: bool) -> Iterator[str]:
+    """Yield what a person has to know, also one who only sees what cron sends."""
+    if found.lost and not moved:
+        yield f"{found.lost} blobs that were stored are not in {location} any more: what they held is uploaded again"
+    if found.superseded:
+        yield (
+            "another copy of this host (a clone, or this one before it was rolled back) has written snapshots since its"
+            " last one: what a prune may be freeing is uploaded again"
+        )
