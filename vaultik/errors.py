@@ -20,6 +20,7 @@ mapped to these where they enter (`raise ... from exc`), so that nothing else le
     |   +-- StoreAccessError          exit 1   refused: credential, rights, no such bucket
     |   +-- StoreUnavailableError     exit 1   no answer after retries; trying later may help
     |   +-- LostBodyError             exit 1   the file to be put is gone or can't be read
+    +-- PruneRefusedError             exit 1   nothing is deleted while that is so
     +-- LocalIndexError               exit 1   the index, its lock or the spool
     |   +-- IndexLockedError          exit 1   another run holds the lock
     +-- RestoreError                  exit 1   the target directory
@@ -119,6 +120,10 @@ class StoreUnavailableError(StoreError):
 
 class LostBodyError(StoreError):
     """The local file that was to be stored is gone, or can't be read."""
+
+
+class PruneRefusedError(VaultikError):
+    """A prune deletes nothing while that is so; the hint names the way out."""
 
 
 class LocalIndexError(VaultikError):

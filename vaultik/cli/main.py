@@ -24,6 +24,7 @@ _COMMANDS = {
     "ls": "List what is in a snapshot.",
     "restore": "Bring a snapshot back.",
     "fetch": "Bring one file or directory back.",
+    "prune": "Drop old snapshots and free what nobody needs.",
 }
 _RESUMED = (["backup"], ["restore"])
 _SIGINT_CODE = 130

@@ -25,13 +25,15 @@ def human_bytes(count: float) -> str:
 class ProgressDisplay:
     """A line on stderr while the block runs, if stderr is a terminal."""
 
-    def __init__(self, title: str, *, enabled: bool = True) -> None:
+    def __init__(self, title: str, *, enabled: bool = True, noun: str = "files") -> None:
         """Prepare.
 
         Args:
             title: what is going on.
             enabled: False for --cron, --quiet and --json.
+            noun: what is counted.
         """
+        self._noun = noun
         self._title = title
         self._enabled = enabled and sys.stderr.isatty()
         self._stack = ExitStack()
@@ -83,7 +85,23 @@ class ProgressDisplay:
         self._files += files
         if self._progress is not None:
             of = f"/{self._of_files:,}" if self._of_files else ""
-            self._progress.update(self._task, advance=bytes, files=f"{self._files:,}{of} files")
+            self._progress.update(self._task, advance=bytes, files=f"{self._files:,}{of} {self._noun}")
+
+    def pause(self) -> None:
+        """Take the line away: something else is to be shown or asked."""
+        if self._progress is not None:
+            self._progress.stop()
+
+    def resume(self) -> None:
+        """Show the line again."""
+        if self._progress is not None:
+            self._progress.start()
+
+    def begin(self, text: str, *, files: int, bytes: int) -> None:  # noqa: A002 - the protocol's name
+        """Say what is going on from now on, and how much there is to do of it; 0 where that isn't known."""
+        self._files, self._of_files = 0, files
+        if self._progress is not None:
+            self._progress.reset(self._task, total=bytes or None, description=text, files="")
 
     def describe(self, text: str) -> None:
         """Say what is going on now."""

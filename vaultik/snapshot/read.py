@@ -68,12 +68,39 @@ def fetch_snapshot(
         StoreError: the store failed.
         OSError: the directory's disk is full.
     """
+    with open_snapshot(store, found, identities, directory) as db:
+        _copy(db, copy)
+
+
+@contextmanager
+def open_snapshot(
+    store: Store, found: FoundSnapshot, identities: Sequence[Identity], directory: Path
+) -> Iterator[sqlite3.Connection]:
+    """Download a snapshot DB and open it for the block, which may select columns of its tables and nothing else.
+
+    Schema, page structure and the kind of DB are checked; rows are whatever the writer put there.
+
+    Args:
+        store: where it lies.
+        found: which.
+        identities: any of which may open it.
+        directory: a private one (0700); the plain file has no name in it any more when the block begins.
+
+    Raises:
+        IntegrityError: missing, altered, or against the format; what the block finds so is named alike.
+        NoMatchingIdentityError: it is for somebody else.
+        StoreError: the store failed.
+        OSError: the directory's disk is full.
+    """
     plain = directory / "snapshot.sqlite"
     what = f"snapshot {found.name.snapshot}"
     try:
         _download(store, found, identities, plain)
         with closing(_open_untrusted(plain)) as db:
-            _copy(db, copy)
+            # SQLite has it open; a kill from here on leaves nothing in plain.
+            plain.unlink()
+            _check_kind(db, found)
+            yield db
     except NoMatchingIdentityError as exc:
         raise NoMatchingIdentityError(f"{what}: {exc}", hint=exc.hint) from exc
     except ObjectNotFoundError as exc:
@@ -84,8 +111,6 @@ def fetch_snapshot(
         raise FormatError(f"{what}: its DB is not as the format demands: {exc}") from exc
     finally:
         plain.unlink(missing_ok=True)
-    if get_meta(copy)["snapshot"] != found.name.snapshot:
-        raise FormatError(f"{what}: it holds the DB of {get_meta(copy)['snapshot']}")
 
 
 def get_meta(copy: sqlite3.Connection) -> dict[str, Any]:
@@ -165,11 +190,17 @@ def _only_reads(action: int, first: str | None, _second: str | None, _db: str | 
     return sqlite3.SQLITE_DENY
 
 
-def _copy(db: sqlite3.Connection, copy: sqlite3.Connection) -> None:
-    kind = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('format', 'kind')"))
-    if kind != {"format": FORMAT, "kind": "full"}:
-        shown = f"format {str(kind.get('format'))[:20]!r} of kind {str(kind.get('kind'))[:20]!r}"
+def _check_kind(db: sqlite3.Connection, found: FoundSnapshot) -> None:
+    says = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('format', 'kind', 'snapshot')"))
+    snapshot = says.pop("snapshot", None)
+    if says != {"format": FORMAT, "kind": "full"}:
+        shown = f"format {str(says.get('format'))[:20]!r} of kind {str(says.get('kind'))[:20]!r}"
         raise FormatError(f"{shown}, this vaultik knows format {FORMAT} of kind 'full'")
+    if snapshot != found.name.snapshot:
+        raise FormatError(f"it holds the DB of {str(snapshot)[:40]}")
+
+
+def _copy(db: sqlite3.Connection, copy: sqlite3.Connection) -> None:
     copy.executescript(schema())
     copy.execute("BEGIN")
     for table, columns in rules.TABLES.items():

@@ -3,16 +3,24 @@
 Backup ─ ScanSource ─ Wave(1) .. Wave(n) ─ WriteSnapshotDB
                         └ UploadBlob ← SealBlob ← ChunkFile   (for each bundle)
 Restore ─ FetchSnapshotDB ─ RestoreBlob (one per blob) ─ FinishTree
+Prune ← DropOrphans ← FreeBlobs ← DropManifests ← DropSnapshots ← PlanPrune
 """
 
 from vaultik.tasks.backup import Backup, ChunkFile, ScanSource, SealBlob, UploadBlob, Wave, WriteSnapshotDB
+from vaultik.tasks.prune import DropManifests, DropOrphans, DropSnapshots, FreeBlobs, PlanPrune, Prune
 from vaultik.tasks.restore import FetchSnapshotDB, FinishTree, Restore, RestoreBlob, RestoreTree
 
 __all__ = [
     "Backup",
     "ChunkFile",
+    "DropManifests",
+    "DropOrphans",
+    "DropSnapshots",
     "FetchSnapshotDB",
     "FinishTree",
+    "FreeBlobs",
+    "PlanPrune",
+    "Prune",
     "Restore",
     "RestoreBlob",
     "RestoreTree",

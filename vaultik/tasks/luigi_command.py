@@ -21,6 +21,9 @@ from vaultik.config import load_config
 from vaultik.errors import ConfigError, IndexLockedError, IntegrityError, VaultikError
 from vaultik.index import runs
 from vaultik.index.lock import RunLock
+from vaultik.maintain import plan as plans
+from vaultik.maintain.prune import PruneSession
+from vaultik.maintain.request import COUNTED, parse_request
 from vaultik.restore.session import RestoreSession
 from vaultik.secrets import load_identities
 from vaultik.store.open import open_store
@@ -29,6 +32,8 @@ from vaultik.tasks import process, runtime
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from vaultik.maintain.plan import Plan, Tally
+    from vaultik.tasks.prune import Prune
     from vaultik.tasks.restore import Restore
 
 _OK = 0
@@ -109,6 +114,58 @@ def begin_restore(task: Restore) -> RestoreSession:
     session.close()
     atexit.register(_end_restore, session, record, os.getpid())
     return session
+
+
+def begin_prune(task: Prune) -> PruneSession:
+    """Begin a prune for the stock `luigi` command, and arm its exit code. Nobody is asked."""
+    _prepare()
+    record = process.Record()
+    runtime.take_record(record)
+    try:
+        request = parse_request(
+            {kind: getattr(task, f"keep_{kind}") for kind in (*COUNTED, "within")},
+            grace=task.grace or None,
+            exclusive=task.exclusive,
+            drop=task.drop.split(",") if task.drop else (),
+            forget=task.forget_source.split(",") if task.forget_source else (),
+            allow_shrink=task.allow_shrink,
+        )
+        session = PruneSession(
+            lambda: open_store(task.endpoint or None, task.bucket, task.prefix, region=task.region or None),
+            load_identities(None),
+            request,
+            emit=record.add,
+        )
+    except VaultikError as exc:
+        _say(str(exc), exc.hint)
+        sys.exit(exc.exit_code)
+    atexit.register(_end_prune, task, session, record, os.getpid())
+    return session
+
+
+def _end_prune(task: Prune, session: PruneSession, record: process.Record, owner: int) -> None:
+    """Say what came of it, remove the state, and leave with the prune's code."""
+    if os.getpid() != owner:
+        return
+    code = _FAILED
+    try:
+        errors = _say_errors(record)
+        if task.complete():
+            _say_freed(session.read_plan(), plans.total(session.freed()))
+            code = _OK
+        else:
+            code = errors or _FAILED
+    finally:
+        session.remove()
+        _leave(code)
+
+
+def _say_freed(plan: Plan, freed: Tally) -> None:
+    held = sum(share.bytes for share in plan.held)
+    print(  # noqa: T201 - there is no cli above the luigi command
+        f"vaultik: freed {freed.bytes:,} bytes in {freed.objects:,} objects, of {plan.total.bytes:,} bytes that may go;"
+        f" {held:,} bytes are still held"
+    )
 
 
 def _end_restore(session: RestoreSession, record: process.Record, owner: int) -> None:

@@ -1,0 +1,123 @@
+"""Read every snapshot: its manifest, and with the identity that opens it its DB, which must say the same.
+
+Who has only the audit identity opens manifests; of the DB name and size are then held against the manifest's.
+What can't be read or doesn't agree is noted, and left to who decides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, NamedTuple
+
+from vaultik.core.age_stream import RangeOpener
+from vaultik.core.ids import source8
+from vaultik.errors import (
+    IntegrityError,
+    NoMatchingIdentityError,
+    ObjectNotFoundError,
+)
+from vaultik.maintain.inventory import check_still_there, find_manifest, source_of
+from vaultik.snapshot.find import read_manifest
+from vaultik.snapshot.read import get_meta, open_snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from vaultik.core.identity import Identity
+    from vaultik.core.manifest import Manifest
+    from vaultik.errors import VaultikError
+    from vaultik.maintain.blob_table import References
+    from vaultik.snapshot.find import FoundSnapshot
+    from vaultik.store.base import Store
+
+_HEADER_AT_MOST = 1 << 16
+_SAME = ("source", "host", "snapshot", "complete", "started", "server_time", "entries", "bytes")
+"""What manifest and DB both say."""
+
+
+class Surveyed(NamedTuple):
+    """A snapshot and what could be read of it."""
+
+    found: FoundSnapshot
+    facts: Manifest | None
+    """Its manifest without the list of blobs; None if it can't be believed."""
+    number: int | None
+    """Its number among the references."""
+    problem: VaultikError | None
+
+
+class Surveyor:
+    """Reads snapshots one after the other."""
+
+    def __init__(self, store: Store, identities: Sequence[Identity], directory: Path, references: References) -> None:
+        """Prepare.
+
+        Args:
+            store: where they lie.
+            identities: any of which may open one.
+            directory: a private one for a DB while it is looked into.
+            references: takes what they refer to.
+        """
+        self._store = store
+        self._identities = identities
+        self._directory = directory
+        self._references = references
+
+    def read(self, found: FoundSnapshot, *, with_db: bool = True) -> Surveyed:
+        """Read a snapshot. What is wrong with it is in what is returned.
+
+        Args:
+            found: which.
+            with_db: hold its DB against its manifest.
+
+        Raises:
+            PruneRefusedError: it was dropped by another prune since it was listed.
+            StoreError: the store failed.
+            OSError: the directory's disk is full.
+        """
+        if found.manifest is None:
+            found = find_manifest(self._store, found)
+        try:
+            facts = read_manifest(self._store, found, self._identities)
+            blobs = {bytes.fromhex(blob): size for blob, size in facts.blobs}
+            _check_names(found, facts, len(blobs))
+            if with_db and self._opens_db(found):
+                self._check_db(found, facts, blobs)
+        except (IntegrityError, NoMatchingIdentityError, ObjectNotFoundError) as exc:
+            check_still_there(self._store, found)
+            return Surveyed(found, None, None, exc)
+        return Surveyed(found, dataclasses.replace(facts, blobs=()), self._references.add(blobs), None)
+
+    def _opens_db(self, found: FoundSnapshot) -> bool:
+        """Tell whether an identity opens the snapshot's DB; an audit identity opens manifests only."""
+        with self._store.open(found.name.key, length=min(found.size_bytes, _HEADER_AT_MOST)) as stream:
+            start = stream.read()
+        try:
+            RangeOpener(start, self._identities)
+        except NoMatchingIdentityError:
+            return False
+        return True
+
+    def _check_db(self, found: FoundSnapshot, facts: Manifest, blobs: dict[bytes, int]) -> None:
+        with open_snapshot(self._store, found, self._identities, self._directory) as db:
+            meta = get_meta(db)
+            for name in _SAME:
+                if meta.get(name) != getattr(facts, name):
+                    raise IntegrityError(f"manifest and DB disagree ({name})")
+            left = dict(blobs)
+            for blob, size in db.execute("SELECT hash, size FROM blobs"):
+                if left.pop(blob, None) != size:
+                    raise IntegrityError("manifest and DB disagree (a blob)")
+            if left:
+                raise IntegrityError("manifest and DB disagree (a blob)")
+
+
+def _check_names(found: FoundSnapshot, facts: Manifest, blobs: int) -> None:
+    what = f"manifest of {found.name.snapshot}"
+    if facts.dbs != ((found.name.key, found.size_bytes),):
+        raise IntegrityError(f"{what}: it and the DB disagree (name or size)")
+    if source8(facts.source) != source_of(found.name):
+        raise IntegrityError(f"{what}: says another source than its name")
+    if blobs != len(facts.blobs):
+        raise IntegrityError(f"{what}: names a blob twice")

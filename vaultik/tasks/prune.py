@@ -1,0 +1,186 @@
+"""The graph of a prune, one step after the other; complete = a row in the prune's private state.
+
+Prune                       the root of the luigi command
+  DropOrphans               manifests without a DB
+    FreeBlobs               what nobody kept refers to
+      DropManifests         of dropped DBs
+        DropSnapshots       the DBs
+          PlanPrune         look at everything, decide or refuse
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import luigi
+from luigi.parameter import ParameterVisibility
+
+from vaultik.errors import LocalIndexError, TaskFailedError
+from vaultik.maintain.prune import BLOBS, MANIFESTS, ORPHANS, PLAN, SNAPSHOTS, PruneSession
+from vaultik.targets.sqlite import SQLiteTarget
+from vaultik.tasks import runtime
+from vaultik.tasks.backup import new_run_id
+from vaultik.tasks.build import build
+from vaultik.tasks.process import Record
+from vaultik.tasks.run import Watcher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vaultik.maintain.plan import Plan, Tally
+
+_sessions: dict[str, PruneSession] = {}
+
+
+class _PruneTask(luigi.Task):
+    """A step of a prune that this process (or its parent) began."""
+
+    run_id = luigi.Parameter(description="identity of this prune, new each time")
+    step: str
+    after: type[_PruneTask]
+
+    @property
+    def session(self) -> PruneSession:
+        return _sessions[self.run_id]
+
+    def requires(self) -> luigi.Task:
+        return self.after(run_id=self.run_id)
+
+    def output(self) -> SQLiteTarget:
+        return SQLiteTarget(self.session.db, "SELECT 1 FROM steps WHERE name = ?", (self.step,))
+
+    def run(self) -> None:
+        self.session.delete(self.step)
+
+    def on_failure(self, exception: BaseException) -> str:
+        return runtime.note_failure(exception)
+
+
+class PlanPrune(_PruneTask):
+    """List and read everything, decide what goes, or refuse."""
+
+    step = PLAN
+
+    def requires(self) -> list[luigi.Task]:  # type: ignore[override] # the first step
+        return []
+
+    def run(self) -> None:
+        self.session.plan()
+
+
+class DropSnapshots(_PruneTask):
+    """Delete the DBs of dropped snapshots."""
+
+    step, after = SNAPSHOTS, PlanPrune
+
+
+class DropManifests(_PruneTask):
+    """Delete the manifests of dropped DBs."""
+
+    step, after = MANIFESTS, DropSnapshots
+
+
+class FreeBlobs(_PruneTask):
+    """Delete the blobs that nobody kept refers to."""
+
+    step, after = BLOBS, DropManifests
+
+
+class DropOrphans(_PruneTask):
+    """Delete old manifests without a DB."""
+
+    step, after = ORPHANS, FreeBlobs
+
+
+class Prune(luigi.Task):
+    """`luigi --module vaultik.tasks Prune --bucket B --prefix P --keep-daily 7`."""
+
+    bucket = luigi.Parameter(description="bucket of the store", visibility=ParameterVisibility.PRIVATE)
+    prefix = luigi.Parameter(default="", description="prefix in the bucket", visibility=ParameterVisibility.PRIVATE)
+    endpoint = luigi.Parameter(
+        default="", description="S3 endpoint, or file:///dir", visibility=ParameterVisibility.PRIVATE
+    )
+    region = luigi.Parameter(default="", description="region of the bucket", visibility=ParameterVisibility.PRIVATE)
+    keep_last = luigi.Parameter(default="", description="how many of the newest snapshots to keep, or unlimited")
+    keep_hourly = luigi.Parameter(default="", description="of how many hours to keep one")
+    keep_daily = luigi.Parameter(default="", description="of how many days")
+    keep_weekly = luigi.Parameter(default="", description="of how many weeks")
+    keep_monthly = luigi.Parameter(default="", description="of how many months")
+    keep_yearly = luigi.Parameter(default="", description="of how many years")
+    keep_within = luigi.Parameter(default="", description="all within that of the newest, as in 1y6m14d12h")
+    grace = luigi.Parameter(default="", description="in place of 7d; see vaultik prune --help")
+    exclusive = luigi.BoolParameter(default=False, description="no other host uses the prefix")
+    drop = luigi.Parameter(default="", description="snapshots to give up, commas between")
+    forget_source = luigi.Parameter(default="", description="sources to give up, commas between")
+    allow_shrink = luigi.BoolParameter(default=False, description="a snapshot may be far smaller than the one before")
+    dry_run = luigi.BoolParameter(default=False, description="plan only")
+    run_id = luigi.Parameter(default=new_run_id(), description="identity of this prune, new each time")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.run_id not in _sessions:
+            from vaultik.tasks import luigi_command  # noqa: PLC0415 - only this way in needs it
+
+            _sessions[self.run_id] = luigi_command.begin_prune(self)
+
+    def requires(self) -> luigi.Task:
+        return (PlanPrune if self.dry_run else DropOrphans)(run_id=self.run_id)
+
+    def complete(self) -> bool:
+        done: bool = self.requires().complete()
+        return done
+
+    def run(self) -> None:
+        """Nothing is left to do: the steps are what it stands for."""
+
+
+def prune(
+    session: PruneSession,
+    *,
+    confirm: Callable[[Plan], bool],
+    watch: Callable[[dict[str, Any]], None] = lambda _event: None,
+) -> dict[str, Tally] | None:
+    """Plan, ask, delete.
+
+    Args:
+        session: what and where; its state is removed.
+        confirm: told of the plan; nothing is deleted unless it says True.
+        watch: told of every progress event, from a thread that ends before `confirm` is asked and before this returns.
+
+    Returns:
+        What was deleted, by step; None if it was not confirmed.
+
+    Raises:
+        PruneRefusedError, SelectionError, StoreError: as `PruneSession.plan` and `delete`, by a TaskFailedError.
+    """
+    run_id = new_run_id()
+    _sessions[run_id] = session
+    try:
+        _build(session, PlanPrune(run_id=run_id), watch)
+        if not confirm(session.read_plan()):
+            return None
+        _build(session, DropOrphans(run_id=run_id), watch)
+        return session.freed()
+    finally:
+        del _sessions[run_id]
+        session.remove()
+
+
+def _build(session: PruneSession, task: _PruneTask, watch: Callable[[dict[str, Any]], None]) -> None:
+    record = Record()
+    watcher = Watcher(record, watch)
+    session.emit = record.add
+    runtime.take_record(record)
+    try:
+        watcher.start()
+        build([task])
+        watcher.stop()
+        if watcher.errors:
+            first = watcher.errors[0]
+            raise TaskFailedError(first["error"], first["hint"], first["exit_code"])
+        if not task.complete():
+            raise LocalIndexError("the prune ended without a result", hint="try again; what is listed is whole")
+    finally:
+        watcher.stop()
+        runtime.take_record(None)
+        record.close()
