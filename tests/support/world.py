@@ -11,10 +11,12 @@ import os
 import random
 import shutil
 import sqlite3
+import tempfile
 import threading
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 from tests.support.memory_store import MemoryStore
 from vaultik.backup import commit, reconcile
@@ -28,6 +30,10 @@ from vaultik.core.identity import Identity, generate
 from vaultik.core.names import BLOBS_PREFIX, blob_key, parse_snapshot_key
 from vaultik.errors import StoreUnavailableError, VaultikError
 from vaultik.index import bundles, runs
+from vaultik.maintain import inventory
+from vaultik.maintain.prune import STEPS, PruneSession
+from vaultik.maintain.request import parse_request
+from vaultik.restore.session import RestoreSession
 
 HOUR, DAY = 3600.0, 86400.0
 KIB = 1024
@@ -99,10 +105,11 @@ class Actor:
 class WorldStore(MemoryStore):
     """The world's bucket as one actor sees it: a pause before each call, faults on demand, lists that may lag."""
 
-    def __init__(self, world, prefix, *, put_only=False):
+    def __init__(self, world, prefix, host=None):
         super().__init__(prefix, world.objects, world.store_time)
         self._world = world
-        self.put_only = put_only
+        self._host = host
+        self.put_only = host is not None and host.put_only
         self.actor = None
 
     def _call(self, what):
@@ -122,7 +129,7 @@ class WorldStore(MemoryStore):
         assert until is not None or not key.endswith(".sqlite.zst.age")
         stored = super().put(key, body, sha256=sha256)
         if stored and key.endswith(".sqlite.zst.age"):
-            self._world.check_new_snapshot(self._prefix + key)
+            self._world.check_new_snapshot(self._prefix + key, self._host)
         if self.actor is not None:
             self.actor.pause()  # it is stored, and nobody has been told
         if fault == "yes":
@@ -157,6 +164,7 @@ class Host:
         self.number = number
         self.put_only = put_only
         self.prefix = prefix
+        self.uuid = f"source {number}"
         self.skew = 0.0
         self.recipients = [world.recipient]
         self.home = world.tmp / f"host{number}"
@@ -164,6 +172,12 @@ class Host:
         self.source.mkdir(parents=True)
         self.actor = None
         self.expected = None
+        self.listed = 0
+        """How many calls the store had had when this host's last listing began."""
+
+    @property
+    def is_idle(self):
+        return self.actor is None or self.actor.is_done
 
     @property
     def files(self):
@@ -197,10 +211,11 @@ class Host:
     def write(self, name, size, seed=None):
         path = self.source / name
         path.write_bytes(random.Random(seed if seed is not None else f"{name}{size}{self.world.now}").randbytes(size))
+        os.utime(path, (self.world.now - HOUR, self.world.now - HOUR))
 
     def begin(self):
         """Begin a backup, of which the world decides when it goes on."""
-        assert self.actor is None or self.actor.is_done
+        assert self.is_idle
         self.actor = Actor(self.world, self._backup).start()
         return self.actor
 
@@ -209,7 +224,7 @@ class Host:
         return self.begin().finish()
 
     def _backup(self, actor):
-        store = WorldStore(self.world, self.prefix, put_only=self.put_only)
+        store = WorldStore(self.world, self.prefix, self)
         session = _Session(self, store)
         try:
             session.begin()
@@ -221,7 +236,7 @@ class Host:
                 actor.pause()
                 wave = session.next_wave()
                 if wave is None or is_partial_due(session):
-                    self.world.expected = {"files": expected, "complete": wave is None, "host": self}
+                    self.expected = expected
                     outcome = commit_snapshot(session, attempt)
                     attempt += 1
                     if outcome == Outcome.COMMITTED:
@@ -271,7 +286,8 @@ class Host:
         twin = Host(self.world, number, prefix=self.prefix, put_only=self.put_only)
         shutil.rmtree(twin.home)
         shutil.copytree(self.home, twin.home)
-        # The same machine: it is known by its UUID, and its paths are its own.
+        # The same machine; but for its paths, so what was scanned is scanned anew.
+        twin.uuid = self.uuid
         return twin
 
 
@@ -280,6 +296,7 @@ class _Session(Session):
 
     def __init__(self, host, store):
         self._world_store = store
+        self._host = host
         super().__init__(
             host.config(),
             host=f"host{host.number}",
@@ -289,6 +306,10 @@ class _Session(Session):
 
     def begin(self, *, adopt=True):
         super().begin(adopt=adopt)
+
+    def reconcile(self):
+        self._host.listed = self._host.world.calls
+        return super().reconcile()
 
     def _open_store(self):
         return self._world_store
@@ -311,7 +332,6 @@ class World:
         self.identity = Identity(self.identity_text)
         self.hosts = []
         self.by_hand = {}
-        self.expected = {}
         self.snapshots = {}
         self._before = {}
 
@@ -337,7 +357,8 @@ class World:
         """Let the code that looks at the machine's own clocks look at the world's."""
         patched = [
             (reconcile, "boottime", self.boottime),
-            (commit.time, "sleep", self.pass_time),
+            (inventory, "time", SimpleNamespace(time=lambda: self.now + self.skew)),
+            (commit, "time", SimpleNamespace(sleep=self.pass_time)),
         ]
         before = [(owner, name, getattr(owner, name)) for owner, name, _ in patched]
         for owner, name, value in patched:
@@ -361,17 +382,42 @@ class World:
         self.hosts.append(host.clone(len(self.hosts)))
         return self.hosts[-1]
 
+    def begin_prune(self, *, grace=None, exclusive=False, prefix="", **keep):
+        """Begin a prune, of which the world decides when it goes on. Its result is what it freed."""
+        counts = {name: str(count) for name, count in keep.items()}
+        request = parse_request(counts, grace=grace, exclusive=exclusive, allow_shrink=True)
+        store = WorldStore(self, prefix)
+
+        def work(actor):
+            store.actor = actor
+            session = PruneSession(lambda: store, [self.identity], request)
+            try:
+                session.plan()
+                for step in STEPS:
+                    session.delete(step)
+                return session.freed()
+            finally:
+                session.remove()
+
+        return Actor(self, work).start()
+
+    def prune(self, **options):
+        return self.begin_prune(**options).finish()
+
     # -- what must hold --------------------------------------------------------------------------------
 
-    def check_new_snapshot(self, key):
-        """A DB was put: everything that it refers to is there now."""
-        name = parse_snapshot_key(key.removeprefix(self.hosts[0].prefix))
+    def check_new_snapshot(self, key, host):
+        """A DB was put: everything that it refers to is there, but for what was removed by hand behind its listing."""
+        name = parse_snapshot_key(key.removeprefix(host.prefix))
         data, _ = self.objects[key]
-        blobs, complete = self.refers_to(data)
-        expected = self.expected
-        self.snapshots[key] = {"blobs": blobs, "id": name.snapshot, "files": expected["files"], "complete": complete}
-        for blob in blobs:
-            assert blob in self.objects or blob in self.by_hand, f"{name.snapshot} was put, but {blob} is gone"
+        blobs, complete = self.refers_to(data, host.prefix)
+        self.snapshots[key] = {
+            "id": name.snapshot, "host": host, "blobs": blobs, "complete": complete, "files": host.expected,
+        }  # fmt: skip
+        for blob in blobs - self.objects.keys():
+            removed = self.by_hand.get(blob)
+            excused = removed is not None and (host.put_only or self.lag or removed >= host.listed)
+            assert excused, f"{name.snapshot} was put, but {blob} is gone"
 
     def check_deleted(self, key):
         self.snapshots.pop(key, None)
@@ -385,12 +431,12 @@ class World:
                 for blob in snapshot["blobs"]:
                     assert blob in self.objects or blob in self.by_hand, f"{blob} of {snapshot['id']} is gone"
 
-    def refers_to(self, sealed):
+    def refers_to(self, sealed, prefix):
         """The blobs that a sealed snapshot DB names, read without vaultik's own reader, and whether it is complete."""
         plain = b"".join(decode_stream(open_stream(BytesIO(sealed), [self.identity]), size_limit=1 << 30))
         db = sqlite3.connect(":memory:")
         db.deserialize(plain)
-        blobs = {self.hosts[0].prefix + blob_key(row[0]) for row in db.execute("SELECT hash FROM blobs")}
+        blobs = {prefix + blob_key(row[0]) for row in db.execute("SELECT hash FROM blobs")}
         (complete,) = db.execute("SELECT value FROM meta WHERE key = 'complete'").fetchone()
         db.close()
         return blobs, bool(complete)
@@ -398,7 +444,28 @@ class World:
     def remove_by_hand(self, key):
         self.objects.pop(key)
         self.snapshots.pop(key, None)
-        self.by_hand[key] = self.now
+        self.by_hand[key] = self.calls
+
+    def restore(self, key):
+        """Restore a snapshot by vaultik's own code and compare it with what was backed up, byte for byte."""
+        snapshot = self.snapshots[key]
+        host = snapshot["host"]
+        with tempfile.TemporaryDirectory(dir=self.tmp) as folder:
+            store = WorldStore(self, host.prefix)
+            session = RestoreSession(lambda: store, [self.identity], snapshot["id"], Path(folder) / "out")
+            try:
+                session.begin()
+                session.fetch_snapshot()
+                for blob in session.blobs():
+                    session.restore_blob(blob)
+                session.finish()
+                report = session.report()
+                session.end(report)
+            finally:
+                session.leave()
+            assert report.damaged == report.failed == []
+            restored = Path(f"{folder}/out{host.source}")
+            assert {path.name: path.read_bytes() for path in restored.iterdir()} == snapshot["files"]
 
     def stored_bytes(self):
         return sum(len(data) for data, _ in self.objects.values())

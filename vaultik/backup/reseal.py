@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from vaultik.core.lease import DAY_S
 from vaultik.index import chunks
 
 if TYPE_CHECKING:
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 
 MOSTLY_DEAD = 0.25
 """A blob is worth sealing again when less of it than this still lives."""
-WORTH_IT = 0.75
-"""While too much of the store is dead: the same for blobs that are less dead."""
-DEAD_AT_MOST = 0.10
-"""How much of all that is relied on may be dead."""
-TINY_PARTS = 16
+WORTH_IT = 0.8
+"""So is one of which less than this lives, as long as more is dead than was lately sealed again."""
+LATELY_S = 28 * DAY_S
+"""So long what is sealed again is stored twice: older snapshots keep the old blob. (Who prunes knows how long; this is a guess.)"""
+TINY_PARTS = 64
 """Tiny is below this part of blob_size_limit."""
 TINY_AT_MOST = 32
 """So many tiny blobs may be; then they are brought together."""
@@ -35,34 +36,43 @@ class Candidate(NamedTuple):
     live: int
 
 
-def leave_out(index: sqlite3.Connection, *, blob_size_limit: int, budget: int) -> int:
+class Resealed(NamedTuple):
+    """What is to be sealed again."""
+
+    blobs: int
+    bytes: int
+
+
+def leave_out(index: sqlite3.Connection, *, blob_size_limit: int, budget: int, lately: int) -> Resealed:
     """Forget the blobs that are worth sealing again; their chunks become released.
 
     Args:
         index: within a transaction, scanned and not planned yet.
         blob_size_limit: most plaintext bytes of a blob.
         budget: most bytes of files that are read for it, beyond those that are read anyway.
-
-    Returns:
-        How many blobs that are.
+        lately: bytes that were sealed again within `LATELY_S`.
     """
-    wanted = list(_about(budget, candidates(index, blob_size_limit // TINY_PARTS)))
+    wanted = list(_about(budget, candidates(index, blob_size_limit // TINY_PARTS, lately)))
     chosen = list(_within(budget, wanted, _readers(index, wanted))) if wanted else []
-    chunks.forget_blobs(index, chosen)
-    return len(chosen)
+    chunks.forget_blobs(index, [candidate.blob for candidate in chosen])
+    return Resealed(len(chosen), sum(candidate.live for candidate in chosen))
 
 
-def candidates(index: sqlite3.Connection, tiny: int) -> Iterator[Candidate]:
-    """Yield the blobs that are worth sealing again, the deadest first, then the tiny ones if there are many."""
+def candidates(index: sqlite3.Connection, tiny: int, lately: int) -> Iterator[Candidate]:
+    """Yield the blobs that are worth sealing again, the deadest first, then the tiny ones if there are many.
+
+    What is dead costs space until its blob is given up, what is sealed again until the old blob's snapshots
+    are dropped: the one is kept about as large as the other.
+    """
     rows = index.execute("SELECT id, content_bytes, live_bytes FROM blobs WHERE uploaded = 1 ORDER BY id").fetchall()
     blobs = sorted(map(Candidate._make, rows), key=lambda b: b.live / max(b.content, 1))
-    live = sum(blob.live for blob in blobs)
-    dead = sum(blob.content for blob in blobs) - live
+    dead = sum(blob.content - blob.live for blob in blobs)
     left = []
     for blob in blobs:
         share = blob.live / max(blob.content, 1)
-        if share < MOSTLY_DEAD or (share < WORTH_IT and dead > DEAD_AT_MOST * (live + dead)):
+        if share < MOSTLY_DEAD or (share < WORTH_IT and lately + blob.live < dead):
             dead -= blob.content - blob.live
+            lately += blob.live
             yield blob
         else:
             left.append(blob)
@@ -98,7 +108,7 @@ def _readers(index: sqlite3.Connection, wanted: Iterable[Candidate]) -> dict[int
     return readers
 
 
-def _within(budget: int, wanted: Iterable[Candidate], readers: dict[int, dict[int, int]]) -> Iterator[int]:
+def _within(budget: int, wanted: Iterable[Candidate], readers: dict[int, dict[int, int]]) -> Iterator[Candidate]:
     """Yield the blobs whose files are within the budget together, in their order; a file counts once."""
     reading: set[int] = set()
     for candidate in wanted:
@@ -107,4 +117,4 @@ def _within(budget: int, wanted: Iterable[Candidate], readers: dict[int, dict[in
         if cost <= budget:
             budget -= cost
             reading |= more.keys()
-            yield candidate.blob
+            yield candidate

@@ -23,6 +23,7 @@ from vaultik.backup.upload import upload_bundle
 from vaultik.core.age import check_recipient
 from vaultik.core.chunker import Chunker
 from vaultik.core.ids import source8
+from vaultik.core.lease import DAY_S
 from vaultik.index import bundles, chunks, contents, db, runs, state
 from vaultik.index.db import mapped, transaction
 from vaultik.snapshot.write import plain_path
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_YOUNG_S = 8 * DAY_S
+"""A file whose last content is younger than this is one that changes often."""
 _RESEAL_BLOBS = 2
 """How many full blobs' worth of files a run reads beyond what changed, to give space back."""
 
@@ -173,11 +176,16 @@ class Session:
         ).run()
         with transaction(index):
             resealed = reseal.leave_out(
-                index, blob_size_limit=self.config.blob_size_limit, budget=_RESEAL_BLOBS * self.config.blob_size_limit
+                index,
+                blob_size_limit=self.config.blob_size_limit,
+                budget=_RESEAL_BLOBS * self.config.blob_size_limit,
+                lately=runs.total_since(index, self.started - reseal.LATELY_S, "bytes_resealed"),
             )
         planned = self.plan()
         with transaction(index):
-            runs.add_counts(index, self.run, {**counts.as_dict(), "blobs_resealed": resealed})
+            runs.add_counts(
+                index, self.run, counts.as_dict() | {"blobs_resealed": resealed.blobs, "bytes_resealed": resealed.bytes}
+            )
             runs.set_scanned(index, self.run)
         self.emit(planned_bundles=planned, planned_bytes=bundles.planned_bytes(index, self.run))
 
@@ -190,12 +198,15 @@ class Session:
                 chunks.mark_lost(index)
             contents.link_groups(index)
             total = bundles.unplanned_bytes(index)
-            made = plan.plan_bundles(
-                bundles.iter_unplanned(index),
+            plan_them = functools.partial(
+                plan.plan_bundles,
                 limit=max(plan.bundle_limit(total, self.config.blob_size_limit), 2 * self.chunker.maximum),
                 longest_chunk=self.chunker.maximum,
                 data_ranges=functools.partial(find_data_ranges, index),
             )
+            young_ns = int((self.started - _YOUNG_S) * 1e9)
+            # A blob whose files live about as long dies whole, and little of it has to be sealed again.
+            made = (b for kind in bundles.Kind for b in plan_them(bundles.iter_unplanned(index, kind, young_ns)))
             return bundles.add_bundles(index, self.run, made)
 
     def chunk(self, bundle: int) -> None:

@@ -120,14 +120,31 @@ def unplanned_bytes(index: sqlite3.Connection) -> int:
     return int(index.execute(f"SELECT total(c.size) {_UNPLANNED}").fetchone()[0])
 
 
-def iter_unplanned(index: sqlite3.Connection) -> Iterator[ChangedFile]:
+class Kind(enum.Enum):
+    """Changed files that are likely to live about as long: those of one kind go into blobs of their own."""
+
+    HOT = "c.lost = 0 AND c.unread = 0 AND e.mtime_ns >= ?"
+    """What stands in for them in the index is itself young; they will soon change again."""
+    NEW = "c.lost = 0 AND (c.unread = 1 OR e.mtime_ns < ?)"
+    """New ones, and those that had not changed for long."""
+    LOST = "c.lost = 1 AND ? IS NOT NULL"
+    """Those that didn't change, and whose stored chunks are lost or given up."""
+
+
+def iter_unplanned(index: sqlite3.Connection, kind: Kind, young_ns: int) -> Iterator[ChangedFile]:
     """Yield the changed files that no bundle has yet, in entry order; hard link leaders only.
 
     What was yielded may be planned while this goes on.
+
+    Args:
+        index: the index.
+        kind: which ones.
+        young_ns: content from then on is young, nanoseconds since 1970.
     """
     last = 0
     while rows := index.execute(
-        f"SELECT c.entry, c.size, c.blocks {_UNPLANNED} AND c.entry > ? ORDER BY c.entry LIMIT ?", (last, _PAGE)
+        f"SELECT c.entry, c.size, c.blocks {_UNPLANNED} AND {kind.value} AND c.entry > ? ORDER BY c.entry LIMIT ?",
+        (young_ns, last, _PAGE),
     ).fetchall():
         yield from map(ChangedFile._make, rows)
         last = rows[-1][0]

@@ -170,8 +170,8 @@ def mark_lost(index: sqlite3.Connection) -> int:
     if index.execute("SELECT 1 FROM chunks WHERE blob IS NULL AND bundle IS NULL LIMIT 1").fetchone() is None:
         return 0
     return index.execute(
-        "INSERT OR IGNORE INTO changed (entry, size, blocks, mtime_ns, ctime_ns, inode)"
-        " SELECT e.id, e.size, 0, e.mtime_ns, e.ctime_ns, e.inode FROM entries AS e WHERE e.id IN"
+        "INSERT OR IGNORE INTO changed (entry, size, blocks, mtime_ns, ctime_ns, inode, lost)"
+        " SELECT e.id, e.size, 0, e.mtime_ns, e.ctime_ns, e.inode, 1 FROM entries AS e WHERE e.id IN"
         " (SELECT ec.entry FROM entry_chunks AS ec JOIN chunks AS c ON c.id = ec.chunk"
         "  WHERE c.blob IS NULL AND c.bundle IS NULL)"
     ).rowcount

@@ -89,6 +89,12 @@ def add_counts(index: sqlite3.Connection, run: int, counts: Mapping[str, int]) -
     index.execute("UPDATE runs SET counts = ? WHERE id = ?", (json.dumps(total), run))
 
 
+def total_since(index: sqlite3.Connection, since: float, name: str) -> int:
+    """Return the sum of what runs counted under a name that began after a time."""
+    query = "SELECT coalesce(sum(json_extract(counts, '$.' || ?)), 0) FROM runs WHERE started > ?"
+    return int(index.execute(query, (name, since)).fetchone()[0])
+
+
 def set_scanned(index: sqlite3.Connection, run: int) -> None:
     """Record that a run's scan is complete."""
     index.execute("UPDATE runs SET scanned = 1 WHERE id = ?", (run,))

@@ -22,3 +22,6 @@ ALTER TABLE pieces ADD COLUMN range_stop INTEGER;
 -- Hard links are kept of everything that may have them.
 DROP INDEX entries_by_inode;
 CREATE INDEX entries_by_inode ON entries (mount, inode) WHERE type <> 'd' AND nlink > 1;
+
+-- Its content didn't change: what was stored of it is lost, or is to be sealed again.
+ALTER TABLE changed ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
