@@ -16,7 +16,7 @@ FORMAT = Path(__file__).parents[2] / "FORMAT.md"
 
 
 def commands():
-    section = FORMAT.read_text().split("## 7. By hand")[1]
+    section = FORMAT.read_text().split("## 8. By hand")[1]
     return re.search(r"```sh\n(.*?)```", section, re.DOTALL)[1]
 
 

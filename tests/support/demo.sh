@@ -63,6 +63,16 @@ say "8. One file, to standard output"
 # shellcheck disable=SC2086
 run vaultik fetch $where latest "$demo/host/new-file" -
 
+say "9. Prune: only the newest snapshot stays. --grace 0 is fine here, where no other host and no clone of this one uses the prefix"
+# shellcheck disable=SC2086
+run vaultik prune $where --grace 0
+
+say "10. What is left, restored and compared once more"
+# shellcheck disable=SC2086
+run vaultik restore $where latest "$demo/restored-again"
+run diff -r --no-dereference "$demo/host" "$demo/restored-again$demo/host"
+echo "  no difference"
+
 say "Done. What lies where:"
 cat <<END
   $demo/host            what was backed up

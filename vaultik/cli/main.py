@@ -26,7 +26,7 @@ _COMMANDS = {
     "fetch": "Bring one file or directory back.",
     "prune": "Drop old snapshots and free what nobody needs.",
 }
-_RESUMED = (["backup"], ["restore"])
+_RESUMED = (["backup"], ["restore"], ["prune"])
 _SIGINT_CODE = 130
 _SIGTERM_CODE = 143
 

@@ -13,7 +13,6 @@ from vaultik.core.ids import source8
 from vaultik.core.lease import GRACE_S
 from vaultik.errors import NoMatchingIdentityError, PruneRefusedError, SelectionError
 from vaultik.maintain.blob_table import Hold
-from vaultik.maintain.inventory import source_of
 from vaultik.maintain.keep import Candidate, by_source, judge, superseded_at
 from vaultik.maintain.plan import DROP, HOLD, KEEP, Fate
 
@@ -39,7 +38,7 @@ class GivenUp(NamedTuple):
 
     def names(self, found: FoundSnapshot) -> bool:
         """Tell whether a snapshot is given up, by itself or with its source."""
-        return found.name.snapshot in self.snapshots or source_of(found.name) in self.sources
+        return found.name.snapshot in self.snapshots or found.source8 in self.sources
 
 
 class Decision(NamedTuple):
@@ -180,7 +179,7 @@ def _held_once(surveyed: Sequence[Surveyed], given_up: GivenUp, horizon: float, 
     return {
         n
         for n, end in zip(known, ends, strict=True)
-        if n in by_name and end >= horizon and source_of(surveyed[n].found.name) not in given_up.sources
+        if n in by_name and end >= horizon and surveyed[n].found.source8 not in given_up.sources
     }
 
 
@@ -188,7 +187,7 @@ def _fate(snapshot: Surveyed, firmness: Hold, reasons: tuple[str, ...], until: f
     found, facts = snapshot.found, snapshot.facts
     return Fate(
         found.name.snapshot,
-        source_of(found.name),
+        found.source8,
         facts.host if facts else None,
         found.modified,
         facts.complete if facts else True,

@@ -12,6 +12,7 @@ from vaultik.core.lease import HOUR_S
 from vaultik.core.names import BLOBS_PREFIX, SnapshotName, parse_blob_key, parse_snapshot_key
 from vaultik.errors import PruneRefusedError
 from vaultik.snapshot.find import FoundSnapshot, when
+from vaultik.snapshot.listing import iter_outside_blobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,13 +41,7 @@ class Inventory(NamedTuple):
     @property
     def sources(self) -> list[str]:
         """What tells sources apart in names, of all that left anything here."""
-        names = [s.name for s in self.snapshots] + [o.name for o in self.orphans]
-        return sorted({source_of(name) for name in names})
-
-
-def source_of(name: SnapshotName) -> str:
-    """Return what tells sources apart in names: 8 hex digits."""
-    return name.prefix.rstrip("/").rpartition("/")[2]
+        return sorted({s.source8 for s in self.snapshots} | {o.name.source8 for o in self.orphans})
 
 
 def check_clock(store: Store) -> float:
@@ -74,7 +69,7 @@ def take_inventory(store: Store) -> Inventory:
         StoreError: the store couldn't be listed.
     """
     kinds: dict[str, dict[tuple[str, str], tuple[SnapshotName, ObjectInfo]]] = {"db": {}, "manifest": {}}
-    for info in _outside_blobs(store):
+    for info in iter_outside_blobs(store):
         name = parse_snapshot_key(info.key)
         if name is None:
             raise _unknown(store, info.key)
@@ -97,7 +92,7 @@ def take_inventory(store: Store) -> Inventory:
         size = described.size_bytes if described else 0
         snapshots.append(FoundSnapshot(name, info.size_bytes, info.modified, manifest, size))
     orphans = [Orphan(name, info.size_bytes, info.modified) for name, info in kinds["manifest"].values()]
-    return Inventory(sorted(snapshots, key=lambda s: (source_of(s.name), s.modified, s.name.snapshot)), orphans)
+    return Inventory(sorted(snapshots, key=lambda s: (s.name.source8, s.modified, s.name.snapshot)), orphans)
 
 
 def find_manifest(store: Store, found: FoundSnapshot) -> FoundSnapshot:
@@ -148,14 +143,6 @@ def check_time(store: Store, info: ObjectInfo) -> None:
             f"{info.key}: stored in the future, at {when(info.modified)} by the store's own time",
             hint="one of the store's clocks is or was wrong; wait until then, or mend the object's time",
         )
-
-
-def _outside_blobs(store: Store) -> Iterator[ObjectInfo]:
-    top = store.children()
-    yield from top.objects
-    for prefix in top.prefixes:
-        if prefix != BLOBS_PREFIX:
-            yield from store.walk(prefix)
 
 
 def _unknown(store: Store, key: str) -> PruneRefusedError:

@@ -144,7 +144,7 @@ class PruneSession:
         surveyed = []
         for snapshot in snapshots:
             gone = given_up.names(snapshot)
-            if gone and inventory.source_of(snapshot.name) in given_up.sources:
+            if gone and snapshot.source8 in given_up.sources:
                 surveyed.append(Surveyed(snapshot, None, None, None))
             else:
                 surveyed.append(surveyor.read(snapshot, with_db=not gone))

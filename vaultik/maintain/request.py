@@ -88,9 +88,10 @@ def _span(text: str | None) -> CalendarSpan | None:
     if not text:
         return None
     shape = _SPAN.fullmatch(text)
-    if shape is None:
+    span = CalendarSpan(*(int(number or 0) for number in shape.groups())) if shape else CalendarSpan()
+    if span == CalendarSpan():
         raise ConfigError(f"--keep-within {text}: not a span", hint="one looks like 30d, 12h or 1y6m; m is months")
-    return CalendarSpan(*(int(number or 0) for number in shape.groups()))
+    return span
 
 
 def _grace(text: str) -> int:

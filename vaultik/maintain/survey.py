@@ -16,7 +16,7 @@ from vaultik.errors import (
     NoMatchingIdentityError,
     ObjectNotFoundError,
 )
-from vaultik.maintain.inventory import check_still_there, find_manifest, source_of
+from vaultik.maintain.inventory import check_still_there, find_manifest
 from vaultik.snapshot.find import read_manifest
 from vaultik.snapshot.read import get_meta, open_snapshot
 
@@ -117,7 +117,7 @@ def _check_names(found: FoundSnapshot, facts: Manifest, blobs: int) -> None:
     what = f"manifest of {found.name.snapshot}"
     if facts.dbs != ((found.name.key, found.size_bytes),):
         raise IntegrityError(f"{what}: it and the DB disagree (name or size)")
-    if source8(facts.source) != source_of(found.name):
+    if source8(facts.source) != found.source8:
         raise IntegrityError(f"{what}: says another source than its name")
     if blobs != len(facts.blobs):
         raise IntegrityError(f"{what}: names a blob twice")
