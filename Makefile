@@ -4,8 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_SOURCE ?= /etc /usr/share/doc
 DEMO_DIR ?= demo
+HISTORIES ?= 1250
+KILLS ?= 1000
 
-.PHONY: help demo test check fmt bench clean
+.PHONY: help demo test soak check fmt bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +27,11 @@ demo: $(BIN)/.installed ## back up, edit, back up, restore and compare a real tr
 test: $(BIN)/.tested ## run the whole suite, real S3 servers included
 	@sh tests/support/tools.sh
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+soak: $(BIN)/.tested ## thousands of random histories, a thousand kills, a year of edits (an hour or more)
+	@sh tests/support/tools.sh
+	VAULTIK_HISTORIES=$(HISTORIES) VAULTIK_KILLS=$(KILLS) VAULTIK_DAYS=365 \
+		$(BIN)/python -m pytest tests/history tests/fault/test_random_kills.py
 
 check: $(BIN)/.tested ## lint, types, layers
 	$(BIN)/ruff check .

@@ -58,6 +58,10 @@ class Site:
             return {}
         return {"access_key_id": self.env["AWS_ACCESS_KEY_ID"], "secret_access_key": self.env["AWS_SECRET_ACCESS_KEY"]}
 
+    def keys(self):
+        """The credential as `open_store` takes it."""
+        return self.credentials() or {"access_key_id": None, "secret_access_key": None}
+
     def configure(self, **changes):
         self.settings |= changes
         self.config.write_text(yaml.safe_dump(self.settings))

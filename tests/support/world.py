@@ -98,7 +98,7 @@ class Actor:
     def kill(self):
         self._killed = True
         with contextlib.suppress(VaultikError):
-            while self.step():
+            while not self.is_done and self.step():
                 pass
 
 
