@@ -134,13 +134,22 @@ class LocalStore:
         return listing
 
     def delete(self, keys: Iterable[str]) -> dict[str, str]:
-        """Delete objects; gives the reason for each that could not be."""
+        """Delete objects, durably: what is deleted after must not go before. Gives the reason for each that could not be."""
         failed = {}
+        touched: dict[Path, list[str]] = {}
         for key in keys:
             try:
                 self._path(key).unlink(missing_ok=True)
+                touched.setdefault(self._path(key).parent, []).append(key)
             except OSError as exc:
                 failed[key] = exc.strerror or str(exc)
+        for directory, gone in touched.items():
+            try:
+                _sync_directory(directory)
+            except FileNotFoundError:
+                continue
+            except OSError as exc:
+                failed |= dict.fromkeys(gone, exc.strerror or str(exc))
         return failed
 
     def close(self) -> None:
