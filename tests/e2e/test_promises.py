@@ -115,7 +115,11 @@ class TestP4ASnapshotNeverRefersToWhatIsNotStored:
         site.forget_state()  # even its UUID: a new source of the same host
         site.backup()
         assert len({path.parent for path in site.objects(".sqlite.zst.age")}) == 2
-        site.restore(tmp_path / "out")
+        done = site.restore(tmp_path / "out", code=2)
+        assert "2 sources of host" in done.stderr
+        newest = max(site.objects(".sqlite.zst.age"), key=lambda path: path.name).parent.name
+        assert newest in done.stderr
+        site.restore(tmp_path / "out", "--host", newest)
         assert describe(site.restored(tmp_path / "out")) == describe(site.source)
 
     def test_a_new_recipient_gets_everything(self, site, tmp_path):

@@ -51,7 +51,7 @@ class FoundSnapshot(NamedTuple):
 
 
 def list_snapshots(store: Store) -> list[FoundSnapshot]:
-    """Return every snapshot in a store, oldest first by the store's time.
+    """Return every snapshot in a store, by id, and so by the time at which its run began.
 
     Raises:
         StoreError: the store couldn't be listed.
@@ -68,7 +68,7 @@ def list_snapshots(store: Store) -> list[FoundSnapshot]:
             manifest_name, manifest_info = first.get((prefix, snapshot, "manifest"), (None, None))
             size = manifest_info.size_bytes if manifest_info else 0
             found.append(FoundSnapshot(name, info.size_bytes, info.modified, manifest_name, size))
-    return sorted(found, key=lambda s: (s.modified, s.name.snapshot))
+    return sorted(found, key=lambda s: s.name.snapshot)
 
 
 @contextmanager
@@ -124,7 +124,7 @@ def select(store: Store, spec: str, identities: Sequence[Identity], host: str | 
         store: where.
         spec: as above.
         identities: to open manifests where they must be looked into.
-        host: for `latest` in a prefix that holds several hosts.
+        host: for `latest` in a prefix that holds several: a host's name, or a source by the 8 digits in its names.
 
     Raises:
         SelectionError: none fits, or several do (they are named).
@@ -151,37 +151,85 @@ def when(modified: float) -> str:
     return datetime.datetime.fromtimestamp(modified, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+class _Newest(NamedTuple):
+    """The newest complete snapshot of a source, and what its manifest says of it."""
+
+    snapshot: FoundSnapshot
+    host: str
+    server_time: float
+
+
+class _Sources:
+    """The snapshots of each source, and what their manifests say, each read once."""
+
+    def __init__(self, store: Store, found: Sequence[FoundSnapshot], identities: Sequence[Identity]) -> None:
+        self._store = store
+        self._identities = identities
+        self._facts: dict[str, manifest.Manifest] = {}
+        self._snapshots: dict[str, list[FoundSnapshot]] = {}
+        self.closed: dict[str, VaultikError] = {}
+        """Sources of which a manifest can't be read that would have to be."""
+        for snapshot in found:
+            self._snapshots.setdefault(snapshot.source8, []).append(snapshot)
+
+    def newest(self, host: str | None) -> list[_Newest]:
+        """Return each source's newest complete snapshot, of one host if it is given.
+
+        Newest by what the store's time was when it was written. Objects that were copied elsewhere have other
+        times there, ids follow a clock that may have been wrong: where the two disagree the manifests decide.
+        """
+        found = []
+        for source, snapshots in self._snapshots.items():
+            by_time = sorted(snapshots, key=lambda s: (s.modified, s.name.snapshot), reverse=True)
+            by_id = sorted(snapshots, key=lambda s: s.name.snapshot, reverse=True)
+            try:
+                both = [self._first(by_time, host), self._first(by_id, host)]
+            except (IntegrityError, NoMatchingIdentityError) as exc:
+                # Maybe another host's, for other identities; what is meant may stand beside it.
+                self.closed[source] = exc
+                continue
+            found += [max(both_found, key=lambda n: n.server_time)] if (both_found := [n for n in both if n]) else []
+        return found
+
+    def _first(self, snapshots: Sequence[FoundSnapshot], host: str | None) -> _Newest | None:
+        for snapshot in snapshots:
+            key = snapshot.name.key
+            if key not in self._facts:
+                self._facts[key] = read_manifest(self._store, snapshot, self._identities)
+            facts = self._facts[key]
+            if facts.complete and host in (None, facts.host, snapshot.source8):
+                return _Newest(snapshot, facts.host, facts.server_time)
+        return None
+
+
 def _latest(
     store: Store, found: list[FoundSnapshot], identities: Sequence[Identity], host: str | None
 ) -> FoundSnapshot:
-    """Return the newest complete snapshot of the host that is meant; its manifests tell which that is."""
-    newest: dict[str, tuple[FoundSnapshot, str]] = {}
-    closed: dict[str, VaultikError] = {}
-    for candidate in reversed(found):
-        if candidate.source8 in newest or candidate.source8 in closed:
-            continue
-        try:
-            facts = read_manifest(store, candidate, identities)
-        except (IntegrityError, NoMatchingIdentityError) as exc:
-            # Maybe another host's, for other identities; what is meant may stand beside it.
-            closed[candidate.source8] = exc
-            continue
-        if facts.complete:
-            newest[candidate.source8] = (candidate, facts.host)
-    fitting = [(candidate, name) for candidate, name in newest.values() if host in (None, name)]
-    hosts = sorted({name for _, name in newest.values()})
-    damaged = [exc for exc in closed.values() if isinstance(exc, IntegrityError)]
-    if closed and (not fitting or (damaged and host is None)):
-        raise next(iter(damaged or closed.values()))
-    if not hosts:
+    """Return the newest complete snapshot of the host or source that is meant; the manifests tell which that is."""
+    sources = _Sources(store, found, identities)
+    newest = sources.newest(None)
+    # One that was renamed since is found by its old name too.
+    fitting = [n for n in newest if host in (None, n.host, n.snapshot.source8)] or sources.newest(host)
+    damaged = [exc for exc in sources.closed.values() if isinstance(exc, IntegrityError)]
+    if sources.closed and (not fitting or (damaged and host is None)):
+        raise next(iter(damaged or sources.closed.values()))
+    if not newest:
         raise SelectionError("latest: no complete snapshot", hint=f"name a partial one by its id: {_shown(found)}")
     if not fitting:
-        raise SelectionError(f"host {host!r}: no complete snapshot of it", hint=f"there are: {', '.join(hosts)}")
-    if len({name for _, name in fitting}) > 1:
+        raise SelectionError(f"host {host!r}: no complete snapshot of it", hint=f"there are: {_named(newest)}")
+    if len(fitting) > 1:
+        hosts = len({n.host for n in fitting})
+        what = f"{hosts} hosts" if hosts > 1 else f"{len(fitting)} sources of host {fitting[0].host}"
         raise SelectionError(
-            "latest: this prefix holds several hosts", hint=f"add --host with one of: {', '.join(hosts)}"
+            f"latest: there are {what} in this prefix", hint=f"add --host with a name or a source: {_named(fitting)}"
         )
-    return max((candidate for candidate, _ in fitting), key=lambda s: (s.modified, s.name.snapshot))
+    return fitting[0].snapshot
+
+
+def _named(newest: Sequence[_Newest]) -> str:
+    return ", ".join(
+        f"{n.host} ({n.snapshot.source8}, last {when(n.server_time)})" for n in sorted(newest, key=lambda n: n.host)
+    )
 
 
 def _shown(found: list[FoundSnapshot]) -> str:

@@ -1,0 +1,47 @@
+"""Which snapshot `latest` is: the newest complete one, whatever copying did to the objects' times."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from tests.support.site import Site
+
+
+@pytest.fixture
+def site(tmp_path):
+    site = Site(tmp_path)
+    site.source.mkdir()
+    return site
+
+
+def back_up(site, text):
+    (site.source / "f").write_text(text)
+    return site.backup()["snapshot"]
+
+
+def latest(site, *arguments, **kwargs):
+    return site.run("fetch", *site.where, "latest", site.source / "f", "-", *arguments, **kwargs)
+
+
+def test_a_store_that_was_copied_in_another_order(site):
+    """Newest object first, so that its time is the oldest."""
+    ids = [back_up(site, text) for text in ("1", "2", "3")]
+    for age, snapshot in enumerate(ids):
+        for path in site.objects(".age"):
+            if path.name.startswith(snapshot):
+                os.utime(path, (10**9 + 100 * (3 - age),) * 2)
+    assert latest(site).stdout == "3"
+    rows = json.loads(site.run("snapshots", *site.where, "--json").stdout)
+    assert [row["snapshot"] for row in rows] == ids
+
+
+def test_two_sources_of_one_host_are_told_apart(site, tmp_path):
+    back_up(site, "one")
+    shutil.move(site.state, tmp_path / "first")
+    back_up(site, "two")
+    done = latest(site, code=2)
+    assert "2 sources of host" in done.stderr
+    sources = [row["source"] for row in json.loads(site.run("snapshots", *site.where, "--json").stdout)]
+    assert [latest(site, "--host", source).stdout for source in sources] == ["one", "two"]
