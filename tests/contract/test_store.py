@@ -1,41 +1,19 @@
 """One contract, kept by the memory of a test, a directory, a strict S3 server and a poor one."""
 
-import hashlib
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import urlsplit
 
 import pytest
 
 from tests.conftest import S3_GROUP
 from tests.support.memory_store import MemoryStore
-from tests.support.proxy import BreakingProxy
-from tests.support.servers import free_ports
-from vaultik.errors import DigestMismatchError, ObjectNotFoundError, StoreAccessError, StoreUnavailableError
+from tests.support.objects import put, read, s3_store
+from vaultik.errors import DigestMismatchError, ObjectNotFoundError, StoreAccessError
 from vaultik.store.local import LocalStore
 from vaultik.store.open import open_store
-from vaultik.store.s3 import S3Store
 
 KINDS = ["memory", "directory", pytest.param("seaweedfs", marks=S3_GROUP), pytest.param("rclone", marks=S3_GROUP)]
-
-
-def put(store, key, body, **kwargs):
-    data = body if isinstance(body, bytes) else body.read_bytes()
-    return store.put(key, body, sha256=hashlib.sha256(data).digest(), **kwargs)
-
-
-def read(store, key, **kwargs):
-    with store.open(key, **kwargs) as stream:
-        parts = []
-        while part := stream.read(100_000):
-            parts.append(part)
-        return b"".join(parts)
-
-
-def s3_store(server, prefix, **kwargs):
-    settings = {"access_key_id": server.access_key, "secret_access_key": server.secret_key, "attempts": 2, **kwargs}
-    return S3Store(server.endpoint, settings.pop("bucket", "vault"), prefix, **settings)
 
 
 @pytest.fixture(params=KINDS)
@@ -202,55 +180,6 @@ class TestDirectory:
 
 @S3_GROUP
 class TestS3:
-    def test_large_bodies_go_in_parts(self, weed, tmp_path):
-        store = s3_store(weed, f"{tmp_path.name}/", multipart_above=6 << 20, part_size=5 << 20)
-        body = tmp_path / "big"
-        body.write_bytes(os.urandom(23_000_000))
-        assert put(store, "big", body) is True
-        assert put(store, "big", body) is False
-        assert read(store, "big") == body.read_bytes()
-        uploads = weed.client().list_multipart_uploads(Bucket="vault").get("Uploads", [])
-        assert [u for u in uploads if u["Key"].startswith(tmp_path.name)] == []
-
-    @pytest.mark.parametrize(
-        ("change", "error", "words"),
-        [
-            ({"access_key_id": "nobody"}, StoreAccessError, "doesn't know this access key"),
-            ({"secret_access_key": "wrong"}, StoreAccessError, "secret doesn't fit"),
-            ({"bucket": "no-such-bucket"}, StoreAccessError, "no such bucket"),
-        ],
-    )
-    def test_refusals_are_named_without_secrets(self, weed, change, error, words):
-        store = s3_store(weed, "p/", **change)
-        for act in (lambda: list(store.walk()), lambda: put(store, "k", b"1")):
-            with pytest.raises(error, match=words) as caught:
-                act()
-            assert "adminsecret" not in f"{caught.value} {caught.value.hint}"
-            assert caught.value.hint
-
-    def test_a_server_that_is_down_is_named(self):
-        store = S3Store(
-            f"http://127.0.0.1:{free_ports(1)[0]}", "b", "", access_key_id="a", secret_access_key="b", attempts=1
-        )
-        for act in (lambda: list(store.walk()), store.now, lambda: put(store, "k", b"1")):
-            with pytest.raises(StoreUnavailableError, match="can't connect"):
-                act()
-
-    def test_no_credential_is_named(self, weed, monkeypatch):
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
-        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-        with pytest.raises(StoreAccessError, match="no credential"):
-            list(S3Store(weed.endpoint, "vault", "").walk())
-
-    def test_tls_to_a_plain_server_is_named(self, weed):
-        endpoint = weed.endpoint.replace("http://", "https://")
-        store = S3Store(endpoint, "vault", "", access_key_id="a", secret_access_key="b", attempts=1)
-        with pytest.raises(StoreUnavailableError):
-            list(store.walk())
-
     def test_a_credential_that_can_only_put_is_enough_to_put(self, weed, tmp_path):
         store = s3_store(
             weed, f"{tmp_path.name}/", access_key_id="putkey", secret_access_key="putsecret", put_only=True
@@ -261,22 +190,3 @@ class TestS3:
         assert read(s3_store(weed, f"{tmp_path.name}/"), "k") == b"1"
         with pytest.raises(StoreAccessError, match="access denied"):
             list(store.walk())
-
-    def test_a_broken_answer_is_resumed_where_it_broke(self, weed, tmp_path):
-        data = os.urandom(5_000_000)
-        put(s3_store(weed, f"{tmp_path.name}/"), "k", data)
-        with BreakingProxy(urlsplit(weed.endpoint).port, breaks=3, after=1_000_000) as proxy:
-            weed_by_proxy = type(weed)(
-                f"http://127.0.0.1:{proxy.port}", weed.access_key, weed.secret_key, weed.process, strict=True
-            )
-            assert read(s3_store(weed_by_proxy, f"{tmp_path.name}/"), "k") == data
-            assert proxy.broken == 3
-
-    def test_a_store_that_breaks_every_answer_is_given_up(self, weed, tmp_path):
-        put(s3_store(weed, f"{tmp_path.name}/"), "k", os.urandom(5_000_000))
-        with BreakingProxy(urlsplit(weed.endpoint).port, breaks=1000, after=1_000) as proxy:
-            weed_by_proxy = type(weed)(
-                f"http://127.0.0.1:{proxy.port}", weed.access_key, weed.secret_key, weed.process, strict=True
-            )
-            with pytest.raises(StoreUnavailableError):
-                read(s3_store(weed_by_proxy, f"{tmp_path.name}/"), "k")

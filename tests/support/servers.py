@@ -15,6 +15,8 @@ import botocore.exceptions
 
 IDENTITIES = Path(__file__).with_name("identities.json")
 HIGHEST_PORT = 55_535
+DOMAIN = "s3.test"
+"""Below it, SeaweedFS takes the first label of a host's name for a bucket."""
 
 
 class S3Server:
@@ -70,6 +72,7 @@ def seaweedfs(folder):
     s3, master, volume, filer, admin = free_ports(5)
     command = [
         binary("weed"), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={s3}", f"-s3.config={IDENTITIES}",
+        f"-s3.domainName={DOMAIN}",
         "-s3.autoCreateBucket=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false", f"-admin.port={admin}",
         "-master.telemetry=false", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", "-volume.preStopSeconds=0",
         f"-s3.localSocket={folder}/s3.sock", f"-filer.localSocket={folder}/filer.sock",

@@ -269,6 +269,7 @@ class Session:
             secret_access_key=s3.secret_access_key,
             put_only=self.put_only,
             checksums=s3.checksums,
+            addressing=s3.addressing,
         )
         store = open_it(create=False)
         if state.get_base(index) is not None and state.get_state(index, "location") == store.location:

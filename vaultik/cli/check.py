@@ -136,6 +136,7 @@ def _store(config: Config) -> list[Finding]:
         secret_access_key=s3.secret_access_key,
         put_only=s3.access == "put_only",
         checksums=s3.checksums,
+        addressing=s3.addressing,
         create=True,
     )
     try:

@@ -46,6 +46,8 @@ s3:
   #region: us-east-1
   # put_only: the credential can only put; nothing else is tried.
   #access: full
+  # How the bucket stands in the URL: path or virtual (its host name). Left out: boto3's own setting, else path.
+  #addressing: path
   # false for S3 clones that refuse checksums.
   #checksums: true
 

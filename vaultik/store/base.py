@@ -8,7 +8,7 @@ prefix and have no leading slash. Guarantees that every implementation keeps:
 - `walk` yields keys in ascending byte order. (Some servers sort folder by folder, so that `a/b` comes
   before `a-c`; the names of FORMAT.md come out the same either way.)
 - times are the store's own, never this machine's.
-- only StoreError and its kinds leave it (an OSError of a local file that is being sent does too).
+- only StoreError, IntegrityError and their kinds leave it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from vaultik.errors import ConfigError
 
@@ -24,6 +24,7 @@ def open_store(
     region: str | None = None,
     access_key_id: str | None = None,
     secret_access_key: str | None = None,
+    addressing: Literal["path", "virtual"] | None = None,
     put_only: bool = False,
     checksums: bool = True,
     create: bool = False,
@@ -38,6 +39,8 @@ def open_store(
         region: of the bucket.
         access_key_id: None for boto3's own chain.
         secret_access_key: goes with it.
+        addressing: where the bucket's name goes: into the path or the host's name. None is boto3's own setting;
+            without one, the path where an endpoint is known.
         put_only: the credential can only put; nothing else is tried.
         checksums: send SHA-256 checksums; some S3 clones refuse them.
         create: make a directory store's bucket if it isn't there (an S3 bucket is never made).
@@ -48,6 +51,11 @@ def open_store(
     if not _BUCKET.fullmatch(bucket) or bucket.startswith(".."):
         hint = "its name alone: BUCKET PREFIX, no s3://" if ":" in bucket else "letters, digits, - _ and . make one"
         raise ConfigError(f"bucket {bucket!r}: not a bucket's name", hint=hint)
+    if endpoint is not None and "@" in endpoint and not endpoint.startswith(_FILE):
+        raise ConfigError(
+            f"endpoint {endpoint.rpartition('@')[2]}: a credential has no place in it",
+            hint="access_key_id and secret_access_key in a config, or boto3's environment and profiles",
+        )
     if endpoint is not None and not _ENDPOINT.fullmatch(endpoint):
         raise ConfigError(
             f"endpoint {endpoint}: neither a server nor a directory",
@@ -70,6 +78,7 @@ def open_store(
         region=region,
         access_key_id=access_key_id,
         secret_access_key=secret_access_key,
+        addressing=addressing,
         put_only=put_only,
         checksums=checksums,
     )

@@ -8,32 +8,30 @@ Date of its last answer. A client is never used across a fork. No secret is in a
 from __future__ import annotations
 
 import base64
-import email.utils
 import functools
-import os
-import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
-import botocore.config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-)
+import botocore.session
+from botocore.exceptions import ClientError
 
-from vaultik.errors import (
-    DigestMismatchError,
-    IntegrityError,
-    ObjectNotFoundError,
-)
+from vaultik.errors import IntegrityError, ObjectNotFoundError
 from vaultik.store.base import ByteStream, Listing, ObjectInfo
 from vaultik.store.clock import StoreClock
-from vaultik.store.s3_body import READ_S, Body, digest_of, outgoing, size_of
-from vaultik.store.s3_errors import StoreConflictError, is_absent, is_taken, is_unknown_condition, map_error
-from vaultik.store.s3_parts import PART, PART_THREADS, Part, PartsUpload, slice_body
+from vaultik.store.s3_body import Body, check_time, outgoing, size_of
+from vaultik.store.s3_client import Addressing, Clients, Settings, configured_endpoint
+from vaultik.store.s3_errors import (
+    FOREIGN,
+    ConditionUnknownError,
+    ConflictError,
+    TakenError,
+    UploadGoneError,
+    hide_userinfo,
+    map_error,
+)
+from vaultik.store.s3_parts import PART, Part, PartsUpload, slice_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -41,20 +39,8 @@ if TYPE_CHECKING:
 MULTIPART_ABOVE = 1 << 30
 _PAGE = 1000
 _CONFLICT_PAUSES_S = (0.1, 0.5, 2.0)
-_ATTEMPTS = 5
-_CONNECT_S = 10
-
-
-class _TakenError(Exception):
-    """An object stands under the key."""
-
-
-class _ConditionUnknownError(Exception):
-    """The server doesn't know If-None-Match."""
-
-
-class _AbsentError(ObjectNotFoundError):
-    """No object stands under the key."""
+_ATTEMPTS = 8
+"""By botocore's backoff that is up to 6 s of an outage, 70 s of SlowDown."""
 
 
 class S3Store:
@@ -69,6 +55,7 @@ class S3Store:
         region: str | None = None,
         access_key_id: str | None = None,
         secret_access_key: str | None = None,
+        addressing: Addressing | None = None,
         put_only: bool = False,
         checksums: bool = True,
         multipart_above: int = MULTIPART_ABOVE,
@@ -78,37 +65,44 @@ class S3Store:
         """Name the place; nothing is asked yet.
 
         Args:
-            endpoint: URL, or `host[:port]` for https; None is AWS.
+            endpoint: URL, or `host[:port]` for https; None is boto3's own, and AWS without one.
             bucket: the bucket.
             prefix: empty or with a trailing slash.
-            region: None is us-east-1 where an endpoint is given, else boto3's own.
+            region: None is boto3's own, and us-east-1 without one where an endpoint is known.
             access_key_id: None is boto3's own chain.
             secret_access_key: goes with it.
+            addressing: whether the bucket's name is in the path or the host's name; None is boto3's own
+                setting, and without one the path where an endpoint is known.
             put_only: nothing but puts is tried.
             checksums: send SHA-256 with every put.
-            multipart_above: bodies larger than this go in parts.
+            multipart_above: files larger than this go in parts.
             part_size: least size of a part.
             attempts: how often a request is tried.
         """
-        self._endpoint = endpoint if endpoint is None or "://" in endpoint else f"https://{endpoint}"
+        endpoint = endpoint if endpoint is None or "://" in endpoint else f"https://{endpoint}"
+        self._endpoint = endpoint
         self._bucket = bucket
         self._prefix = prefix
-        self._region = region or ("us-east-1" if endpoint else None)
-        self._keys = (access_key_id, secret_access_key)
         self._put_only = put_only
         self._checksums = checksums
         self._multipart_above = multipart_above
         self._part_size = part_size
-        self._attempts = attempts
         self._clock = StoreClock()
-        self._clients: dict[bool, Any] = {}
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._clients = Clients(
+            Settings(endpoint, region, access_key_id, secret_access_key, addressing, checksums, attempts),
+            self._clock.tell,
+        )
 
-    @property
+    @functools.cached_property
     def location(self) -> str:
         """Endpoint, bucket and prefix in one line."""
-        return f"{self._endpoint or 's3'} {self._bucket} {self._prefix}"
+        endpoint = self._endpoint
+        if endpoint is None:
+            try:
+                endpoint = configured_endpoint(botocore.session.get_session())
+            except FOREIGN:
+                endpoint = None  # the first request says why
+        return f"{hide_userinfo(endpoint or 's3')} {self._bucket} {self._prefix}"
 
     def now(self) -> float:
         """Return the time by the server's Date headers."""
@@ -120,20 +114,19 @@ class S3Store:
         Raises:
             DigestMismatchError: the body isn't what `sha256` says; nothing is stored.
         """
-        size = len(body) if isinstance(body, bytes) else size_of(body)
-        if size > self._multipart_above and isinstance(body, Path):
+        if isinstance(body, Path) and size_of(body) > self._multipart_above:
             parts = slice_body(body, self._part_size, sha256=sha256)
             put = functools.partial(self._put_parts, key, body, parts, until=until)
-        elif digest_of(body) == sha256:
-            put = functools.partial(self._put_whole, key, body, size, sha256, until=until)
         else:
-            raise DigestMismatchError(f"put {key}: the body is not what its digest says")
+            put = functools.partial(self._put_whole, key, body, sha256, until=until)
         for pause_s in (*(_CONFLICT_PAUSES_S if until is None else ()), None):
             try:
                 return put(condition={"IfNoneMatch": "*"})
-            except _ConditionUnknownError:
+            except TakenError:
+                return False
+            except ConditionUnknownError:
                 break
-            except StoreConflictError:
+            except ConflictError:
                 # Somebody is putting it at this moment, or was when he was killed.
                 if pause_s is None:
                     raise
@@ -156,9 +149,9 @@ class S3Store:
         try:
             with self._mapped(key):
                 answer = self._client().head_object(Bucket=self._bucket, Key=self._prefix + key)
-        except _AbsentError:
+                return ObjectInfo(key, answer["ContentLength"], answer["LastModified"].timestamp())
+        except ObjectNotFoundError:
             return None
-        return ObjectInfo(key, answer["ContentLength"], answer["LastModified"].timestamp())
 
     def walk(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield the objects whose key begins with `prefix`, ascending."""
@@ -181,58 +174,21 @@ class S3Store:
             batch = [{"Key": self._prefix + key} for key in todo[start : start + _PAGE]]
             with self._mapped("delete"):
                 answer = self._client().delete_objects(Bucket=self._bucket, Delete={"Objects": batch, "Quiet": True})
-            for error in answer.get("Errors", ()):
-                if error.get("Code") != "NoSuchKey":
-                    failed[error["Key"].removeprefix(self._prefix)] = f"{error.get('Code')}: {error.get('Message', '')}"
+                for error in answer.get("Errors", ()):
+                    if error.get("Code") != "NoSuchKey":
+                        reason = f"{error.get('Code')}: {error.get('Message', '')}"
+                        failed[error["Key"].removeprefix(self._prefix)] = reason
         return failed
 
     def close(self) -> None:
         """Close the connections of this process."""
-        if self._pid == os.getpid():
-            for client in self._clients.values():
-                client.close()
-        self._clients = {}
+        self._clients.close()
 
     # -- requests ---------------------------------------------------------------------------------
 
     def _client(self, *, once: bool = False) -> Any:
-        with self._lock:
-            if self._pid != os.getpid():
-                self._pid, self._clients = os.getpid(), {}
-            if once not in self._clients:
-                self._clients[once] = self._make_client(1 if once else self._attempts)
-            return self._clients[once]
-
-    def _make_client(self, attempts: int) -> Any:
-        config = botocore.config.Config(
-            connect_timeout=_CONNECT_S,
-            read_timeout=READ_S,
-            retries={"mode": "standard", "total_max_attempts": attempts},
-            s3={"addressing_style": "path"} if self._endpoint else {},
-            request_checksum_calculation="when_supported" if self._checksums else "when_required",
-            response_checksum_validation="when_required",
-            max_pool_connections=2 * PART_THREADS,
-            user_agent_extra="vaultik",
-        )
         with self._mapped("connect"):
-            session = boto3.session.Session()
-            client = session.client(
-                "s3",
-                endpoint_url=self._endpoint,
-                region_name=self._region,
-                aws_access_key_id=self._keys[0],
-                aws_secret_access_key=self._keys[1],
-                config=config,
-            )
-        client.meta.events.register("response-received.s3", self._note_time)
-        return client
-
-    def _note_time(self, response_dict: dict[str, Any] | None = None, **_ignored: Any) -> None:
-        date = (response_dict or {}).get("headers", {}).get("date")
-        try:
-            self._clock.tell(email.utils.parsedate_to_datetime(date).timestamp())
-        except (TypeError, ValueError):
-            return  # none, or none that can be read
+            return self._clients.get(once=once)
 
     def _ask_time(self) -> None:
         client = self._client()
@@ -244,17 +200,12 @@ class S3Store:
                 return
 
     def _put_whole(
-        self, key: str, body: Path | bytes, size: int, sha256: bytes, *, until: float | None, condition: dict[str, str]
+        self, key: str, body: Path | bytes, sha256: bytes, *, until: float | None, condition: dict[str, str]
     ) -> bool:
-        extra: dict[str, Any] = dict(condition)
-        if self._checksums:
-            extra["ChecksumSHA256"] = base64.b64encode(sha256).decode()
+        checksum = {"ChecksumSHA256": base64.b64encode(sha256).decode()} if self._checksums else {}
         client = self._client(once=until is not None)
-        try:
-            with self._mapped(key), outgoing(body, until) as file:
-                client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=file, ContentLength=size, **extra)
-        except _TakenError:
-            return False
+        with self._mapped(key), outgoing(key, body, sha256, until) as file:
+            client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=file, **checksum, **condition)
         return True
 
     def _put_parts(
@@ -262,16 +213,22 @@ class S3Store:
     ) -> bool:
         def complete(**request: Any) -> None:
             client = self._client(once=until is not None)
-            with self._mapped(key), outgoing(b"", until):
+            check_time(key, until)
+            with self._mapped(key):
                 client.complete_multipart_upload(**request, **condition)
 
-        upload = PartsUpload(self._client, self._bucket, self._prefix + key, body, self._mapped)
+        upload = PartsUpload(
+            self._client, self._bucket, self._prefix + key, body, self._mapped, checksums=self._checksums
+        )
         if not self._put_only:
             upload.end_older(self._prefix, self.now())
         try:
             upload.send(parts, complete)
-        except _TakenError:
-            return False
+        except UploadGoneError:
+            # Maybe it was completed by a request whose answer got lost.
+            found = None if self._put_only else self.head(key)
+            if found is None or found.size_bytes != sum(part.size for part in parts):
+                raise
         return True
 
     def _get(self, key: str, offset: int, stop: int | None, tag: str | None) -> tuple[Any, int, str | None]:
@@ -282,7 +239,7 @@ class S3Store:
         try:
             with self._mapped(key):
                 answer = self._client().get_object(Bucket=self._bucket, Key=self._prefix + key, **extra)
-        except _TakenError as exc:
+        except TakenError as exc:
             raise IntegrityError(f"{key}: it was replaced while it was read") from exc
         whole = "ContentRange" not in answer and offset + answer["ContentLength"] > (stop or 0) and offset > 0
         wrong = whole and (stop is None or answer["ContentLength"] != stop - offset)
@@ -295,10 +252,11 @@ class S3Store:
                 page = self._client().list_objects_v2(
                     Bucket=self._bucket, Prefix=self._prefix + prefix, MaxKeys=_PAGE, **extra, **token
                 )
+                more = {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else {}
             yield page
-            if not page.get("IsTruncated"):
+            if not more:
                 return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
+            token = more
 
     def _info(self, found: dict[str, Any]) -> ObjectInfo:
         return ObjectInfo(found["Key"].removeprefix(self._prefix), found["Size"], found["LastModified"].timestamp())
@@ -307,13 +265,5 @@ class S3Store:
     def _mapped(self, what: str) -> Iterator[None]:
         try:
             yield
-        except ClientError as exc:
-            if is_taken(exc):
-                raise _TakenError from exc
-            if is_unknown_condition(exc):
-                raise _ConditionUnknownError from exc
-            if is_absent(exc) and what != "connect":
-                raise _AbsentError(f"{self.location}: {what}: no such object") from exc
-            raise map_error(exc, self.location, what) from exc
-        except BotoCoreError as exc:
+        except FOREIGN as exc:
             raise map_error(exc, self.location, what) from exc

@@ -7,14 +7,14 @@ than a run may rely on; bytes of unfinished uploads are in no listing, but they 
 
 from __future__ import annotations
 
+import base64
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from botocore.exceptions import BotoCoreError, ClientError
 
 from vaultik.core.lease import GRACE_S
 from vaultik.errors import DigestMismatchError, LostBodyError
+from vaultik.store.s3_errors import FOREIGN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +74,8 @@ class PartsUpload:
         key: str,
         body: Path,
         mapped: Callable[[str], AbstractContextManager[None]],
+        *,
+        checksums: bool,
     ) -> None:
         """Name it.
 
@@ -83,11 +85,13 @@ class PartsUpload:
             key: under what.
             body: a file.
             mapped: turns botocore's errors into the store's own.
+            checksums: send SHA-256 with every part.
         """
         self._client = client
         self._name = {"Bucket": bucket, "Key": key}
         self._body = body
         self._mapped = mapped
+        self._checksums = checksums
 
     def end_older(self, prefix: str, now: float) -> None:
         """End what was left unfinished of this key, and below the prefix what is older than the grace."""
@@ -95,9 +99,9 @@ class PartsUpload:
             pages = self._client().get_paginator("list_multipart_uploads")
             for page in pages.paginate(Bucket=self._name["Bucket"], Prefix=prefix):
                 for found in page.get("Uploads", ()):
-                    if found["Key"] == self._name["Key"] or found["Initiated"].timestamp() < now - GRACE_S:
+                    if found["Key"] == self._name["Key"] or _began(found, now) < now - GRACE_S:
                         self._abort({**self._name, "Key": found["Key"]}, found["UploadId"])
-        except (BotoCoreError, ClientError):
+        except FOREIGN:
             return  # no right to; a bucket's lifecycle rule ends what can't be ended here
 
     def send(self, parts: list[Part], complete: Callable[..., None]) -> None:
@@ -107,23 +111,24 @@ class PartsUpload:
             parts: of the body, all of it.
             complete: called with the arguments of the request that completes it.
         """
+        # All of it by SHA-256: with one that boto3 chose, AWS would ask for each part's at the end.
+        kind = {"ChecksumAlgorithm": "SHA256"} if self._checksums else {}
         with self._mapped(self._name["Key"]):
-            upload = self._client().create_multipart_upload(**self._name)["UploadId"]
+            upload = self._client().create_multipart_upload(**self._name, **kind)["UploadId"]
         try:
             with ThreadPoolExecutor(PART_THREADS) as threads:
-                sent = [threads.submit(self._send_part, upload, part) for part in parts]
+                sending = [threads.submit(self._send_part, upload, part) for part in parts]
                 try:
-                    tags = [each.result() for each in sent]
-                except BaseException:
+                    wait(sending, return_when=FIRST_EXCEPTION)
+                finally:
                     threads.shutdown(wait=False, cancel_futures=True)
-                    raise
-            numbered = [{"PartNumber": part.number, "ETag": tag} for part, tag in zip(parts, tags, strict=True)]
-            complete(**self._name, UploadId=upload, MultipartUpload={"Parts": numbered})
+            complete(**self._name, UploadId=upload, MultipartUpload={"Parts": [each.result() for each in sending]})
         except BaseException:
             self._abort(self._name, upload)
             raise
 
-    def _send_part(self, upload: str, part: Part) -> str:
+    def _send_part(self, upload: str, part: Part) -> dict[str, Any]:
+        """Send one part; returns what completing the upload has to say of it."""
         try:
             with self._body.open("rb", buffering=0) as file:
                 file.seek(part.offset)
@@ -132,15 +137,22 @@ class PartsUpload:
             raise LostBodyError(f"put {self._body}: {exc.strerror or exc}") from exc
         if hashlib.sha256(data).digest() != part.sha256:
             raise DigestMismatchError(f"put {self._body}: it changed while it was sent")
+        checksum = {"ChecksumSHA256": base64.b64encode(part.sha256).decode()} if self._checksums else {}
         with self._mapped(self._name["Key"]):
-            answer = self._client().upload_part(**self._name, UploadId=upload, PartNumber=part.number, Body=data)
-        return str(answer["ETag"])
+            answer = self._client().upload_part(
+                **self._name, UploadId=upload, PartNumber=part.number, Body=data, **checksum
+            )
+            return {"PartNumber": part.number, "ETag": answer["ETag"], **checksum}
 
     def _abort(self, name: dict[str, str], upload: str) -> None:
         try:
             self._client().abort_multipart_upload(**name, UploadId=upload)
-        except (BotoCoreError, ClientError):
+        except FOREIGN:
             return  # as above
+
+
+def _began(found: dict[str, Any], otherwise: float) -> float:
+    return float(found["Initiated"].timestamp()) if "Initiated" in found else otherwise
 
 
 def _read(file: Any, size: int) -> bytes:
