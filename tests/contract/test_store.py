@@ -152,7 +152,7 @@ class TestDirectory:
 
     def test_a_missing_endpoint_is_named(self, tmp_path):
         store = LocalStore(tmp_path / "gone", "b", "", create=True)
-        for act in (lambda: put(store, "k", b"1"), lambda: list(store.walk())):
+        for act in (lambda: put(store, "k", b"1"), lambda: list(store.walk()), store.now):
             with pytest.raises(StoreAccessError, match="gone: no such directory"):
                 act()
 

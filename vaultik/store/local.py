@@ -159,14 +159,17 @@ class LocalStore:
         return self._root / key
 
     def _check_bucket(self) -> None:
-        if not self._endpoint.is_dir():
-            raise StoreAccessError(
-                f"store {self._endpoint}: no such directory", hint="mount or make it, or correct the endpoint"
-            )
+        self._check_endpoint()
         if self._create:
             self._make_directories(self._bucket)
         if not self._bucket.is_dir():
             raise StoreAccessError(f"store {self._endpoint}: no bucket {self._bucket.name}", hint=self._hint())
+
+    def _check_endpoint(self) -> None:
+        if not self._endpoint.is_dir():
+            raise StoreAccessError(
+                f"store {self._endpoint}: no such directory", hint="mount or make it, or correct the endpoint"
+            )
 
     def _hint(self) -> str:
         names = sorted(entry.name for entry in os.scandir(self._endpoint) if entry.is_dir())[:10]
@@ -174,10 +177,7 @@ class LocalStore:
 
     def _make_directories(self, directory: Path) -> Path:
         """Make a directory and what leads to it, each durable before the next."""
-        if not self._endpoint.is_dir():
-            raise StoreAccessError(
-                f"store {self._endpoint}: no such directory", hint="mount or make it, or correct the endpoint"
-            )
+        self._check_endpoint()
         if not self._create and not self._bucket.is_dir():
             raise StoreAccessError(f"store {self._endpoint}: no bucket {self._bucket.name}", hint=self._hint())
         missing = []
@@ -201,6 +201,7 @@ class LocalStore:
         return self._bucket / f"{_ASIDE}{secrets.token_hex(8)}"
 
     def _touch(self) -> None:
+        self._check_endpoint()
         with self._mapped("the clock"):
             path = self._aside() if self._bucket.is_dir() else self._endpoint / f"{_ASIDE}{secrets.token_hex(8)}"
             try:
