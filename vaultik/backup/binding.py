@@ -51,9 +51,6 @@ def bind_store(session: Session) -> None:
             # Nothing tells what this store holds.
             chunks.forget_blobs(index, [blob.id for blob in chunks.iter_uploaded(index)])
     found = session.reconcile()
-    if state.get_base(index) is None and not moved:
-        # Also for who mistyped the bucket of a directory store, which is made then.
-        session.emit(notice=f"first backup to {store.location}")
     if moved:
         session.emit(notice="another store than last time: everything that isn't there is uploaded")
     if found.outdated:
