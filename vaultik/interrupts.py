@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,18 @@ def acknowledge() -> None:
     global _pending  # noqa: PLW0603 - signals are the process's
     signal.setitimer(signal.ITIMER_REAL, 0)
     _pending = 0
+
+
+def ignore() -> None:
+    """Raise what has come, and take no signal any more: what was asked for is done, only the end is left.
+
+    Outside the main thread, which alone may take signals, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+        signal.signal(number, signal.SIG_IGN)
+    check()
 
 
 @contextmanager

@@ -15,6 +15,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD = -100
 """In a directory descriptor's place: paths count from the working directory."""
 
+FORBIDDING_FLAGS = 0x30
+"""Immutable and append: inode flags that forbid every change, or every other."""
+
 _RENAME_NOREPLACE = 1
 _PR_SET_PDEATHSIG = 1
 _FS_IOC_GETFLAGS = 0x80086601

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vaultik.core.identity import Identity, parse_identities
 from vaultik.errors import IdentityError
+from vaultik.shown import may_be_secret
 
 VARIABLE = "VAULTIK_PRIVATE_KEY"
 _KEY = "AGE-SECRET-KEY-"
@@ -17,7 +18,7 @@ def load_identities(path: Path | None) -> list[Identity]:
     """Return the identities from a file, or from the environment.
 
     Raises:
-        IdentityError: there is none, or it can't be read. Never shows one.
+        IdentityError: there is none, or it can't be read. Shows neither one nor what may be one, mistyped.
     """
     given = os.environ.get(VARIABLE, "").strip() if path is None else os.fspath(path)
     if not given:
@@ -32,11 +33,15 @@ def load_identities(path: Path | None) -> list[Identity]:
                 hint=f"who lists processes sees the command line; put the key into a file or {VARIABLE}",
             )
         return _parsed(given, VARIABLE)
+    where = VARIABLE if path is None else "--identity"
     if given.startswith("age1"):
+        raise IdentityError(f"{where}: is a recipient", hint=f"an identity begins with {_KEY}1")
+    if may_be_secret(given) and not _is_file(given):
         raise IdentityError(
-            f"{VARIABLE if path is None else '--identity'}: is a recipient", hint=f"an identity begins with {_KEY}1"
+            f"{where}: no identity, and no such file either",
+            hint=f"an identity begins with {_KEY}1; what was given is not shown, it may be one with a mistake in it",
         )
-    return _parsed(_read(given, VARIABLE if path is None else "--identity"), f"identity file {given}")
+    return _parsed(_read(given, where), f"identity file {given}")
 
 
 def readable_by_others(path: Path | None) -> Path | None:
@@ -52,6 +57,13 @@ def readable_by_others(path: Path | None) -> Path | None:
 def _is_key(text: str) -> bool:
     """Tell whether a value is, or holds, a secret: what several lines or any kind of key looks like."""
     return "\n" in text or _KEY in text.upper() or "PRIVATE KEY" in text.upper()
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _read(path: str, where: str) -> str:

@@ -1,6 +1,7 @@
 """What bad input gets: one line that names the thing, a hint, the documented exit code, nothing half-written, no traceback."""
 
 import fcntl
+import json
 import os
 import re
 import sqlite3
@@ -10,7 +11,7 @@ import pytest
 
 from tests.support.site import Site
 from vaultik.config import iter_keys
-from vaultik.core.identity import generate
+from vaultik.core.identity import generate, parse_identities
 
 SECRET = "AGE-SECRET-KEY-10LRM9PSFEMKWX6PDMY0FNH30Q4T84FU7TZVTQK300QLJTPHJ6R3QMJMEZS"  # a throwaway that opens nothing
 
@@ -57,6 +58,20 @@ GOOD = "source_dirs: [/etc]\nage_recipient: {recipient}\ns3: {{endpoint: 'file:/
         ("\tx: 1\n", ["yaml:4:1", "not YAML"]),
         ("age_recipient: x\n", ["yaml:4:1", "a second time"]),
         (f"audit_recipient: {SECRET}\n", ["yaml:4:1", "audit_recipient", "identity"]),
+        ("audit_recipient: age1x\n", ["yaml:4:1", "audit_recipient: recipient 'age1x': not an age recipient"]),
+        ("exclude: ['!']\n", ["yaml:4:11", r"exclude\[0\]", "gitignore"]),
+        ("exclude: [2026-99-99]\n", ["yaml:4:11", r"exclude\[0\]: no such date or number"]),
+        (f"chunk_size: {'9' * 5000}\n", ["yaml:4:1", "chunk_size: no such date or number"]),
+        ("? [a, b]\n: x\n", ["yaml:4:3", "a key that is not text"]),
+        ("2026-01-01: x\n", ["yaml:4:1", "a key that is not text"]),
+        ("x: " + "[" * 3000 + "\n", ["nested too deeply|not YAML"]),
+        (
+            "a: &a [x, x]\n"
+            + "".join(
+                f"{n}{n}: &{n} [*{p}, *{p}, *{p}, *{p}]\n" for p, n in zip("abcdefghi", "bcdefghij", strict=True)
+            ),
+            ["too much"],
+        ),
     ],
 )
 def test_a_config_with_a_mistake(tmp_path, extra, words):
@@ -76,7 +91,8 @@ def test_a_config_with_a_mistake(tmp_path, extra, words):
         ({"source_dirs": ["/a", "/a/"]}, ["twice"]),
         ({"source_dirs": []}, ["names no directory"]),
         ({"age_recipient": SECRET}, ["identity", "recipient"]),
-        ({"age_recipient": "age1nonsense"}, ["age1nonsense", "not an age recipient"]),
+        ({"age_recipient": "age1nonsense"}, ["yaml:1:1: age_recipient: recipient 'age1nons'...: not an age recipient"]),
+        ({"age_recipients": ["age1nonsense"]}, [r"yaml:3:3: age_recipients\[0\]"]),
         ({"age_recipient": "ssh-ed25519 AAAA"}, ["SSH key", "not supported"]),
         ({"age_recipients": 5}, ["age_recipients"]),
     ],
@@ -86,6 +102,64 @@ def test_a_config_with_a_wrong_value(site, changes, words):
     done = site.run("backup", site.config, code=2)
     refused(done, *words)
     assert SECRET not in done.stderr
+
+
+MISTYPED = (SECRET[1:], SECRET[15:], SECRET[:60], SECRET.replace("-", "_"), f"'{SECRET}'", f"/{SECRET[1:]}")
+
+
+@pytest.mark.parametrize("key", MISTYPED)
+def test_a_key_with_a_mistake_in_it_is_not_shown_either(stored, key):
+    for where in ({"VAULTIK_PRIVATE_KEY": key}, {"VAULTIK_PRIVATE_KEY": str(stored.key), "given": key}):
+        identity = ["--identity", where.pop("given")] if "given" in where else []
+        done = subprocess.run(
+            stored.command("ls", *stored.where, "latest", *identity),
+            env=stored.environment(**where),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2, done.stderr
+        refused(done)
+        assert SECRET[20:40] not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"age_recipients: [{SECRET[1:]}]",
+        f"audit_recipient: {SECRET[15:]}",
+        f"{SECRET}: x",
+        f"{SECRET[1:]}: x",
+        f"exclude: !{SECRET} x",
+        f"exclude: !{SECRET[1:]} x",
+        f"exclude: [{SECRET}]",
+        f"chunk_size: {SECRET[1:]}",
+        f"? {{{SECRET}: x}}\n: y",
+    ],
+)
+def test_a_key_anywhere_in_a_config_is_not_shown(tmp_path, line):
+    site = Site(tmp_path)
+    site.config.write_text(GOOD.format(recipient=site.recipient) + line + "\n")
+    done = site.run("backup", site.config, code=2)
+    refused(done)
+    assert SECRET[20:40] not in done.stderr
+
+
+def test_a_password_in_an_endpoint_is_not_shown(site):
+    done = site.run("ls", "b", "h", "latest", "--endpoint", "https://user:pass@word@host:1", code=2)
+    refused(done, "endpoint https://host:1: a user or password")
+    site.configure(s3={**site.settings["s3"], "endpoint": "https://user:pass@host:1"})
+    done = site.run("backup", site.config, code=2)
+    refused(done, "s3.endpoint: https://host:1: a user or password")
+
+
+@pytest.mark.parametrize(
+    "s3", [{"endpoint": "ftp://x"}, {"endpoint": "http://h:99999"}, {"endpoint": "file://x"}, {"bucket": "a b"}]
+)
+def test_a_config_that_can_not_work_leaves_nothing(site, s3):
+    site.configure(s3={**site.settings["s3"], **s3})
+    refused(site.run("backup", site.config, code=2), rf"yaml:\d+:\d+: s3.{next(iter(s3))}")
+    assert not site.state.exists()
 
 
 def test_a_config_that_is_not_there_or_not_readable(site, tmp_path):
@@ -170,7 +244,22 @@ def test_a_target_that_is_not_empty(stored, tmp_path):
 def test_usage_mistakes(site):
     for arguments in (["backup"], ["restore", "b"], ["nonsense"], ["backup", "x", "--workers", "none"]):
         done = site.run(*arguments, code=2)
-        assert "Usage:" in done.stderr
+        refused(done, "Usage: vaultik", "--help")
+        assert done.stdout == ""
+        done = site.run(*arguments, "--json", code=2)
+        assert json.loads(done.stdout)["exit_code"] == 2
+
+
+def test_a_key_on_standard_output_is_json_if_asked_for(site):
+    made = json.loads(site.run("keygen", "-o", "-", "--json").stdout)
+    assert parse_identities(made["identity"])[0].recipient == made["recipient"]
+
+
+@pytest.mark.parametrize("option", ["--include", "--exclude"])
+@pytest.mark.parametrize("pattern", ["[z-a]x", "!"])
+def test_a_pattern_that_is_none(stored, tmp_path, option, pattern):
+    refused(stored.restore(tmp_path / "out", option, pattern, code=2), option, "gitignore")
+    assert not (tmp_path / "out").exists()
 
 
 def test_keys_and_configs_are_never_overwritten(site, tmp_path):

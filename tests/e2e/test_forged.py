@@ -82,7 +82,17 @@ LINK = "(SELECT id FROM entries WHERE name = x'6c696e6b')"
         "UPDATE chunks SET hash = x'00'",
         "UPDATE blobs SET hash = x'00'",
         "UPDATE blobs SET header_length = size",
+        f"UPDATE entries SET size = 999 WHERE id = {LINK}",
+        f"UPDATE entries SET size = 1 WHERE id = {DIR}",
         "INSERT INTO xattrs VALUES (424242, x'757365722e61', x'00')",
+        f"INSERT INTO xattrs SELECT {FILE}, CAST(format('user.%0240d', value) AS BLOB), x'' FROM"
+        " (WITH RECURSIVE n (value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < 300) SELECT value FROM n)",
+        "UPDATE meta SET value = 1e999 WHERE key = 'started'",
+        "UPDATE meta SET value = 1e300 WHERE key = 'server_time'",
+        "UPDATE meta SET value = -1 WHERE key = 'bytes'",
+        "INSERT INTO entries SELECT 1000 + value, CASE value WHEN 1 THEN 1 ELSE 999 + value END, x'61', 'd', 493, 0, 0, NULL, NULL, 0,"
+        " 0, 0, NULL, NULL, NULL, NULL, NULL, 0 FROM (WITH RECURSIVE n (value) AS"
+        " (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < 4097) SELECT value FROM n)",
         "UPDATE meta SET value = 'another' WHERE key = 'snapshot'",
         "UPDATE meta SET value = 2 WHERE key = 'format'",
         "UPDATE meta SET value = 'delta' WHERE key = 'kind'",
@@ -133,6 +143,63 @@ def test_a_file_cut_off_or_too_long(site, tmp_path):
     refused(site, tmp_path)
 
 
+def deep(depth, name):
+    """Directories in one another, as deep as may be or nearly, all of long names."""
+    return (
+        f"INSERT INTO entries SELECT 1000 + value, CASE value WHEN 1 THEN 1 ELSE 999 + value END, CAST({name} AS BLOB),"
+        " 'd', 493, 0, 0, NULL, NULL, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, 0 FROM (WITH RECURSIVE n (value) AS"
+        f" (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < {depth}) SELECT value FROM n)"
+    )
+
+
+def peak_mib(site, *arguments, code):
+    """Run the command line; returns the most memory that it, or a process of it, took."""
+    script = (
+        "import resource, subprocess, sys\n"
+        f"done = subprocess.run({site.command(*arguments)!r}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)\n"
+        "print(done.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+        "sys.stderr.buffer.write(done.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=site.environment(), capture_output=True, check=True)
+    found, peak_kib = map(int, done.stdout.split())
+    assert found == code, done.stderr
+    return peak_kib / 1024
+
+
+def test_a_tree_as_deep_as_may_be_takes_the_memory_of_one_path(site):
+    forge(site, deep(1500, "format('%0255d', value)"))
+    assert peak_mib(site, "ls", *site.where, "latest", "-R", code=0) < 150
+
+
+def test_patterns_over_deep_trees_take_the_memory_of_one_path(site, tmp_path):
+    forge(site, deep(700, "format('%0255d', value)"))
+    assert peak_mib(site, "restore", *site.where, "latest", tmp_path / "out", "--include", "dir/file", code=2) < 130
+
+
+def test_a_tree_deeper_than_a_path_may_be_comes_back(site, tmp_path):
+    forge(site, deep(4096, "'d'"))
+    site.restore(tmp_path / "out")
+    at, depth = os.open(tmp_path / "out", os.O_RDONLY | os.O_DIRECTORY), 0
+    while "d" in os.listdir(at):
+        below = os.open("d", os.O_RDONLY | os.O_DIRECTORY, dir_fd=at)
+        os.close(at)
+        at, depth = below, depth + 1
+    os.close(at)
+    assert depth == 4096
+    subprocess.run(["rm", "-rf", tmp_path / "out"], check=True)
+
+
+def test_xattrs_that_fill_the_memory_come_one_by_one(site, tmp_path):
+    """Thousands of 64 KiB at one file, of which no file system here takes even one: counted, not held."""
+    forge(
+        site,
+        f"INSERT INTO xattrs SELECT {FILE}, CAST(format('user.%d', value) AS BLOB), zeroblob(65536) FROM"
+        " (WITH RECURSIVE n (value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < 2500) SELECT value FROM n)",
+        padding=1 << 20,
+    )
+    assert peak_mib(site, "restore", *site.where, "latest", tmp_path / "out", code=0) < 150
+
+
 def test_a_bomb_takes_neither_memory_nor_disk(site):
     """A gigabyte of zeros in a few kilobytes of RLE blocks: refused by its ratio, before anything is written."""
     blocks = 8192
@@ -141,17 +208,7 @@ def test_a_bomb_takes_neither_memory_nor_disk(site):
     block = (131072 << 3 | 1 << 1).to_bytes(3, "little") + b"\0"
     last = (131072 << 3 | 1 << 1 | 1).to_bytes(3, "little") + b"\0"
     put_db(site, b"", frame=header + block * (blocks - 1) + last)
-    script = (
-        "import resource, subprocess, sys\n"
-        f"done = subprocess.run({site.command('ls', *site.where, 'latest')!r}, capture_output=True, text=True)\n"
-        "print(done.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=site.environment(), capture_output=True, text=True, check=True
-    )
-    code, peak_kib = map(int, done.stdout.split())
-    assert code == 4
-    assert peak_kib < 200_000
+    assert peak_mib(site, "ls", *site.where, "latest", code=4) < 200
 
 
 def test_a_wal_database_is_refused(site, tmp_path):

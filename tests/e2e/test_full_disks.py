@@ -80,6 +80,38 @@ def test_the_target(site, tmp_path):
         assert not (tmp_path / "out/.vaultik-restore").exists()
 
 
+@pytest.mark.parametrize("size", ["64k", "300k", "1m", "2m", "4m"])
+def test_the_target_is_full_wherever_it_begins(site, tmp_path, size):
+    """In the snapshot DB, its copy, the plan, the tree: never a damaged snapshot."""
+    for n in range(4000):
+        (site.source / f"{'n' * 100} {n}").write_text(str(n))
+    site.backup()
+    with small_disk(tmp_path / "out", size):
+        refused(site.restore(tmp_path / "out", code=1), "target", "No space left", "the same command continues")
+        grow(tmp_path / "out", "64m")
+        site.restore(tmp_path / "out")
+        assert describe(site.restored(tmp_path / "out")) == describe(site.source)
+
+
+@pytest.mark.parametrize("size", ["64k", "300k", "1m"])
+def test_the_temporary_directory(site, tmp_path, size):
+    for n in range(4000):
+        (site.source / f"{'n' * 100} {n}").write_text(str(n))
+    site.backup()
+    site.env["TMPDIR"] = str(tmp_path / "small")
+    with small_disk(tmp_path / "small", size):
+        file = site.source / "file 1"
+        for command in (
+            ["ls"],
+            ["fetch", file, "-"],
+            ["fetch", file, tmp_path / "got"],
+            ["restore", tmp_path / "x", "--dry-run"],
+        ):
+            done = site.run(command[0], *site.where, "latest", *command[1:], code=1)
+            refused(done, f"temporary directory {tmp_path}/small: No space left", "TMPDIR")
+        assert list((tmp_path / "small").iterdir()) == []
+
+
 def test_the_store(site, tmp_path):
     with small_disk(site.store, "2m"):
         refused(site.run("backup", site.config, code=1), "store", "No space left", "next run continues")

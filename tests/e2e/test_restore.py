@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -213,6 +214,307 @@ def test_trouble_at_one_name_costs_that_name(stored, tmp_path):
     stored.restore(target, "--force")
     assert compare(stored.source, at) == []
     assert leftovers(target) == []
+
+
+def test_a_second_try_touches_only_what_is_not_done(site, tmp_path):
+    """Large files share blobs with the ones that fail: they are whole, and stay the very files that they were."""
+    site.configure(chunk_size="64KiB", blob_size_limit="1MiB")
+    site.source.mkdir(parents=True)
+    for name, size in (("a", 300_000), ("big", 5_000_000), ("medium", 800_000), ("z", 300_000)):
+        (site.source / name).write_bytes(os.urandom(size))
+    site.backup()
+    for name in ("big", "medium"):
+        with (site.source / name).open("r+b") as file:
+            file.seek(400_000)
+            file.write(b"edited")
+    (site.source / "a").write_text("new")
+    site.backup()
+    target = tmp_path / "out"
+    at = site.restored(target)
+    for name in ("a", "z"):
+        (at / name / "in the way").mkdir(parents=True)
+    site.restore(target, "--force", code=1)
+    before = {name: (at / name).stat() for name in ("big", "medium")}
+    for name in ("a", "z"):
+        shutil.rmtree(at / name)
+    site.restore(target, "--force")
+    assert compare(site.source, at) == []
+    assert {name: (at / name).stat().st_ino for name in before} == {n: st.st_ino for n, st in before.items()}
+    assert {name: (at / name).stat().st_ctime_ns for name in before} == {n: st.st_ctime_ns for n, st in before.items()}
+    assert leftovers(target) == []
+
+
+def test_a_temporary_that_is_taken_away_is_read_again(site, tmp_path):
+    """Of a file in several blobs: what was written is gone, whatever the plan says of it."""
+    site.configure(blob_size_limit="16MiB")
+    site.source.mkdir(parents=True)
+    (site.source / "several blobs").write_bytes(os.urandom(60_000_000))
+    site.backup()
+    target = tmp_path / "out"
+    at = site.restored(target)
+    killed_when(site, target, lambda: any(p.stat().st_size > 20_000_000 for p in at.glob(".vaultik-*")))
+    for left in at.glob(".vaultik-*"):
+        left.unlink()
+    site.restore(target)
+    assert compare(site.source, at) == []
+    assert leftovers(target) == []
+
+
+def test_a_second_try_counts_what_could_not_be_set_once(stored, tmp_path):
+    if os.geteuid() == 0:
+        os.chown(stored.source / "big", 1, 1)
+        os.setxattr(stored.source / "big", "trusted.note", b"1")
+        stored.backup()
+    target = tmp_path / "out"
+    (stored.restored(target) / "small/in the way").mkdir(parents=True)
+    first = json.loads(stored.restore(target, "--force", "--json", code=1, no_rights=True).stdout)
+    again = json.loads(stored.restore(target, "--force", "--json", code=1, no_rights=True).stdout)
+    assert again["refused"] == first["refused"]
+    shutil.rmtree(stored.restored(target) / "small")
+    last = json.loads(stored.restore(target, "--force", "--json", no_rights=True).stdout)
+    assert {what: n for what, n in last["refused"].items() if what != "extended attribute"} == {
+        what: n for what, n in first["refused"].items() if what != "extended attribute"
+    }
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root sets these flags")
+def test_files_that_may_not_be_changed_are_no_obstacle(site, tmp_path):
+    """Immutable and append-only ones, and links to them: finished once, kept by a second try, replaced by a forced restore."""
+    site.source.mkdir()
+    for name in ("immutable", "append only", "no dump", "fails"):
+        (site.source / name).write_text(name)
+    (site.source / "empty").write_bytes(b"")
+    (site.source / "dir").mkdir()
+    os.link(site.source / "immutable", site.source / "linked")
+    target = tmp_path / "out"
+    flags = {"immutable": "+i", "empty": "+i", "append only": "+a", "no dump": "+dA", "dir": "+DT"}
+    at = site.restored(target)
+    try:
+        for name, flag in flags.items():
+            if subprocess.run(["chattr", flag, site.source / name], check=False, capture_output=True).returncode:
+                pytest.skip("this file system has no flags")
+        site.backup()
+        for name in ("fails", "linked"):
+            (at / name / "in the way").mkdir(parents=True)
+        site.restore(target, "--force", code=1)
+        for name in ("fails", "linked"):
+            shutil.rmtree(at / name)
+        for _ in range(2):
+            done = site.restore(target, "--force")
+            assert "could not be set" not in done.stderr
+            assert compare(site.source, at) == []
+            assert [flags_of(at / name) for name in flags] == [flags_of(site.source / name) for name in flags]
+            assert leftovers(target) == []
+    finally:
+        subprocess.run(["chattr", "-R", "-ia", site.source, target], check=False, capture_output=True)
+
+
+def flags_of(path):
+    done = subprocess.run(["lsattr", "-d", path], check=True, capture_output=True, text=True)
+    return done.stdout.split()[0]
+
+
+def test_flags_that_the_file_system_does_not_take_are_counted(site, tmp_path):
+    site.source.mkdir()
+    (site.source / "file").write_text("x")
+    site.backup()
+    forge(site, "UPDATE entries SET inode_flags = coalesce(inode_flags, 0) | 0x40 | 0x400 WHERE name = x'66696c65'")
+    done = site.restore(tmp_path / "out")
+    where = site.restored(tmp_path / "out") / "file"
+    if subprocess.run(["lsattr", "-d", where], check=False, capture_output=True).returncode == 0:
+        flags = flags_of(where)
+        assert "m" in flags or "inode flags: could not be set 1 time" in done.stderr
+        assert "d" in flags
+
+
+def test_user_attributes_of_what_is_read_only_come_back_without_rights(site, tmp_path):
+    site.source.mkdir()
+    (site.source / "file").write_text("x")
+    (site.source / "dir").mkdir()
+    for path in (site.source / "file", site.source / "dir"):
+        os.setxattr(path, "user.note", b"kept")
+        subprocess.run(["setfacl", "-m", "u:1:r", path], check=True)
+        path.chmod(0o555)
+    site.backup()
+    done = site.restore(tmp_path / "out", no_rights=True)
+    assert "extended attribute" not in done.stderr
+    assert compare(site.source, site.restored(tmp_path / "out")) == []
+
+
+def test_links_and_special_files_of_several_names_stay_one(site, tmp_path):
+    site.source.mkdir()
+    (site.source / "a link").symlink_to("nowhere")
+    os.mkfifo(site.source / "b fifo")
+    for name in ("a link", "b fifo"):
+        os.link(site.source / name, site.source / f"{name} too", follow_symlinks=False)
+    site.backup()
+    site.restore(tmp_path / "out")
+    at = site.restored(tmp_path / "out")
+    assert compare(site.source, at) == []
+    for name in ("a link", "b fifo"):
+        assert (at / name).lstat().st_ino == (at / f"{name} too").lstat().st_ino
+    site.restore(tmp_path / "part", "--include", "* too")
+    assert (site.restored(tmp_path / "part") / "a link too").readlink() == Path("nowhere")
+
+
+def test_a_few_damaged_bytes_cost_only_the_files_that_touch_them(site, tmp_path):
+    site.source.mkdir()
+    for n in range(60):
+        (site.source / f"{n:02}").write_bytes(os.urandom(100_000))
+    site.backup()
+    (blob,) = site.blobs()
+    with blob.open("r+b") as file:
+        file.seek(70_000)
+        file.write(b"XYZ")
+    report = json.loads(site.restore(tmp_path / "whole", "--json", code=4).stdout)
+    assert 0 < len(report["damaged"]) <= 11
+    assert report["files"] == 60 - len(report["damaged"])
+    lost = {entry["path"] for entry in report["damaged"]}
+    for path in site.source.iterdir():
+        back = site.restored(tmp_path / "whole") / path.name
+        assert back.exists() != (str(path) in lost)
+        assert not back.exists() or back.read_bytes() == path.read_bytes()
+    report = json.loads(
+        site.restore(tmp_path / "part", "--json", "--include", "0[0-9]", "--include", "5[0-9]", code=4).stdout
+    )
+    assert report["files"] == 20 - len(report["damaged"]) >= 10
+    os.truncate(blob, blob.stat().st_size // 2)
+    report = json.loads(site.restore(tmp_path / "half", "--json", code=4).stdout)
+    assert 10 <= report["files"] < 30
+
+
+def test_a_blob_that_the_store_refuses_costs_its_files_until_it_is_given(site, tmp_path):
+    site.configure(blob_size_limit="16MiB")
+    site.source.mkdir()
+    for n in range(10):
+        (site.source / str(n)).write_bytes(os.urandom(4_000_000))
+    site.backup()
+    refused = site.blobs()[0]
+    refused.chmod(0)
+    target = tmp_path / "out"
+    done = site.restore(target, code=4, no_rights=True)
+    assert "Permission denied" in done.stderr
+    assert "the same command tries those again" in done.stderr
+    there = len(list(site.restored(target).iterdir()))
+    assert 0 < there < 10
+    refused.chmod(0o600)
+    site.restore(target, no_rights=True)
+    assert len(list(site.restored(target).iterdir())) == 10
+    assert leftovers(target) == []
+    for path in site.objects():
+        path.chmod(0)
+    done = site.restore(tmp_path / "none", code=1, no_rights=True)
+    assert "Permission denied" in done.stderr
+
+
+def test_a_restore_that_can_not_begin_leaves_no_directory(stored, tmp_path):
+    target = tmp_path / "a/b/c"
+    stored.restore(target, snapshot="1999", code=2)
+    stored.run("restore", "--endpoint", f"file://{tmp_path}/gone", "b", "h", "latest", target, code=1)
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "a").mkdir()
+    stored.restore(target, snapshot="1999", code=2)
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_a_dry_run_refuses_what_the_run_would(stored, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for target in (tmp_path / "full", tmp_path / "file", tmp_path / "file/below"):
+        said = [stored.restore(target, *more, code=1).stderr for more in ((), ("--dry-run",))]
+        assert said[0] == said[1]
+    stored.restore(tmp_path / "full", "--dry-run", "--force")
+    killed_when(stored, tmp_path / "out", (tmp_path / "out/.vaultik-restore/plan.sqlite-wal").exists)
+    done = stored.restore(tmp_path / "out", "--dry-run", "--include", "/other", code=1)
+    assert "unfinished" in done.stderr
+    assert (tmp_path / "out/.vaultik-restore/begun.json").exists()
+
+
+def test_it_is_done_only_when_that_is_said(stored, tmp_path):
+    """Who reads its output stops it at its last word: the state is still there, and the same command tells again."""
+    target = tmp_path / "out"
+    read, write = os.pipe()
+    run = subprocess.Popen(
+        stored.command("restore", *stored.where, "latest", target),
+        env=stored.environment(PYTHONUNBUFFERED="1"),
+        stdout=write,
+    )
+    os.close(write)
+    state = target / ".vaultik-restore"
+    while not (stored.restored(target) / "fifo").exists():
+        time.sleep(0.001)
+    os.kill(run.pid, signal.SIGSTOP)
+    os.close(read)
+    os.kill(run.pid, signal.SIGCONT)
+    assert run.wait() == 1
+    assert state.exists()
+    assert "restored" in stored.restore(target).stdout
+    assert not state.exists()
+
+
+def test_names_that_are_no_text_are_shown_in_any_locale(stored, tmp_path):
+    name = os.fsdecode(b"out \xff")
+    for command, target in (
+        (["restore", *stored.where, "latest"], tmp_path / name),
+        (["fetch", *stored.where, "latest", str(stored.source / "small")], tmp_path / f"{name} 2"),
+        (["init"], tmp_path / f"{name}.yaml"),
+    ):
+        done = subprocess.run(
+            stored.command(*command, target),
+            env=stored.environment(PYTHONIOENCODING="utf-8:strict"),
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert b"out \\xff" in done.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a device to back up")
+def test_a_device_that_can_not_be_made_is_no_success(stored, tmp_path):
+    done = stored.run(
+        "fetch", *stored.where, "latest", stored.source / "null", tmp_path / "null", code=1, no_rights=True
+    )
+    assert "this user may not make a char device" in done.stderr
+
+
+class TestLuigi:
+    def restore(self, site, target, *more, code):
+        where = ["--bucket", site.bucket, "--prefix", site.prefix, "--endpoint", site.endpoint]
+        return site.luigi("Restore", "--local-scheduler", "--no-lock", *where, "--target", target, *more, code=code)
+
+    def test_it_says_what_the_command_says(self, site, tmp_path):
+        site.source.mkdir()
+        (site.source / "evil\x1b[31m\x1b]0;owned\a").write_bytes(b"x" * 5000)
+        (site.source / "fine").symlink_to("x")
+        site.backup()
+        (blob,) = site.blobs()
+        os.truncate(blob, 300)
+        said = site.restore(tmp_path / "one", code=4)
+        done = self.restore(site, tmp_path / "two", code=4)
+        assert "\x1b" not in done.stderr
+        assert [line for line in done.stderr.splitlines() if line.startswith(("vaultik: ", "  hint: "))] == (
+            said.stderr.splitlines()
+        )
+        assert said.stdout.replace("/one", "/two").strip() in done.stdout
+
+    def test_what_could_not_be_set_and_read_is_told(self, site, tmp_path):
+        site.source.mkdir()
+        (site.source / "file").write_text("x")
+        site.backup()
+        forge(
+            site,
+            "UPDATE entries SET marks = 16 WHERE name = x'66696c65'",
+            "INSERT INTO xattrs VALUES (1, CAST('nonsense.a' AS BLOB), x'00'), (2, CAST('nonsense.b' AS BLOB), x'00')",
+        )
+        done = self.restore(site, tmp_path / "out", code=0)
+        assert "vaultik: extended attribute: could not be set 1 time" in done.stderr
+        assert "vaultik: 1 entry could not be read when the backup was made" in done.stderr
+
+    def test_a_snapshot_that_is_not_there_leaves_nothing(self, stored, tmp_path):
+        done = self.restore(stored, tmp_path / "a/b", "--snapshot", "1999", code=2)
+        assert "none of that id" in done.stderr
+        assert not (tmp_path / "a").exists()
 
 
 def test_forced_it_replaces_what_stands_there_and_keeps_the_rest(stored, tmp_path):

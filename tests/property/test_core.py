@@ -1,9 +1,11 @@
 """What holds for any bytes: formats round trip, damage is noticed, cuts depend on content alone."""
 
+import dataclasses
 import hashlib
 import io
 import random
 import subprocess
+import tracemalloc
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -286,8 +288,8 @@ class TestManifest:
         2.5,
         3,
         4,
-        (("index/x", 5),),
-        ("age1x",),
+        (("index/1a2b3c4d/20261123T081500Z-1f2e3d4c." + "cd" * 32 + ".sqlite.zst.age", 5),),
+        (RECIPIENT,),
         (("ab" * 32, 6),),
     )
 
@@ -308,7 +310,18 @@ class TestManifest:
             (b'"entries":3', b'"entries":3,"extra":1'),
             (b'"complete":true,', b""),
             (b"abab", b"ABAB"),
-            (b'"dbs":[["index/x",5]]', b'"dbs":[]'),
+            (b'"dbs":[[', b'"dbs":[["x",5],['),
+            (b'"started":1.5', b'"started":1e999'),
+            (b'"started":1.5', b'"started":1e300'),
+            (b'"started":1.5', b'"started":NaN'),
+            (b'"started":1.5', b'"started":1'),
+            (b'"bytes":4', b'"bytes":1' + b"0" * 400),
+            (b'"bytes":4', b'"bytes":9223372036854775808'),
+            (b',"bytes":4', b',"bytes":4,"bytes":4'),
+            (b'"source"', b'"signatures":["QUJD"],"source"'),
+            (b'"blobs":[', b'"blobs":[["' + b"ac" * 32 + b'",6],'),
+            (b'"blobs":[', b'"blobs":[["' + b"ab" * 32 + b'",6],'),
+            (b'"blobs":[[', b'"blobs":[[' + b"[" * 100_000),
             (b"}\n", b"}"),
             (b"}\n", b"}\nnot base64!\n"),
             (b"{", b"["),
@@ -319,6 +332,33 @@ class TestManifest:
         assert old in data
         with pytest.raises(FormatError):
             manifest.decode(data.replace(old, new, 1))
+
+    def test_what_is_no_manifest_costs_no_more_than_its_bytes(self):
+        good = manifest.encode(self.GOOD)
+        name = b'["' + b"n" * 64 + b'",0],'
+        for data in (
+            b"[" + b"[]," * 3_000_000 + b"[]]\n",
+            good.replace(b'"dbs":[', b'"dbs":[' + b'["",0],' * 1_000_000),
+            good.replace(b'"dbs":[', b'"dbs":[' + name * 100_000),
+            good.replace(b'"recipients":[', b'"recipients":[' + b'"",' * 2_000_000),
+            good.replace(b"{", b'{"aa":[' + b"[]," * 2_000_000 + b"[]],", 1),
+            bytes(manifest.LARGEST + 1),
+        ):
+            tracemalloc.start()
+            with pytest.raises(FormatError):
+                manifest.decode(data)
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            assert peak < 4 * len(data)
+
+    def test_no_db_at_all_is_refused(self):
+        with pytest.raises(FormatError):
+            manifest.decode(manifest.encode(dataclasses.replace(self.GOOD, dbs=())))
+
+    def test_what_no_reader_takes_is_not_written(self):
+        blobs = tuple((f"{n:064x}", n) for n in range(450_000))
+        with pytest.raises(FormatError, match="at most"):
+            manifest.encode(dataclasses.replace(self.GOOD, blobs=blobs))
 
     @few
     @given(st.binary(max_size=200))

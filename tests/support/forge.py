@@ -7,7 +7,7 @@ import sqlite3
 
 from vaultik.core import age
 from vaultik.core.age_stream import open_stream
-from vaultik.core.frames import FrameEncoder, decode_stream
+from vaultik.core.frames import MAGIC_PADDING, FrameEncoder, decode_stream, skippable_frame
 from vaultik.core.padding import padding_frame
 from vaultik.secrets import load_identities
 
@@ -19,19 +19,25 @@ def open_db(site) -> bytes:
         return b"".join(decode_stream(open_stream(file, load_identities(site.key)), size_limit=1 << 30))
 
 
-def put_db(site, plain: bytes, frame: bytes | None = None) -> None:
+def put_db(site, plain: bytes, frame: bytes | None = None, padding: int = 0) -> None:
     """Put a DB in the newest one's place, under a name that its bytes fit."""
     (path,) = site.objects(".sqlite.zst.age")[-1:]
     frame = FrameEncoder(3).encode(plain) if frame is None else frame
     sealed = io.BytesIO()
-    age.seal(io.BytesIO(frame + padding_frame(len(frame))), sealed, [site.recipient])
+    age.seal(
+        io.BytesIO(
+            frame + padding_frame(len(frame)) + (skippable_frame(MAGIC_PADDING, bytes(padding)) if padding else b"")
+        ),
+        sealed,
+        [site.recipient],
+    )
     snapshot = path.name.split(".")[0]
     path.unlink()
     name = f"{snapshot}.{hashlib.sha256(sealed.getvalue()).hexdigest()}.sqlite.zst.age"
     (path.parent / name).write_bytes(sealed.getvalue())
 
 
-def forge(site, *statements: str, schema: bool = False) -> None:
+def forge(site, *statements: str, schema: bool = False, padding: int = 0) -> None:
     """Change the newest snapshot's DB by SQL."""
     plain = site.tmp / "forged.sqlite"
     plain.write_bytes(open_db(site))
@@ -43,5 +49,5 @@ def forge(site, *statements: str, schema: bool = False) -> None:
         db.commit()
         if not schema:
             db.execute("VACUUM")
-    put_db(site, plain.read_bytes())
+    put_db(site, plain.read_bytes(), padding=padding)
     plain.unlink()

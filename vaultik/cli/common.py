@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from vaultik import secrets
-from vaultik.errors import VaultikError
+from vaultik.endpoints import endpoint_fault
+from vaultik.errors import ConfigError, VaultikError
 from vaultik.secrets import VARIABLE
+from vaultik.shown import plural, printable
 from vaultik.store.open import open_store
 
 if TYPE_CHECKING:
@@ -21,6 +24,19 @@ if TYPE_CHECKING:
 
     from vaultik.core.identity import Identity
     from vaultik.store.base import Store
+
+__all__ = [
+    "StandardOutput",
+    "identity_option",
+    "json_option",
+    "json_path",
+    "load_identities",
+    "paths_of",
+    "plural",
+    "printable",
+    "store_of",
+    "store_options",
+]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -50,7 +66,14 @@ def json_option(command: F) -> F:
 
 
 def store_of(endpoint: str | None, region: str | None, bucket: str, prefix: str) -> Store:
-    """Open a store with the caller's own credentials (boto3's environment, profiles, roles)."""
+    """Open a store with the caller's own credentials (boto3's environment, profiles, roles).
+
+    Raises:
+        ConfigError: the endpoint or the bucket can't be one. A password that stands in it is not shown.
+    """
+    if endpoint is not None and (fault := endpoint_fault(endpoint)):
+        reason, hint = fault
+        raise ConfigError(f"endpoint {reason}", hint=hint)
     return open_store(endpoint, bucket, prefix, region=region)
 
 
@@ -66,34 +89,32 @@ def load_identities(path: Path | None) -> list[Identity]:
     return secrets.load_identities(path)
 
 
-def printable(text: str | bytes) -> str:
-    r"""Return text that can't move a terminal's cursor or colour: control characters and stray bytes as \xNN.
-
-    In names (bytes) a backslash is doubled, so that `paths_of` gives back what was shown.
-    """
-    if isinstance(text, str):
-        return "".join(_escaped(char) for char in text)
-    return "".join(_escaped(char) for char in os.fsdecode(text).replace("\\", "\\\\"))
-
-
 def paths_of(text: str) -> tuple[bytes, ...]:
     """Return the paths that a person may mean: what was typed, and what `printable` would show so."""
     exact = os.fsencode(text)
     return tuple(dict.fromkeys((exact, _SHOWN.sub(_unescaped, exact))))
 
 
-def plural(count: int, one: str, many: str | None = None) -> str:
-    """Return a number with its noun."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
-@contextmanager
-def stdout_errors() -> Iterator[None]:
-    """Turn a failure to write to standard output into one line.
+class StandardOutput:
+    """Standard output for bytes. That it can't be written, and nothing else, is told of it.
 
     Raises:
         VaultikError: the disk behind it is full, or gone.
     """
+
+    def write(self, data: bytes | memoryview, /) -> int:
+        """Write all of `data`."""
+        with _stdout_errors():
+            return sys.stdout.buffer.write(data)
+
+    def flush(self) -> None:
+        """Send off what is buffered."""
+        with _stdout_errors():
+            sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _stdout_errors() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
@@ -118,14 +139,3 @@ def _unescaped(found: re.Match[bytes]) -> bytes:
         return bytes([int(found[1], 16)])
     code = found[2] or found[3]
     return chr(int(code, 16)).encode() if code else b"\\"
-
-
-def _escaped(char: str) -> str:
-    code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # noqa: PLR2004 - surrogateescape's bytes
-        return f"\\x{code - 0xDC00:02x}"
-    if char.isprintable():
-        return char
-    if code < 0x80:  # noqa: PLR2004 - one byte
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # noqa: PLR2004 - as Python writes them

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import click
 
 from vaultik.cli.common import (
+    StandardOutput,
     identity_option,
     json_option,
     load_identities,
     paths_of,
-    stdout_errors,
     store_of,
     store_options,
 )
@@ -68,8 +67,7 @@ def fetch(
         if os.fspath(target) == "-":
             if as_json:
                 raise ConfigError("--json: standard output is the file's", hint="name a TARGET instead of -")
-            with stdout_errors():
-                fetch_to_stream(store, identities, snapshot, paths_of(path), sys.stdout.buffer, host=host)
+            fetch_to_stream(store, identities, snapshot, paths_of(path), StandardOutput(), host=host)
             return
         with ProgressDisplay("fetching", enabled=not (quiet or as_json)) as display:
             place, report = fetch_entry(

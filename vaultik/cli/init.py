@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from vaultik.cli.common import json_option
+from vaultik.cli.common import json_option, printable
 from vaultik.errors import ConfigError
 
 EPILOG = """\b
@@ -101,4 +101,5 @@ def init(config: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"config": str(config)}))
         return
-    click.echo(f"Wrote {config}. Fill in source_dirs, age_recipient and s3, then: vaultik check {config}")
+    shown = printable(os.fspath(config))
+    click.echo(f"Wrote {shown}. Fill in source_dirs, age_recipient and s3, then: vaultik check {shown}")

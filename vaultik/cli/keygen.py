@@ -40,7 +40,7 @@ def keygen(output: Path, as_json: bool) -> None:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     text = f"# created: {now}\n# public key: {recipient}\n{identity}\n"
     if str(output) == "-":
-        click.echo(text, nl=False)
+        click.echo(json.dumps({"recipient": recipient, "identity": identity}) + "\n" if as_json else text, nl=False)
         return
     try:
         fd = os.open(output, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
@@ -50,7 +50,8 @@ def keygen(output: Path, as_json: bool) -> None:
             os.fsync(file.fileno())
     except FileExistsError as exc:
         raise IdentityError(
-            f"{output}: exists already", hint="an identity is never overwritten; name another file"
+            f"{output}: exists already",
+            hint="an identity is never overwritten; name another file",
         ) from exc
     except OSError as exc:
         raise IdentityError(f"{output}: {exc.strerror}") from exc

@@ -6,9 +6,7 @@ import datetime
 import json
 import os
 import stat
-import tempfile
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,14 +22,13 @@ from vaultik.cli.common import (
     store_options,
 )
 from vaultik.model import FORMAT_OF_TYPE, EntryType, Mark
-from vaultik.restore.plan import connect
+from vaultik.restore.scratch import copied_snapshot
 from vaultik.restore.tree import Entry, iter_children, iter_tree, path_of, resolve
-from vaultik.snapshot.find import select
-from vaultik.snapshot.read import fetch_snapshot
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator
+    from pathlib import Path
 
 EPILOG = """\b
 Example:
@@ -69,9 +66,10 @@ def ls(
 ) -> None:
     """List PATH (default /) of SNAPSHOT: one line per entry, with its whole path."""
     identities = load_identities(identity)
-    with tempfile.TemporaryDirectory(prefix="vaultik-") as state, closing(connect(Path(state) / "plan.sqlite")) as copy:
-        with closing(store_of(endpoint, region, bucket, prefix)) as store:
-            fetch_snapshot(store, select(store, snapshot, identities, host), identities, Path(state), copy)
+    with (
+        closing(store_of(endpoint, region, bucket, prefix)) as store,
+        copied_snapshot(store, identities, snapshot, host) as (_, copy),
+    ):
         for found, entry in _entries(copy, paths_of(path), recursive=recursive):
             if as_json:
                 click.echo(json.dumps(_fields(found, entry)))

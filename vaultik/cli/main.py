@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import sys
@@ -70,6 +71,10 @@ def main() -> NoReturn:
     as_json = "--json" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     interrupts.install()
+    # Names may be any bytes; a strict locale shall not turn what is done into a failure.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(arguments, prog_name="vaultik", standalone_mode=False)
         _exit(code if isinstance(code, int) else 0)
@@ -77,9 +82,11 @@ def main() -> NoReturn:
         _fail(exc, str(exc), exc.hint, exc.exit_code, debug=debug, as_json=as_json)
     except click.exceptions.Exit as exc:
         _exit(exc.exit_code)
-    except click.ClickException as exc:
+    except click.exceptions.NoArgsIsHelpError as exc:
         exc.show()
         _exit(exc.exit_code)
+    except click.ClickException as exc:
+        _fail(exc, exc.format_message(), _usage(exc), exc.exit_code, debug=debug, as_json=as_json)
     except (KeyboardInterrupt, click.Abort) as exc:
         interrupts.acknowledge()
         # click makes an Abort of it.
@@ -97,6 +104,13 @@ def main() -> NoReturn:
     except Exception as exc:  # noqa: BLE001 - the last line of defence against a traceback
         hint = None if debug else "this is a bug; --debug shows where"
         _fail(exc, f"{type(exc).__name__}: {exc}", hint, 1, debug=debug, as_json=as_json)
+
+
+def _usage(exc: click.ClickException) -> str | None:
+    context = exc.ctx if isinstance(exc, click.UsageError) else None
+    if context is None:
+        return None
+    return f"{' '.join(context.get_usage().split())}; {context.command_path} --help tells more"
 
 
 def _fail(

@@ -6,20 +6,12 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
+from vaultik.shown import human_bytes
+
 if TYPE_CHECKING:
     from types import TracebackType
 
-_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
-_STEP = 1000
-
-
-def human_bytes(count: float) -> str:
-    """Return a size for people, in powers of ten: `12.3 MB`."""
-    unit = 0
-    while count >= _STEP and unit < len(_UNITS) - 1:
-        count /= _STEP
-        unit += 1
-    return f"{count:.0f} B" if unit == 0 else f"{count:.1f} {_UNITS[unit]}"
+__all__ = ["ProgressDisplay", "human_bytes"]
 
 
 class ProgressDisplay:

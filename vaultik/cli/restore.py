@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from vaultik import interrupts
 from vaultik.cli.common import (
     identity_option,
     json_option,
@@ -25,11 +25,10 @@ from vaultik.cli.common import (
 from vaultik.cli.progress import ProgressDisplay, human_bytes
 from vaultik.errors import ConfigError, IntegrityError, RestoreError
 from vaultik.restore import plan
-from vaultik.restore.plan import connect
+from vaultik.restore.report import problem_lines, summary
+from vaultik.restore.scratch import copied_snapshot
 from vaultik.restore.session import RestoreSession
 from vaultik.restore.tree import ROOT
-from vaultik.snapshot.find import select
-from vaultik.snapshot.read import fetch_snapshot
 
 if TYPE_CHECKING:
     from vaultik.restore.report import RestoreReport
@@ -40,7 +39,7 @@ Example:
   vaultik restore my-bucket host1/ latest /srv/restored
   vaultik restore my-bucket host1/ latest /srv/restored --include /etc --include '*.conf'
 \b
-Paths stand under TARGET as they stood under /. The same command continues an interrupted restore.
+Paths stand under TARGET as they stood under /; TARGET itself keeps its own attributes. The same command continues an interrupted restore.
 Exit codes: 0 done; 4 something stored is missing or damaged, the rest was restored; 2 usage,
 unknown snapshot, wrong identity; 1 store or target failed.
 """
@@ -89,17 +88,6 @@ def restore(
             "target -: a tree needs a directory", hint="vaultik fetch ... PATH - writes one file to standard output"
         )
     identities = load_identities(identity)
-    if dry_run:
-        with (
-            closing(store_of(endpoint, region, bucket, prefix)) as store,
-            tempfile.TemporaryDirectory(prefix="vaultik-") as state,
-            closing(connect(Path(state) / "plan.sqlite")) as copy,
-        ):
-            found = select(store, snapshot, identities, host)
-            fetch_snapshot(store, found, identities, Path(state), copy)
-            plan.make_plan(copy, ROOT, include=include, exclude=exclude)
-            _say_plan(found.name.snapshot, plan.totals(copy), target, as_json=as_json)
-        return
     session = RestoreSession(
         lambda: store_of(endpoint, region, bucket, prefix),
         identities,
@@ -110,11 +98,24 @@ def restore(
         exclude=exclude,
         force=force,
     )
+    if dry_run:
+        with closing(session.store()) as store:
+            session.check()
+            with copied_snapshot(store, identities, snapshot, host) as (found, copy):
+                plan.make_plan(copy, ROOT, include=include, exclude=exclude)
+                _say_plan(found.name.snapshot, plan.totals(copy), target, as_json=as_json)
+        return
+
+    def tell(report: RestoreReport) -> None:
+        display.pause()
+        say_report(report, target, as_json=as_json, quiet=quiet)
+        # It is done and said; ended from here on, nobody could tell it from one that isn't.
+        interrupts.ignore()
+
     from vaultik.tasks.restore import restore as run
 
     with ProgressDisplay("restoring", enabled=not (quiet or as_json)) as display:
-        report = run(session, workers=workers, progress=display)
-    say_report(report, target, as_json=as_json, quiet=quiet)
+        report = run(session, workers=workers, progress=display, tell=tell)
     exit_by(report)
 
 
@@ -132,30 +133,12 @@ def say_report(report: RestoreReport, target: Path, *, as_json: bool, quiet: boo
         }
         click.echo(json.dumps(fields))
         return
-    for path, reason in [*report.damaged, *report.failed]:
-        click.echo(f"vaultik: {printable(path)}: {printable(reason)}", err=True)
-    if report.damaged:
-        click.echo(f"vaultik: {plural(len(report.damaged), 'file')} could not be brought back", err=True)
-        click.echo("  hint: everything else was; older snapshots may hold other copies of them", err=True)
-    if report.failed:
-        n = plural(len(report.failed), "entry", "entries")
-        click.echo(f"vaultik: {n} could not be written", err=True)
-        click.echo("  hint: once that is mended, the same command writes what is missing", err=True)
-    for what, count in report.refused.items():
-        click.echo(
-            f"vaultik: {what}: could not be set {plural(count, 'time')}, no right or not supported here", err=True
-        )
-    if report.totals.unreadable:
-        n = plural(report.totals.unreadable, "entry", "entries")
-        click.echo(
-            f"vaultik: {n} could not be read when the backup was made; no content of theirs comes back", err=True
-        )
+    for line in problem_lines(report):
+        click.echo(f"vaultik: {line.text}", err=True)
+        if line.hint:
+            click.echo(f"  hint: {line.hint}", err=True)
     if not quiet:
-        t = report.totals
-        click.echo(
-            f"restored {plural(t.entries, 'entry', 'entries')}, {plural(t.files, 'file')}, {human_bytes(t.bytes)}"
-            f" of snapshot {report.snapshot} to {target}"
-        )
+        click.echo(summary(report, target))
 
 
 def exit_by(report: RestoreReport) -> None:
@@ -172,5 +155,5 @@ def _say_plan(snapshot: str, t: plan.Totals, target: Path, *, as_json: bool) -> 
         return
     click.echo(
         f"would restore {plural(t.entries, 'entry', 'entries')}, {plural(t.files, 'file')}, {human_bytes(t.bytes)}"
-        f" of snapshot {snapshot} to {target}, from {plural(t.blobs, 'blob')} of {human_bytes(t.blob_bytes)}"
+        f" of snapshot {snapshot} to {printable(os.fspath(target))}, from {plural(t.blobs, 'blob')} of {human_bytes(t.blob_bytes)}"
     )

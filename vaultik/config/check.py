@@ -1,7 +1,8 @@
 """The configuration file: YAML in, a checked `Config` out, or one line that names the key and the line.
 
-It knows keys, types and ranges; whether a recipient is one or a directory is there is found out by
-those who use them.
+Whatever can be told from the text alone is told here, before anything is made for a run: keys, types,
+ranges, recipients, patterns, the endpoint. Whether a directory or a server is there, those find out who
+use it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import msgspec
 
 from vaultik.config.document import S3, Document, File, read_text
 from vaultik.config.quantities import KIB, MIB
-from vaultik.errors import ConfigError
+from vaultik.endpoints import endpoint_fault, is_bucket
+from vaultik.errors import ConfigError, RecipientError
 from vaultik.ignore import IgnoreRules
+from vaultik.recipients import check_recipient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,7 +99,7 @@ class _Checker:
             s3=self._s3(),
             exclude=self._excludes(),
             recipients=self._recipients(),
-            audit_recipient=f.audit_recipient,
+            audit_recipient=f.audit_recipient and self._recipient("$.audit_recipient", f.audit_recipient),
             backup_interval=f.backup_interval,
             full_scan_interval=f.full_scan_interval,
             min_time_between_run=f.min_time_between_run,
@@ -155,17 +158,28 @@ class _Checker:
 
     def _recipients(self) -> tuple[str, ...]:
         f = self._file
-        given = [*([f.age_recipient] if f.age_recipient else []), *f.age_recipients]
+        given = [("$.age_recipient", f.age_recipient)] if f.age_recipient else []
+        given += [(f"$.age_recipients[{number}]", text) for number, text in enumerate(f.age_recipients)]
         if not given:
             raise self._document.error(
                 "$.age_recipient", "is missing", "vaultik keygen -o FILE makes a pair; the recipient goes here"
             )
-        return tuple(dict.fromkeys(text.strip() for text in given))
+        return tuple(dict.fromkeys(self._recipient(where, text) for where, text in given))
+
+    def _recipient(self, where: str, text: str) -> str:
+        try:
+            return check_recipient(text)
+        except RecipientError as exc:
+            raise self._document.error(where, str(exc), exc.hint, RecipientError) from exc
 
     def _s3(self) -> S3:
         s3 = self._file.s3
-        if not s3.bucket or "/" in s3.bucket:
-            raise self._document.error("$.s3.bucket", f"{s3.bucket!r} is not a bucket name")
+        if not is_bucket(s3.bucket):
+            raise self._document.error(
+                "$.s3.bucket", f"{s3.bucket!r} is not a bucket name", "its name alone, without s3://"
+            )
+        if s3.endpoint is not None and (fault := endpoint_fault(s3.endpoint)):
+            raise self._document.error("$.s3.endpoint", *fault)
         if (s3.access_key_id is None) != (s3.secret_access_key is None):
             raise self._document.error("$.s3", "access_key_id and secret_access_key go together")
         if s3.prefix.startswith("/") or "//" in s3.prefix:

@@ -1,7 +1,7 @@
 """The YAML text of a configuration: its keys and types, and the line and column of each.
 
 What it refuses it names by place, with the nearest known key where one is unknown. A secret key that
-stands anywhere in it is never shown.
+stands anywhere in it, whole or mistyped, is never shown: every message goes through `veiled`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ import yaml
 
 from vaultik.config.quantities import MIB, Duration, Size, parse_duration, parse_size
 from vaultik.errors import ConfigError, RecipientError
+from vaultik.shown import veiled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 _IDENTITY = "AGE-SECRET-KEY-"
+_MOST_NODES = 100_000
+_DEEPEST = 32
+_SIMPLE = "a config is a list of `key: value`, some of them lists; vaultik init CONFIG writes one"
+_TEXT = "tag:yaml.org,2002:str"
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 class S3(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,15 +78,21 @@ class Document:
         """
         self.path = path
         self._marks: dict[str, yaml.Mark] = {}
+        self._nodes = 0
+        loader = yaml.SafeLoader(text)
         try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            node = loader.get_single_node()
             if node is not None:
-                self._note("$", node)
-            self._data = yaml.safe_load(text)
+                self._note("$", node, loader)
+            self._data = None if node is None else loader.construct_document(node)
         except yaml.MarkedYAMLError as exc:
             raise self._yaml_error(exc) from exc
         except yaml.YAMLError as exc:
-            raise ConfigError(f"{path}: not YAML: {str(exc).splitlines()[0]}") from exc
+            raise ConfigError(f"{path}: not YAML: {veiled(str(exc).splitlines()[0])}") from exc
+        except RecursionError as exc:
+            raise ConfigError(f"{path}: nested too deeply", hint=_SIMPLE) from exc
+        finally:
+            loader.dispose()
         if not isinstance(self._data, dict):
             raise ConfigError(f"{path}: no settings in it", hint="vaultik init CONFIG writes a commented one")
 
@@ -88,14 +100,11 @@ class Document:
         self, where: str, reason: str, hint: str | None = None, kind: type[ConfigError] = ConfigError
     ) -> ConfigError:
         """Return an error at a path such as `$.s3.bucket` or `$.exclude[2]`."""
-        mark = self._mark(where)
-        place = f"{self.path}:{mark.line + 1}:{mark.column + 1}" if mark else str(self.path)
         key = where.removeprefix("$").removeprefix(".")
-        return kind(f"{place}: {key}: {reason}" if key else f"{place}: {reason}", hint=hint)
+        return self._error_at(self._mark(where), f"{key}: {reason}" if key else reason, hint, kind)
 
     def convert(self) -> File:
         """Return the settings, each of its type."""
-        self._refuse_identities("$", self._data)
         try:
             return msgspec.convert(self._data, File, dec_hook=_parse)
         except msgspec.ValidationError as exc:
@@ -119,14 +128,8 @@ class Document:
         words = re.sub(r"`(\w+)(?: \| null)?`", lambda kind: _KINDS.get(kind[1], kind[0]), reason)
         return self.error(where, words[0].lower() + words[1:], hint or _type_hint(reason, where))
 
-    def _refuse_identities(self, where: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, below in value.items():
-                self._refuse_identities(f"{where}.{key}", below)
-        elif isinstance(value, list):
-            for number, below in enumerate(value):
-                self._refuse_identities(f"{where}[{number}]", below)
-        elif isinstance(value, str) and _IDENTITY in value.upper():
+    def _refuse_identity(self, where: str, text: str) -> None:
+        if _IDENTITY in text.upper():
             raise self.error(
                 where,
                 "is an identity (a secret key), a recipient belongs here",
@@ -134,21 +137,42 @@ class Document:
                 RecipientError,
             )
 
-    def _note(self, where: str, node: yaml.Node) -> None:
+    def _note(self, where: str, node: yaml.Node, loader: yaml.SafeLoader, depth: int = 0) -> None:
+        """Note the place of a node and of all below it, and refuse what can't be a setting."""
         self._marks.setdefault(where, node.start_mark)
+        self._nodes += 1
+        if self._nodes > _MOST_NODES or depth > _DEEPEST:
+            raise self.error(where, "too much, or nested too deeply, to be a configuration", _SIMPLE)
+        self._refuse_identity(where, node.tag)
         if isinstance(node, yaml.SequenceNode):
             for number, item in enumerate(node.value):
-                self._note(f"{where}[{number}]", item)
-        if not isinstance(node, yaml.MappingNode):
-            return
+                self._note(f"{where}[{number}]", item, loader, depth + 1)
+        elif isinstance(node, yaml.MappingNode):
+            self._note_keys(where, node, loader, depth)
+        else:
+            self._refuse_identity(where, node.value)
+            self._construct(where, node, loader)
+
+    def _note_keys(self, where: str, node: yaml.MappingNode, loader: yaml.SafeLoader, depth: int) -> None:
         seen: set[str] = set()
         for key, value in node.value:
+            if key.tag not in (_TEXT, _MERGE):
+                raise self._error_at(key.start_mark, "a key that is not text", "keys are words: `key: value`")
             name = f"{where}.{key.value}"
             self._marks[name] = key.start_mark
+            self._refuse_identity(name, key.value)
             if key.value in seen:
                 raise self.error(name, "stands here a second time", "keep one of them")
             seen.add(key.value)
-            self._note(name, value)
+            self._note(name, value, loader, depth + 1)
+
+    def _construct(self, where: str, node: yaml.Node, loader: yaml.SafeLoader) -> None:
+        try:
+            loader.construct_object(node)
+        except (ValueError, OverflowError) as exc:
+            raise self.error(
+                where, "no such date or number", "put text in quotes where YAML would take it for something else"
+            ) from exc
 
     def _mark(self, where: str) -> yaml.Mark | None:
         while where and where not in self._marks:
@@ -156,12 +180,17 @@ class Document:
         return self._marks.get(where)
 
     def _yaml_error(self, exc: yaml.MarkedYAMLError) -> ConfigError:
-        mark = exc.problem_mark or exc.context_mark
-        place = f"{self.path}:{mark.line + 1}:{mark.column + 1}" if mark else str(self.path)
-        return ConfigError(
-            f"{place}: not YAML: {exc.problem or exc.context}",
-            hint="keys and values are written `key: value`; indent with spaces",
+        return self._error_at(
+            exc.problem_mark or exc.context_mark,
+            f"not YAML: {exc.problem or exc.context}",
+            "keys and values are written `key: value`; indent with spaces",
         )
+
+    def _error_at(
+        self, mark: yaml.Mark | None, reason: str, hint: str | None, kind: type[ConfigError] = ConfigError
+    ) -> ConfigError:
+        place = f"{self.path}:{mark.line + 1}:{mark.column + 1}" if mark else str(self.path)
+        return kind(f"{place}: {veiled(reason)}", hint=hint and veiled(hint))
 
 
 def _parse(kind: type, value: Any) -> Any:

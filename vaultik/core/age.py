@@ -12,21 +12,19 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import pyrage
 
-from vaultik.errors import FormatError, RecipientError
+from vaultik.errors import FormatError
+from vaultik.recipients import check_recipient
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+__all__ = ["Readable", "Sealed", "Writable", "check_recipient", "header_length", "seal", "sealed_size"]
 
 SEGMENT = 64 * 1024
 NONCE = 16
 TAG = 16
 _VERSION = b"age-encryption.org/v1\n"
 _HEADER_START = 1 << 16
-_OTHER_KINDS = (
-    ("ssh-", "an SSH key"),
-    ("age1pq1", "a post-quantum recipient"),
-    ("age1tag", "a hardware tag"),
-)
 
 
 class Readable(Protocol):
@@ -52,32 +50,6 @@ class Sealed(NamedTuple):
     header_length: int
     plaintext_bytes: int
     sha256: bytes
-
-
-def check_recipient(text: str) -> str:
-    """Return an X25519 recipient as age writes it.
-
-    Raises:
-        RecipientError: it isn't one. An identity is named as such and never shown.
-    """
-    text = text.strip()
-    if text.upper().startswith("AGE-SECRET-KEY-"):
-        raise RecipientError(
-            "a recipient is expected and an identity (a secret key) was given",
-            hint="an identity must not be on this host: give its recipient (age1...), and make a new pair if this one leaked",
-        )
-    try:
-        return str(pyrage.x25519.Recipient.from_str(text))
-    except pyrage.RecipientError as exc:
-        # Only now: one in a thousand X25519 recipients begins like another kind.
-        kind = next((kind for start, kind in _OTHER_KINDS if text.startswith(start)), None)
-        if kind is not None:
-            raise RecipientError(
-                f"recipient {text[:24]}: {kind}, which is not supported", hint="use an X25519 one: vaultik keygen"
-            ) from exc
-        raise RecipientError(
-            f"recipient {text[:72]!r}: not an age recipient", hint="one looks like age1ql3z7h..., 62 characters"
-        ) from exc
 
 
 def seal(reader: Readable, writer: Writable, recipients: Sequence[str]) -> Sealed:

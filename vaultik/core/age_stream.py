@@ -4,12 +4,14 @@
     segment   up to 64 KiB of plaintext, ChaCha20-Poly1305 with a 16-byte tag,
               nonce: 11-byte big endian counter, then 1 for the last segment, else 0
 
-A segment stands for itself, so a range of the plaintext needs only the segments that cover it. The
-last one alone carries the final flag: a file cut at a segment's end does not open as a whole one.
+A segment stands for itself, so a range of the plaintext needs only the segments that cover it, and one
+that is damaged costs nothing but its own bytes. The last one alone carries the final flag: a file cut at
+a segment's end does not open as a whole one.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
@@ -27,6 +29,44 @@ if TYPE_CHECKING:
 _STORED = SEGMENT + TAG
 _BLOCK = 16 * _STORED
 _HEADER_AT_MOST = 1 << 16
+
+
+class Segments:
+    """Consecutive segments of one file, each with its authenticated plaintext or, if it hasn't any, None."""
+
+    def __init__(self, first: int = 0) -> None:
+        """Begin without any at the segment of that number."""
+        self.first = first
+        self.opened: deque[bytes | None] = deque()
+
+    @property
+    def end(self) -> int:
+        """The number of the segment after the last."""
+        return self.first + len(self.opened)
+
+    def drop(self, before: int) -> None:
+        """Forget the segments before one."""
+        while self.opened and self.first < before:
+            self.opened.popleft()
+            self.first += 1
+
+    def cut(self, offset: int, length: int) -> bytes:
+        """Return a range of the plaintext.
+
+        Raises:
+            AuthenticationError: a segment that it needs is damaged, or missing; it is named.
+        """
+        parts = []
+        for number in range(offset // SEGMENT, (offset + length - 1) // SEGMENT + 1):
+            plain = self.opened[number - self.first] if self.first <= number < self.end else None
+            if plain is None:
+                raise AuthenticationError(f"age file: segment {number} is damaged, missing or not in its place")
+            begin = number * SEGMENT
+            parts.append(plain[max(offset - begin, 0) : offset + length - begin])
+        found = b"".join(parts)
+        if len(found) != length:
+            raise AuthenticationError("age file: ends too early")
+        return found
 
 
 class RangeOpener:
@@ -62,16 +102,61 @@ class RangeOpener:
         Raises:
             AuthenticationError: a segment was altered, moved or is incomplete; nothing is returned.
         """
-        first = offset // SEGMENT
-        final = (total_plaintext - 1) // SEGMENT
-        plain = b"".join(
-            _open_segment(self._cipher, memoryview(ciphertext)[at : at + _STORED], first + n, final=first + n == final)
-            for n, at in enumerate(range(0, len(ciphertext), _STORED))
-        )
-        found = plain[offset - first * SEGMENT :][:length]
-        if len(found) != length:
-            raise AuthenticationError("age file: ends too early")
+        return self.segments(ciphertext, offset, total_plaintext).cut(offset, length)
+
+    def segments(self, ciphertext: bytes, offset: int, total_plaintext: int) -> Segments:
+        """Return the segments that `ciphertext_range` named for a range, or as many as were to be had, one by one."""
+        found = Segments(offset // SEGMENT)
+        _open_segments(found, self._cipher, ciphertext, total_plaintext)
         return found
+
+
+class SegmentStream:
+    """The plaintext of a whole age file by ascending ranges; what is damaged costs only the ranges that touch it."""
+
+    def __init__(self, reader: Readable, identities: Sequence[Identity], total_plaintext: int) -> None:
+        """Authenticate the header.
+
+        Args:
+            reader: the file.
+            identities: any of which may open it.
+            total_plaintext: how much plaintext it should hold; which segment is the last follows from it.
+
+        Raises:
+            NoMatchingIdentityError, AuthenticationError, FormatError: as `Header.unwrap`.
+        """
+        self._reader = reader
+        self._total = total_plaintext
+        _, self._cipher, self._rest = _read_start(reader, identities)
+        self._segments = Segments()
+
+    def take(self, offset: int, length: int) -> bytes:
+        """Return a range that doesn't begin before the last one's beginning.
+
+        Raises:
+            AuthenticationError: a segment that it needs is damaged, or missing. Later ranges may be sound.
+            IntegrityError, StoreError: whatever the reader raises.
+        """
+        self._segments.drop(offset // SEGMENT)
+        if not self._segments.opened:
+            self._skip(offset // SEGMENT - self._segments.first)
+        while self._segments.end * SEGMENT < offset + length:
+            block = self._read(_BLOCK)
+            if not block:
+                break
+            _open_segments(self._segments, self._cipher, block, self._total)
+        return self._segments.cut(offset, length)
+
+    def _skip(self, segments: int) -> None:
+        for _ in range(segments):
+            if not self._read(_STORED):
+                return
+            self._segments.first += 1
+
+    def _read(self, size: int) -> bytes:
+        data = _fill(self._reader, self._rest, size)
+        self._rest = data[size:]
+        return data[:size]
 
 
 class StreamOpener:
@@ -84,20 +169,7 @@ class StreamOpener:
             NoMatchingIdentityError, AuthenticationError, FormatError: as `Header.unwrap`.
         """
         self._reader = reader
-        start = self._fill(b"", 1)
-        while b"\n---" not in start and len(start) < _HEADER_AT_MOST:
-            more = self._fill(b"", 1)
-            if not more:
-                break
-            start += more
-        start = self._fill(start, len(start) + 128)
-        header = parse_header(start)
-        self.header_length = header.length
-        start = self._fill(start, header.length + NONCE)
-        if len(start) < header.length + NONCE:
-            raise FormatError("age file: ends in its nonce")
-        self._cipher = _payload_cipher(header.unwrap(identities), start[header.length : header.length + NONCE])
-        self._stored = start[header.length + NONCE :]
+        self.header_length, self._cipher, self._stored = _read_start(reader, identities)
         self._segment = 0
         self._plain = memoryview(b"")
         self._ended = False
@@ -122,7 +194,7 @@ class StreamOpener:
     def _open_block(self) -> bytes:
         """Open some segments. What fails among them is kept until those before it have been read."""
         # One byte beyond the block tells that its last segment isn't the file's.
-        self._stored = self._fill(self._stored, _BLOCK + 1)
+        self._stored = _fill(self._reader, self._stored, _BLOCK + 1)
         self._ended = len(self._stored) <= _BLOCK
         view = memoryview(self._stored)[:_BLOCK]
         opened = []
@@ -155,13 +227,6 @@ class StreamOpener:
             )
             return plain
 
-    def _fill(self, data: bytes, size: int) -> bytes:
-        parts, total = [data], len(data)
-        while total < size and (more := self._reader.read(max(size - total, 1 << 16))):
-            parts.append(more)
-            total += len(more)
-        return b"".join(parts)
-
 
 def open_stream(reader: Readable, identities: Sequence[Identity]) -> StreamOpener:
     """Return the plaintext stream of the age file in `reader`.
@@ -184,6 +249,44 @@ def plaintext_size(stored_size: int, header_length: int) -> int:
     if payload < TAG or plain < 0 or (segments > 1 and plain <= (segments - 1) * SEGMENT):
         raise FormatError(f"age file: {stored_size} bytes is no possible size")
     return plain
+
+
+def _read_start(reader: Readable, identities: Sequence[Identity]) -> tuple[int, ChaCha20Poly1305, bytes]:
+    """Read and authenticate a header. Returns its length, the payload's cipher, and what was read beyond the nonce."""
+    start = _fill(reader, b"", 1)
+    while b"\n---" not in start and len(start) < _HEADER_AT_MOST:
+        more = _fill(reader, b"", 1)
+        if not more:
+            break
+        start += more
+    start = _fill(reader, start, len(start) + 128)
+    header = parse_header(start)
+    begin = header.length + NONCE
+    start = _fill(reader, start, begin)
+    if len(start) < begin:
+        raise FormatError("age file: ends in its nonce")
+    return header.length, _payload_cipher(header.unwrap(identities), start[header.length : begin]), start[begin:]
+
+
+def _fill(reader: Readable, data: bytes, size: int) -> bytes:
+    """Read until there are so many bytes, or no more."""
+    parts, total = [data], len(data)
+    while total < size and (more := reader.read(max(size - total, 1 << 16))):
+        parts.append(more)
+        total += len(more)
+    return b"".join(parts)
+
+
+def _open_segments(found: Segments, cipher: ChaCha20Poly1305, stored: bytes, total_plaintext: int) -> None:
+    """Add stored segments to those before them; one that isn't genuine as None."""
+    view = memoryview(stored)
+    final = max(total_plaintext - 1, 0) // SEGMENT
+    for at in range(0, len(stored), _STORED):
+        try:
+            plain = _open_segment(cipher, view[at : at + _STORED], found.end, final=found.end == final)
+        except AuthenticationError:
+            plain = None
+        found.opened.append(plain)
 
 
 def _open_segment(cipher: ChaCha20Poly1305, segment: memoryview, number: int, *, final: bool) -> bytes:

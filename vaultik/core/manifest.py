@@ -2,15 +2,17 @@
 
 The first line is canonical JSON: keys sorted, no spaces, ASCII. Later lines are base64 SSHSIG
 signatures over the first line with its LF. As every name is a hash of stored bytes, whoever vouches
-for that line vouches for everything.
+for that line vouches for everything. It is decoded straight into its type, so that what isn't one
+costs no more memory than its bytes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
-from typing import Any, NoReturn
+from typing import Annotated, Any
 
 import msgspec
 
@@ -19,11 +21,24 @@ from vaultik.errors import FormatError
 from vaultik.model import SnapshotId  # noqa: TC001 - msgspec reads the annotations
 
 FORMAT = 1
-_HEX64 = re.compile(r"[0-9a-f]{64}")
+LARGEST = 32 << 20
+"""Bytes of a manifest, signatures included: some 350,000 blobs."""
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]+={0,2}")
 
-
 Signature = bytes
+Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, lt=253_402_300_800)]
+"""Of the years 1970 to 9999."""
+Text = Annotated[str, msgspec.Meta(max_length=1024)]
+Name = Annotated[str, msgspec.Meta(min_length=64, max_length=1024)]
+Recipient = Annotated[str, msgspec.Meta(min_length=50, max_length=4096)]
+
+
+class _Format(msgspec.Struct):
+    """What is looked at first."""
+
+    format: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,70 +46,82 @@ class Manifest:
     """A snapshot's needs and totals."""
 
     format: int
-    source: str
-    host: str
+    source: Text
+    host: Text
     snapshot: SnapshotId
     previous: SnapshotId | None
-    previous_manifest: str | None
+    previous_manifest: Digest | None
     complete: bool
-    started: float
-    server_time: float
-    entries: int
-    bytes: int
-    dbs: tuple[tuple[str, int], ...]
-    recipients: tuple[str, ...]
-    blobs: tuple[tuple[str, int], ...]
+    started: Seconds
+    server_time: Seconds
+    entries: Count
+    bytes: Count
+    dbs: Annotated[tuple[tuple[Name, Count], ...], msgspec.Meta(min_length=1, max_length=1000)]
+    recipients: Annotated[tuple[Recipient, ...], msgspec.Meta(max_length=1000)]
+    blobs: tuple[tuple[Digest, Count], ...]
     signatures: tuple[Signature, ...] = ()
 
 
+_DECODER = msgspec.json.Decoder(Manifest)
+_MOST_SIGNATURES = 100
+
+
 def encode(manifest: Manifest) -> bytes:
-    """Return the manifest's bytes: its canonical line and its signatures, each with an LF."""
-    fields = dataclasses.asdict(manifest)
-    signatures = fields.pop("signatures")
-    line = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return b"\n".join([line.encode(), *signatures, b""])
+    """Return the manifest's bytes: its canonical line and its signatures, each with an LF.
+
+    Raises:
+        FormatError: it would be larger than a reader takes.
+    """
+    data = b"\n".join([_canonical(manifest), *manifest.signatures, b""])
+    if len(data) > LARGEST:
+        raise FormatError(f"manifest: {len(data)} bytes, at most {LARGEST} are allowed")
+    return data
 
 
 def decode(data: bytes) -> Manifest:
     """Return the manifest that bytes hold.
 
     Raises:
-        FormatError: not canonical, a field is missing, unknown or of a wrong type, or the format is
-            one that this vaultik doesn't know (named).
+        FormatError: not canonical, too large, a field is missing, unknown, of a wrong type or out of range,
+            or the format is one that this vaultik doesn't know (named).
     """
-    line, *rest = data.split(b"\n")
+    if len(data) > LARGEST:
+        raise FormatError(f"manifest: more than {LARGEST} bytes")
+    line, *rest = data.split(b"\n", _MOST_SIGNATURES + 1)
     if not rest or rest[-1] != b"":
         raise FormatError("manifest: does not end with a newline")
     if not all(_BASE64.fullmatch(signature) for signature in rest[:-1]):
         raise FormatError("manifest: a line that is no signature")
-    fields = _object(line)
-    if fields.get("format") != FORMAT:
-        raise FormatError(f"manifest: format {fields.get('format')!r}, this vaultik knows {FORMAT}")
+    _check_format(line)
     try:
-        manifest = msgspec.convert({**fields, "signatures": rest[:-1]}, Manifest)
-    except msgspec.ValidationError as exc:
+        manifest = _DECODER.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise FormatError(f"manifest: {exc}") from exc
-    if (
-        fields.keys() != {field.name for field in dataclasses.fields(Manifest)} - {"signatures"}
-        or encode(manifest) != data
-    ):
+    if manifest.signatures or _canonical(manifest) != line:
         raise FormatError("manifest: not in its canonical form")
     _check(manifest)
-    return manifest
+    return dataclasses.replace(manifest, signatures=tuple(rest[:-1]))
 
 
-def _object(line: bytes) -> dict[str, Any]:
+def _canonical(manifest: Manifest) -> bytes:
+    fields: dict[str, Any] = {
+        field.name: getattr(manifest, field.name)
+        for field in dataclasses.fields(manifest)
+        if field.name != "signatures"
+    }
+    blobs = ",".join([f'["{name}",{size}]' for name, size in fields.pop("blobs")])
+    rest = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    # "blobs" is the first of the sorted keys, and nothing in it needs an escape.
+    return f'{{"blobs":[{blobs}],{rest[1:]}'.encode()
+
+
+def _check_format(line: bytes) -> None:
     try:
-        fields = json.loads(line, parse_constant=_refuse)
-    except (ValueError, RecursionError) as exc:
-        raise FormatError("manifest: not JSON") from exc
-    if not isinstance(fields, dict):
-        raise FormatError("manifest: not a JSON object")
-    return fields
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(constant)
+        found = msgspec.json.decode(line, type=_Format).format
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise FormatError("manifest: not a JSON object with a format") from exc
+    if found != FORMAT:
+        raise FormatError(f"manifest: format {found}, this vaultik knows {FORMAT}")
 
 
 def _check(manifest: Manifest) -> None:
@@ -103,9 +130,6 @@ def _check(manifest: Manifest) -> None:
         parse_snapshot_id(manifest.previous)
     if (manifest.previous is None) != (manifest.previous_manifest is None):
         raise FormatError("manifest: previous and previous_manifest go together")
-    digests = [name for name, _ in manifest.blobs] + [d for d in [manifest.previous_manifest] if d]
-    if not all(_HEX64.fullmatch(digest) for digest in digests):
-        raise FormatError("manifest: a digest that is none")
-    sizes = [size for _, size in (*manifest.blobs, *manifest.dbs)]
-    if min([*sizes, manifest.entries, manifest.bytes, 0]) < 0 or not manifest.dbs:
-        raise FormatError("manifest: a number out of range")
+    names = [name for name, _ in manifest.blobs]
+    if any(first >= second for first, second in itertools.pairwise(names)):
+        raise FormatError("manifest: blobs that don't ascend")

@@ -1,11 +1,13 @@
 """Give a restored entry back what Linux kept of it. What this user may not do is counted, not an error.
 
-Order matters: a new owner clears setuid and capabilities, a new mode changes an ACL's mask, and any
-write changes times; so owner, mode, xattrs, times, and inode flags (immutable!) after everything.
+Order matters. A new owner clears setuid and capabilities, and without rights only a writable entry takes
+user attributes; a new mode changes an ACL's mask; any write changes times. So: owner, xattrs, mode, ACLs,
+times, and inode flags (immutable!) after everything.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections import Counter
@@ -16,7 +18,7 @@ from vaultik import linux
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from vaultik.restore.tree import Entry
 
@@ -27,80 +29,132 @@ XATTR = "extended attribute"
 FLAGS = "inode flags"
 SPECIAL = "special file"
 
-SETTABLE_FLAGS = 0x008000FD
-"""Those that chattr sets and that describe the data: immutable, append, nodump, noatime, sync, secrm, compr, nocow."""
-
-
-_FORBIDDING = 0x30
-"""Immutable and append."""
+SETTABLE_FLAGS = 0x6283C4FF
+"""Those that chattr sets and that describe the data: secrm, undel, compr, sync, immutable, append, nodump, noatime,
+nocomp, journal data, notail, dirsync, topdir, nocow, dax, project inherit, casefold."""
+_WHILE_EMPTY = 0x40800000
+"""Casefold and nocow: of an empty directory or file only."""
 _OWN_XATTRS = (b"user.", b"trusted.", b"system.posix_acl_", b"security.capability")
 """What an entry shall have just as the snapshot says; other security labels are the restoring system's."""
+_ACL = b"system.posix_acl_"
+_KEEP = 1000
 
 
 class AttributeWriter:
-    """Sets attributes and counts what it could not."""
+    """Sets attributes and counts, for each entry, what it could not."""
 
     def __init__(self, copy: sqlite3.Connection) -> None:
         self._copy = copy
-        self.refused: Counter[str] = Counter()
+        self._refused: Counter[tuple[int, str]] = Counter()
+        self._last = 0
 
     def on_descriptor(self, entry: Entry, fd: int) -> None:
-        """Set owner, mode, xattrs and times of an open file or directory."""
-        owned = self._try(OWNER, lambda: os.fchown(fd, entry.uid, entry.gid))
-        self._try(MODE, lambda: os.fchmod(fd, _mode(entry, owned=owned)))
-        self._set_xattrs(entry, fd, follow=True)
-        self._try(TIMES, lambda: os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns)))
+        """Set owner, xattrs, mode and times of an open file or directory."""
+        owned = self._try(entry, OWNER, lambda: os.fchown(fd, entry.uid, entry.gid))
+        if entry.type == "d" and not os.fstat(fd).st_mode & stat.S_IWUSR:
+            with contextlib.suppress(OSError):
+                os.fchmod(fd, 0o700)
+        self._with_xattrs(entry, fd, lambda: os.fchmod(fd, _mode(entry, owned=owned)))
+        self._try(entry, TIMES, lambda: os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns)))
+
+    def on_name(self, entry: Entry, directory: int, name: bytes) -> None:
+        """Set owner, xattrs, mode (not of a symlink) and times of what must not be opened."""
+        owned = self._try(
+            entry, OWNER, lambda: os.chown(name, entry.uid, entry.gid, dir_fd=directory, follow_symlinks=False)
+        )
+        set_mode = None if entry.type == "l" else lambda: _chmod_name(name, _mode(entry, owned=owned), directory)
+        self._with_xattrs(entry, b"/proc/self/fd/%d/%s" % (directory, name), set_mode)
+        times = (entry.mtime_ns, entry.mtime_ns)
+        self._try(entry, TIMES, lambda: os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False))
+
+    def on_creation(self, entry: Entry, fd: int) -> None:
+        """Set the flags that only what is still empty takes; `set_flags` counts those that didn't stay."""
+        wanted = (entry.inode_flags or 0) & _WHILE_EMPTY
+        present = linux.get_inode_flags(fd) if wanted else None
+        if present is not None:
+            with contextlib.suppress(OSError):
+                linux.set_inode_flags(fd, present | wanted)
 
     def loosen(self, entry: Entry, fd: int) -> None:
         """Take flags off that would forbid every change: those of an earlier try to finish the same entry."""
-        present = linux.get_inode_flags(fd) if (entry.inode_flags or 0) & _FORBIDDING else None
-        if present is not None and present & _FORBIDDING:
-            self._try(FLAGS, lambda: linux.set_inode_flags(fd, present & ~_FORBIDDING))
-
-    def on_name(self, entry: Entry, directory: int, name: bytes) -> None:
-        """Set owner, mode (not of a symlink), xattrs and times of what must not be opened."""
-        owned = self._try(OWNER, lambda: os.chown(name, entry.uid, entry.gid, dir_fd=directory, follow_symlinks=False))
-        if entry.type != "l":
-            self._try(MODE, lambda: _chmod_name(name, _mode(entry, owned=owned), directory))
-        self._set_xattrs(entry, b"/proc/self/fd/%d/%s" % (directory, name), follow=False)
-        times = (entry.mtime_ns, entry.mtime_ns)
-        self._try(TIMES, lambda: os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False))
+        present = linux.get_inode_flags(fd) if (entry.inode_flags or 0) & linux.FORBIDDING_FLAGS else None
+        if present is not None and present & linux.FORBIDDING_FLAGS:
+            with contextlib.suppress(OSError):
+                linux.set_inode_flags(fd, present & ~linux.FORBIDDING_FLAGS)
 
     def set_flags(self, entry: Entry, fd: int) -> None:
-        """Set the inode flags, the last thing that is done to an entry."""
+        """Set the inode flags, the last thing that is done to an entry. What doesn't stay set counts as refused."""
         wanted = (entry.inode_flags or 0) & SETTABLE_FLAGS
         if not wanted:
             return
         present = linux.get_inode_flags(fd)
-        if present is None:
-            self.refused[FLAGS] += 1
-        elif present & SETTABLE_FLAGS != wanted:
-            self._try(FLAGS, lambda: linux.set_inode_flags(fd, present & ~SETTABLE_FLAGS | wanted))
+        if present is not None and present & SETTABLE_FLAGS != wanted:
+            _set_flags(fd, present, wanted)
+            present = linux.get_inode_flags(fd)
+        if present is None or present & wanted != wanted:
+            self.refuse(entry.id, FLAGS)
 
-    def _set_xattrs(self, entry: Entry, where: int | bytes, *, follow: bool) -> None:
-        rows = self._copy.execute("SELECT name, value FROM xattrs WHERE entry = ?", (entry.hardlink or entry.id,))
-        wanted: dict[bytes, bytes] = dict(rows.fetchall())
+    def refuse(self, entry: int, what: str, count: int = 1) -> None:
+        """Count what could not be set of an entry."""
+        if len(self._refused) >= _KEEP and entry != self._last:
+            self.flush()
+        self._refused[entry, what] += count
+        self._last = entry
+
+    def flush(self) -> None:
+        """Note the counts in the plan; an entry that is done again is not counted twice."""
+        self._copy.executemany(
+            "INSERT OR REPLACE INTO refused VALUES (?, ?, ?)", [(*key, count) for key, count in self._refused.items()]
+        )
+        self._refused.clear()
+
+    def _with_xattrs(self, entry: Entry, where: int | bytes, set_mode: Callable[[], None] | None) -> None:
+        """Set xattrs around the mode: those that need a writable entry before it, ACLs after."""
+        of = entry.hardlink or entry.id
+        # Linux lists 64 KiB of names; their values may be a thousand times that and are read one by one.
+        names = [name for (name,) in self._copy.execute("SELECT name FROM xattrs WHERE entry = ?", (of,))]
         # A descriptor can't be told not to follow, and need not be.
-        extra: dict[str, bool] = {} if follow else {"follow_symlinks": False}
-        for name in self._present(where, extra):
-            if name not in wanted and name.startswith(_OWN_XATTRS):
-                self._try(XATTR, lambda name=name: os.removexattr(where, name, **extra))  # type: ignore[misc]
-        for name, value in wanted.items():
-            self._try(XATTR, lambda name=name, value=value: os.setxattr(where, name, value, **extra))  # type: ignore[misc]
+        extra: dict[str, bool] = {} if isinstance(where, int) else {"follow_symlinks": False}
+        for name in _present(where, extra):
+            if name not in names and name.startswith(_OWN_XATTRS):
+                self._try(entry, XATTR, lambda name=name: os.removexattr(where, name, **extra))  # type: ignore[misc]
+        self._set_xattrs(entry, where, extra, (name for name in names if not name.startswith(_ACL)))
+        if set_mode is not None:
+            self._try(entry, MODE, set_mode)
+        self._set_xattrs(entry, where, extra, (name for name in names if name.startswith(_ACL)))
 
-    def _present(self, where: int | bytes, extra: dict[str, bool]) -> list[bytes]:
-        try:
-            return [os.fsencode(name) for name in os.listxattr(where, **extra)]
-        except OSError:
-            return []
+    def _set_xattrs(self, entry: Entry, where: int | bytes, extra: dict[str, bool], names: Iterable[bytes]) -> None:
+        of = entry.hardlink or entry.id
+        for name in names:
+            query = "SELECT value FROM xattrs WHERE entry = ? AND name = ?"
+            (value,) = self._copy.execute(query, (of, name)).fetchone()
+            self._try(entry, XATTR, lambda name=name, value=value: os.setxattr(where, name, value, **extra))  # type: ignore[misc]
 
-    def _try(self, what: str, act: Callable[[], None]) -> bool:
+    def _try(self, entry: Entry, what: str, act: Callable[[], None]) -> bool:
         try:
             act()
         except OSError:
-            self.refused[what] += 1
+            self.refuse(entry.id, what)
             return False
         return True
+
+
+def _present(where: int | bytes, extra: dict[str, bool]) -> list[bytes]:
+    try:
+        return [os.fsencode(name) for name in os.listxattr(where, **extra)]
+    except OSError:
+        return []
+
+
+def _set_flags(fd: int, present: int, wanted: int) -> None:
+    """Set flags, all at once or, where the file system refuses one of them, as many as it takes."""
+    with contextlib.suppress(OSError):
+        linux.set_inode_flags(fd, present & ~SETTABLE_FLAGS | wanted)
+        return
+    bits = [1 << number for number in range(32) if wanted & ~linux.FORBIDDING_FLAGS & 1 << number]
+    for bit in [*bits, wanted & linux.FORBIDDING_FLAGS]:
+        with contextlib.suppress(OSError):
+            linux.set_inode_flags(fd, (linux.get_inode_flags(fd) or present) | bit)
 
 
 def _mode(entry: Entry, *, owned: bool) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
-from vaultik.restore import plan
-from vaultik.restore.fetch import fetch_chunks
+from vaultik.errors import IntegrityError, StoreError
+from vaultik.restore import ledger
+from vaultik.restore.fetch import BlobFetcher
+from vaultik.restore.ledger import Failure, Kind
 from vaultik.restore.write import FileWriter
 
 if TYPE_CHECKING:
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 
     from vaultik.core.identity import Identity
     from vaultik.restore.attributes import AttributeWriter
-    from vaultik.restore.plan import Failure
+    from vaultik.restore.fetch import Fetched
     from vaultik.restore.target import Target
     from vaultik.store.base import Store
 
@@ -26,28 +29,51 @@ def write_blob(
     target: Target,
     attributes: AttributeWriter,
     blob: int,
+    *,
     emit: Callable[..., None],
-) -> dict[int, Failure]:
-    """Read a blob once and write what the plan wants of it.
+    others_work: Callable[[], bool],
+) -> None:
+    """Read a blob once, write what unfinished files want of it, and note in the plan what came of it.
 
-    Returns:
-        The files that can't be brought back, with the reason.
+    Args:
+        store: where it lies.
+        identities: those that opened the snapshot.
+        copy: the copied snapshot and its plan.
+        target: where files go.
+        attributes: sets theirs.
+        blob: its row.
+        emit: takes progress.
+        others_work: tells, after the store refused this blob, whether it still gives others.
 
     Raises:
         StoreError: the store failed.
         OSError: the target did.
     """
-    uses = plan.uses_of_blob(copy, blob)
-    writer = FileWriter(copy, target, attributes, uses)
+    fetcher = BlobFetcher(store, identities, ledger.get_blob(copy, blob), others_work)
+    with closing(FileWriter(copy, target, attributes, blob)) as writer:
+        for fetched in fetcher.fetch(ledger.iter_chunks(copy, blob), ledger.wanted_bytes(copy, blob)):
+            emit(bytes=_write(copy, writer, fetched))
+        writer.end()
+    emit(blobs=1, files=writer.finished)
+
+
+def can_read(store: Store, key: str) -> bool:
+    """Tell whether the store gives an object away; a byte of it is asked for."""
     try:
-        for fetched in fetch_chunks(store, identities, plan.get_blob(copy, blob), uses.chunks):
-            for entry, offset in uses.places[fetched.chunk.id]:
-                if fetched.damage is None:
-                    writer.write(entry, offset, fetched.data)
-                else:
-                    writer.damage(entry, fetched.damage)
-            emit(bytes=fetched.chunk.size * len(uses.places[fetched.chunk.id]))
-        emit(blobs=1, files=writer.finished)
-    finally:
-        writer.close()
-    return writer.failures
+        with store.open(key, offset=0, length=1) as stream:
+            return len(stream.read(1)) == 1
+    except (StoreError, IntegrityError):
+        return False
+
+
+def _write(copy: sqlite3.Connection, writer: FileWriter, fetched: Fetched) -> int:
+    """Put a chunk where it goes. Returns how many bytes that is."""
+    total = 0
+    for place in ledger.iter_places(copy, fetched.chunk.id):
+        if fetched.damage is None:
+            writer.write(place, fetched.data)
+        else:
+            kind = Kind.REFUSED if fetched.damage.refused else Kind.DAMAGED
+            writer.give_up(place.entry, Failure(kind, fetched.damage.reason))
+        total += fetched.chunk.size
+    return total

@@ -7,6 +7,7 @@ interrupted anywhere can be continued.
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +16,10 @@ from typing import TYPE_CHECKING
 from vaultik.directories import OPEN_DIRECTORY
 from vaultik.model import FORMAT_OF_TYPE, EntryType
 from vaultik.restore.attributes import SETTABLE_FLAGS, SPECIAL
-from vaultik.restore.plan import Failure, add_failures
-from vaultik.restore.target import clear_way, is_fatal, make_directory
+from vaultik.restore.ledger import Failure, Kind, add_done, add_failures, forget_written
+from vaultik.restore.target import READ, clear_way, is_fatal, link, make_directory
 from vaultik.restore.tree import get_entry
-from vaultik.restore.write import finish_file, remove_temporary
+from vaultik.restore.write import finish_part, write_whole
 
 if TYPE_CHECKING:
     import sqlite3
@@ -34,7 +35,15 @@ LAST = FINISH[4:]
 """What may forbid every later change, a rename too."""
 
 _RANGE = 10_000
+_KEEP = 1000
 _NOT_FAILED = "NOT IN (SELECT entry FROM failures)"
+_NOT_DONE = "NOT IN (SELECT entry FROM done)"
+
+
+_FIRST = (
+    "SELECT min(e.id) FROM entries AS e JOIN wanted AS w ON w.entry = e.id"
+    f" WHERE e.hardlink = ? AND e.hardlink IS NOT NULL AND e.type <> 'f' AND e.id {_NOT_FAILED}"
+)
 
 
 class Finisher:
@@ -51,7 +60,17 @@ class Finisher:
         for number in _ids(self._copy, query):
             if number != self._target.root:
                 with self._guarded(number):
-                    make_directory(*self._target.place(number))
+                    if make_directory(*self._target.place(number)):
+                        self._on_creation(number)
+
+    def _on_creation(self, number: int) -> None:
+        entry = get_entry(self._copy, number)
+        if entry.inode_flags:
+            fd = self._open(number)
+            try:
+                self._attributes.on_creation(entry, fd)
+            finally:
+                os.close(fd)
 
     def reopen_directories(self) -> None:
         """Undo what may forbid changes in directories, parents first: a finished tree is to be mended."""
@@ -71,39 +90,36 @@ class Finisher:
         steps = (self._given_up, self._files, self._hard_links, self._others, self._flags, self._directories)
         return dict(zip(FINISH, steps, strict=True))
 
-    def _given_up(self) -> None:
-        """Remove what was written of files that can't be brought back: another blob may have held a part."""
-        for number in _ids(
-            self._copy, "SELECT entry FROM files WHERE entry IN (SELECT entry FROM failures) ORDER BY 1"
-        ):
+    def remove_temporaries(self, *, all_kinds: bool) -> None:
+        """Remove what was written of files that failed: of damaged ones, whose other blobs may have held a part, or of all.
+
+        Of those that another try may finish, what several chunks have grown into is kept.
+        """
+        kinds = "" if all_kinds else f"AND (x.kind = {int(Kind.DAMAGED)} OR f.chunks <= 1)"
+        query = f"SELECT f.entry FROM files AS f JOIN failures AS x ON x.entry = f.entry WHERE f.entry = f.prime {kinds} ORDER BY 1"
+        for number in _ids(self._copy, query):
             with self._guarded(number):
-                remove_temporary(self._target, number)
+                self._target.remove_temporary(number)
+                forget_written(self._copy, number)
+
+    def _given_up(self) -> None:
+        self.remove_temporaries(all_kinds=False)
 
     def _files(self) -> None:
-        """Finish files without content of their own and those that several blobs share."""
-        several = (
-            "SELECT f.entry FROM files AS f JOIN entry_chunks AS ec ON ec.entry = f.content JOIN chunks AS c ON c.id = ec.chunk"
-            " WHERE f.entry = f.prime GROUP BY f.entry HAVING min(c.blob) <> max(c.blob)"
-        )
-        for query in ("SELECT entry FROM files WHERE entry = prime AND chunks = 0 ORDER BY 1", several):
-            for number in _ids(self._copy, f"SELECT entry FROM ({query}) WHERE entry {_NOT_FAILED}"):
-                with self._guarded(number):
-                    self._file(number)
+        """Finish every file that no blob could finish by itself: after this each is done, or a failure."""
+        query = f"SELECT entry FROM files WHERE entry = prime AND entry {_NOT_FAILED} AND entry {_NOT_DONE} ORDER BY 1"
+        for number in _ids(self._copy, query):
+            with self._guarded(number):
+                self._file(number)
+                add_done(self._copy, [number])
 
     def _file(self, number: int) -> None:
-        empty = get_chunks(self._copy, number) == 0
-        directory, temporary = self._target.temporary(number)
-        if not empty and _stands(directory, temporary) is None:
-            self._check_finished(number)  # before this was interrupted
+        entry = get_entry(self._copy, number)
+        (blobs,) = self._copy.execute("SELECT blobs FROM files WHERE entry = ?", (number,)).fetchone()
+        if blobs:
+            finish_part(self._copy, self._target, self._attributes, number)
             return
-        fd = self._target.open_temporary(number, fresh=empty)
-        finish_file(self._copy, self._target, self._attributes, number, fd)
-
-    def _check_finished(self, number: int) -> None:
-        directory, name = self._target.place(number)
-        st = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        if st.st_size != get_entry(self._copy, number).size:
-            raise OSError(None, "what was written of it is gone; restore it again")
+        write_whole(self._target, self._attributes, entry)
 
     def _hard_links(self) -> None:
         query = f"SELECT entry FROM files WHERE entry <> prime AND prime {_NOT_FAILED} ORDER BY 1"
@@ -113,29 +129,50 @@ class Finisher:
 
     def _hard_link(self, number: int) -> None:
         (prime,) = self._copy.execute("SELECT prime FROM files WHERE entry = ?", (number,)).fetchone()
+        if not self._link(prime, number):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    def _link(self, prime: int, number: int) -> bool:
+        """Give what stands for one entry another's name too. Returns whether something stands there."""
         # The first descriptor may be closed by the second place().
         source_directory, source = self._target.place(prime)
         held = os.dup(source_directory)
         try:
             directory, name = self._target.place(number)
-            if _stands(directory, name) == _stands(held, source):
-                return
-            clear_way(directory, name)
-            os.link(source, name, src_dir_fd=held, dst_dir_fd=directory, follow_symlinks=False)
+            there = _stands(held, source)
+            if there is not None and _stands(directory, name) != there:
+                clear_way(directory, name)
+                # An earlier try may have made the file immutable; `flags` comes again.
+                link(held, source, directory, name)
+            return there is not None
         finally:
             os.close(held)
 
     def _others(self) -> None:
         query = (
-            "SELECT e.id FROM wanted AS w JOIN entries AS e ON e.id = w.entry WHERE e.type NOT IN ('f', 'd') ORDER BY 1"
+            "SELECT e.id FROM wanted AS w JOIN entries AS e ON e.id = w.entry"
+            f" WHERE e.type NOT IN ('f', 'd') AND e.id {_NOT_DONE} ORDER BY 1"
         )
+        made: list[int] = []
         for number in _ids(self._copy, query):
             with self._guarded(number):
-                entry = get_entry(self._copy, number)
-                directory, name = self._target.place(number)
-                clear_way(directory, name)
-                if self._make(entry, directory, name):
-                    self._attributes.on_name(entry, directory, name)
+                if self._other(get_entry(self._copy, number)):
+                    made.append(number)
+            if len(made) >= _KEEP:
+                add_done(self._copy, made)
+                made.clear()
+        add_done(self._copy, made)
+
+    def _other(self, entry: Entry) -> bool:
+        prime = entry.hardlink and self._copy.execute(_FIRST, (entry.hardlink,)).fetchone()[0]
+        if prime and prime < entry.id and self._link(prime, entry.id):
+            return True
+        directory, name = self._target.place(entry.id)
+        clear_way(directory, name)
+        if not self._make(entry, directory, name):
+            return False
+        self._attributes.on_name(entry, directory, name)
+        return True
 
     def _make(self, entry: Entry, directory: int, name: bytes) -> bool:
         if entry.type == EntryType.SYMLINK:
@@ -145,7 +182,7 @@ class Finisher:
         try:
             os.mknod(name, FORMAT_OF_TYPE[EntryType(entry.type)] | 0o600, entry.rdev or 0, dir_fd=directory)
         except PermissionError:
-            self._attributes.refused[SPECIAL] += 1
+            self._attributes.refuse(entry.id, SPECIAL)
             return False
         return True
 
@@ -158,7 +195,7 @@ class Finisher:
         for number in _ids(self._copy, query):
             with self._guarded(number):
                 directory, name = self._target.place(number)
-                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+                fd = os.open(name, READ, dir_fd=directory)
                 try:
                     self._attributes.set_flags(get_entry(self._copy, number), fd)
                 finally:
@@ -202,12 +239,7 @@ class Finisher:
         except OSError as exc:
             if is_fatal(exc):
                 raise
-            add_failures(self._copy, {number: Failure(damaged=False, reason=exc.strerror or str(exc))})
-
-
-def get_chunks(copy: sqlite3.Connection, number: int) -> int:
-    """Return how many chunks a planned file has."""
-    return int(copy.execute("SELECT chunks FROM files WHERE entry = ?", (number,)).fetchone()[0])
+            add_failures(self._copy, {number: Failure(Kind.TARGET, exc.strerror or str(exc))})
 
 
 def _stands(directory: int, name: bytes) -> tuple[int, int] | None:

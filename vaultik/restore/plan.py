@@ -1,7 +1,17 @@
-"""Decide which entries of a copied snapshot are wanted, and what has to be read for them.
+"""Decide which entries of a copied snapshot are wanted, what has to be read for them, and what is done already.
 
-Works on the copy in place: the tables `wanted` and `files` are the plan. Of a group of hard links the
+Works on the copy in place; its tables beside the snapshot's are the plan. Of a group of hard links the
 first wanted name is its prime: it gets the content, the others are linked to it.
+
+    wanted    what is to be restored
+    files     the files among it, with the content of each and how many chunks and blobs hold it
+    reads     the blobs to read, in their order, and which have been
+    done      what has its own name in the target, whole; nothing touches that again
+    written   which blobs have been written into the temporary that stands for a file of several chunks, and
+              which are being written; a temporary that is made anew forgets all of them
+    failures  what can't be brought back, and why
+    refused   what could not be set, for each entry
+    steps     which of the other steps are done
 """
 
 from __future__ import annotations
@@ -10,32 +20,28 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING, NamedTuple
 
-import pathspec
-
 from vaultik.errors import ConfigError, SelectionError
-from vaultik.model import BlobId, ChunkId, Mark
-from vaultik.restore.fetch import WantedBlob, WantedChunk
+from vaultik.model import Mark
+from vaultik.patterns import HINT, Patterns
 from vaultik.restore.tree import ROOT, iter_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 _PLAN_SCHEMA = """
 CREATE TABLE wanted (entry INTEGER PRIMARY KEY) STRICT;
-CREATE TABLE files (entry INTEGER PRIMARY KEY, content INTEGER NOT NULL, prime INTEGER NOT NULL, chunks INTEGER NOT NULL) STRICT;
-CREATE TABLE steps (name TEXT PRIMARY KEY) STRICT;
-CREATE TABLE failures (entry INTEGER PRIMARY KEY, damaged INTEGER NOT NULL, reason TEXT NOT NULL) STRICT;
-CREATE TABLE refused (what TEXT PRIMARY KEY, count INTEGER NOT NULL) STRICT
+CREATE TABLE files (entry INTEGER PRIMARY KEY, content INTEGER NOT NULL, prime INTEGER NOT NULL, chunks INTEGER NOT NULL,
+    blobs INTEGER NOT NULL) STRICT;
+CREATE TABLE reads (place INTEGER PRIMARY KEY, blob INTEGER NOT NULL UNIQUE, done INTEGER NOT NULL DEFAULT 0) STRICT;
+CREATE TABLE done (entry INTEGER PRIMARY KEY) STRICT;
+CREATE TABLE written (entry INTEGER NOT NULL, blob INTEGER NOT NULL, complete INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (entry, blob)) STRICT, WITHOUT ROWID;
+CREATE INDEX written_by_blob ON written (blob);
+CREATE TABLE failures (entry INTEGER PRIMARY KEY, kind INTEGER NOT NULL, reason TEXT NOT NULL) STRICT;
+CREATE TABLE refused (entry INTEGER NOT NULL, what TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (entry, what)) STRICT, WITHOUT ROWID;
+CREATE TABLE steps (name TEXT PRIMARY KEY) STRICT
 """
-
-
-class Failure(NamedTuple):
-    """Why an entry can't be brought back."""
-
-    damaged: bool
-    """Something stored is missing or damaged; else the target wouldn't take it."""
-    reason: str
 
 
 class Totals(NamedTuple):
@@ -91,11 +97,18 @@ def make_plan(copy: sqlite3.Connection, root: int, *, include: Sequence[str] = (
     copy.execute(
         "INSERT INTO files SELECT e.id, coalesce(e.hardlink, e.id),"
         " min(e.id) OVER (PARTITION BY coalesce(e.hardlink, e.id)),"
-        " (SELECT count(*) FROM entry_chunks AS ec WHERE ec.entry = coalesce(e.hardlink, e.id))"
+        " (SELECT count(*) FROM entry_chunks AS ec WHERE ec.entry = coalesce(e.hardlink, e.id)),"
+        " (SELECT count(DISTINCT c.blob) FROM entry_chunks AS ec JOIN chunks AS c ON c.id = ec.chunk"
+        " WHERE ec.entry = coalesce(e.hardlink, e.id))"
         " FROM entries AS e JOIN wanted AS w ON w.entry = e.id WHERE e.type = 'f' AND NOT e.marks & ?",
         (int(Mark.UNREADABLE),),
     )
+    copy.execute("CREATE INDEX others_by_group ON entries (hardlink) WHERE hardlink IS NOT NULL AND type <> 'f'")
     copy.execute("CREATE INDEX files_by_content ON files (content) WHERE entry = prime")
+    copy.execute(
+        "INSERT INTO reads (blob) SELECT DISTINCT c.blob FROM files AS f JOIN entry_chunks AS ec ON ec.entry = f.content"
+        " JOIN chunks AS c ON c.id = ec.chunk WHERE f.entry = f.prime ORDER BY 1"
+    )
     copy.execute("COMMIT")
 
 
@@ -111,36 +124,15 @@ def leave_out(copy: sqlite3.Connection, name: bytes) -> int:
     return len(rows)
 
 
-def add_failures(copy: sqlite3.Connection, failures: Mapping[int, Failure]) -> None:
-    """Record entries that can't be brought back; the first reason stands."""
-    copy.executemany(
-        "INSERT OR IGNORE INTO failures VALUES (?, ?, ?)", ((entry, *failure) for entry, failure in failures.items())
-    )
-
-
-def forget_failures(copy: sqlite3.Connection) -> bool:
-    """Forget what the target wouldn't take, and the steps that it was part of: the next try may find it mended.
-
-    Returns whether there was any.
-    """
-    if copy.execute("SELECT 1 FROM failures WHERE NOT damaged LIMIT 1").fetchone() is None:
-        return False
-    copy.execute(
-        "DELETE FROM steps WHERE name NOT LIKE 'blob %' AND name <> 'snapshot' OR name IN (SELECT 'blob ' || c.blob"
-        " FROM failures AS x JOIN files AS f ON f.entry = x.entry JOIN entry_chunks AS ec ON ec.entry = f.content"
-        " JOIN chunks AS c ON c.id = ec.chunk WHERE NOT x.damaged)"
-    )
-    copy.execute("DELETE FROM failures WHERE NOT damaged")
-    return True
-
-
 def totals(copy: sqlite3.Connection) -> Totals:
     """Return what the plan comes to."""
     (entries,) = copy.execute("SELECT count(*) FROM wanted").fetchone()
     files, size = copy.execute(
         "SELECT count(*), total(CASE WHEN f.entry = f.prime THEN e.size ELSE 0 END) FROM files AS f JOIN entries AS e ON e.id = f.entry"
     ).fetchone()
-    blobs, blob_bytes = copy.execute(f"SELECT count(*), total(size) FROM blobs WHERE id IN ({_BLOBS})").fetchone()
+    blobs, blob_bytes = copy.execute(
+        "SELECT count(*), total(size) FROM reads AS r JOIN blobs AS b ON b.id = r.blob"
+    ).fetchone()
     unreadable, unreadable_files = copy.execute(
         "SELECT count(*), count(*) FILTER (WHERE e.type = 'f') FROM wanted AS w JOIN entries AS e ON e.id = w.entry"
         " WHERE e.marks & ?",
@@ -149,64 +141,18 @@ def totals(copy: sqlite3.Connection) -> Totals:
     return Totals(entries, files, int(size), blobs, int(blob_bytes), unreadable, unreadable_files)
 
 
-_BLOBS = (
-    "SELECT c.blob FROM files AS f JOIN entry_chunks AS ec ON ec.entry = f.content JOIN chunks AS c ON c.id = ec.chunk"
-    " WHERE f.entry = f.prime"
-)
-
-
-def needed_blobs(copy: sqlite3.Connection) -> list[int]:
-    """Return the rows of the blobs that the plan reads, ascending."""
-    return [row[0] for row in copy.execute(f"SELECT DISTINCT c.blob {_BLOBS.removeprefix('SELECT c.blob')} ORDER BY 1")]
-
-
-def get_blob(copy: sqlite3.Connection, blob: int) -> WantedBlob:
-    """Return a blob by its row id."""
-    digest, size, header_length = copy.execute(
-        "SELECT hash, size, header_length FROM blobs WHERE id = ?", (blob,)
-    ).fetchone()
-    return WantedBlob(BlobId(digest), size, header_length)
-
-
-class Uses(NamedTuple):
-    """The chunks that a plan needs of one blob, and where each goes."""
-
-    chunks: list[WantedChunk]
-    places: dict[int, list[tuple[int, int]]]
-    """For each chunk's row: (file entry, offset in the file)."""
-
-
-def uses_of_blob(copy: sqlite3.Connection, blob: int) -> Uses:
-    """Return what the plan needs of a blob, chunks in the order they are stored."""
-    rows = copy.execute(
-        "SELECT c.id, c.hash, c.size, c.frame_offset, c.frame_length, c.offset, f.entry, ec.offset FROM chunks AS c"
-        " JOIN entry_chunks AS ec ON ec.chunk = c.id JOIN files AS f ON f.content = ec.entry AND f.entry = f.prime"
-        " WHERE c.blob = ? ORDER BY c.frame_offset, c.offset, c.id, ec.entry, ec.offset",
-        (blob,),
-    )
-    uses = Uses([], {})
-    for number, digest, size, frame_offset, frame_length, offset, entry, at in rows:
-        if number not in uses.places:
-            uses.places[number] = []
-            uses.chunks.append(WantedChunk(number, ChunkId(digest), size, frame_offset, frame_length, offset))
-        uses.places[number].append((entry, at))
-    return uses
-
-
-def _spec(option: str, patterns: Sequence[str]) -> pathspec.GitIgnoreSpec | None:
+def _spec(option: str, patterns: Sequence[str]) -> Patterns | None:
     try:
-        return pathspec.GitIgnoreSpec.from_lines(patterns) if patterns else None
+        return Patterns(patterns) if patterns else None
     except ValueError as exc:
-        raise ConfigError(f"{option}: {exc}", hint="patterns follow the rules of .gitignore") from exc
+        raise ConfigError(f"{option}: {exc}", hint=HINT) from exc
 
 
-def _want_fitting(
-    copy: sqlite3.Connection, root: int, include: pathspec.GitIgnoreSpec | None, exclude: pathspec.GitIgnoreSpec | None
-) -> None:
+def _want_fitting(copy: sqlite3.Connection, root: int, include: Patterns | None, exclude: Patterns | None) -> None:
     fitting: list[int] = []
     for path, entry in iter_tree(copy, root, b"/" if root == ROOT else b""):
         text = os.fsdecode(path.lstrip(b"/")) + ("/" if entry.type == "d" else "")
-        if (include is None or include.match_file(text)) and not (exclude is not None and exclude.match_file(text)):
+        if (include is None or include.fit(text)) and not (exclude is not None and exclude.fit(text)):
             fitting.append(entry.id)
     if include is not None and not fitting:
         raise SelectionError(

@@ -1,16 +1,21 @@
-"""What came of a restore, told from its plan."""
+"""What came of a restore, told from its plan: as numbers, and as the lines that a person reads."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.restore import plan
-from vaultik.restore.attributes import SPECIAL, AttributeWriter
+from vaultik.restore.attributes import SPECIAL
+from vaultik.restore.ledger import Kind
 from vaultik.restore.tree import path_of
+from vaultik.shown import human_bytes, plural, printable
 from vaultik.snapshot.read import get_meta
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Iterator
+    from pathlib import Path
 
 
 class RestoreReport(NamedTuple):
@@ -19,31 +24,31 @@ class RestoreReport(NamedTuple):
     snapshot: str
     totals: plan.Totals
     damaged: list[tuple[bytes, str]]
-    """Path and reason of every file that could not be brought back: something stored is missing or damaged."""
+    """Path and reason of every file that could not be brought back: something stored is missing, damaged or refused."""
     failed: list[tuple[bytes, str]]
     """Path and reason of every entry that the target would not take."""
     refused: dict[str, int]
     """What this user may not set, and how often."""
+    may_go_on: bool
+    """Whether another try may bring back more: what the target would not take, what the store refused."""
 
 
-def add_refused(copy: sqlite3.Connection, attributes: AttributeWriter | None) -> None:
-    """Add to the counts of what this user may not set."""
-    for what, count in attributes.refused.items() if attributes else ():
-        copy.execute(
-            "INSERT INTO refused VALUES (?, ?) ON CONFLICT (what) DO UPDATE SET count = count + excluded.count",
-            (what, count),
-        )
+class Line(NamedTuple):
+    """Something to tell, safe to print."""
+
+    text: str
+    hint: str | None = None
 
 
 def make_report(copy: sqlite3.Connection) -> RestoreReport:
     """Return what came of a restore, from its plan: `totals` without what could not be brought back."""
     # With a file that is given up go all its names.
     query = (
-        "SELECT coalesce(f.entry, x.entry), x.damaged, x.reason FROM failures AS x"
+        "SELECT coalesce(f.entry, x.entry), x.kind, x.reason FROM failures AS x"
         " LEFT JOIN files AS f ON f.prime = x.entry ORDER BY 1"
     )
-    lost = [(path_of(copy, entry), bool(damaged), reason) for entry, damaged, reason in copy.execute(query).fetchall()]
-    refused = dict(copy.execute("SELECT what, count FROM refused"))
+    lost = [(path_of(copy, entry), Kind(kind), reason) for entry, kind, reason in copy.execute(query).fetchall()]
+    refused = dict(copy.execute("SELECT what, sum(count) FROM refused GROUP BY what"))
     files, size = copy.execute(
         "SELECT count(*), total(CASE WHEN f.entry = f.prime THEN e.size END) FROM failures AS x"
         " JOIN files AS f ON f.prime = x.entry OR (f.entry = x.entry AND f.entry <> f.prime) JOIN entries AS e ON e.id = f.entry"
@@ -54,6 +59,36 @@ def make_report(copy: sqlite3.Connection) -> RestoreReport:
         files=planned.files - files,
         bytes=planned.bytes - int(size),
     )
-    damaged = [(path, reason) for path, is_damaged, reason in lost if is_damaged]
-    failed = [(path, reason) for path, is_damaged, reason in lost if not is_damaged]
-    return RestoreReport(get_meta(copy)["snapshot"], totals, damaged, failed, refused)
+    damaged = [(path, reason) for path, kind, reason in lost if kind != Kind.TARGET]
+    failed = [(path, reason) for path, kind, reason in lost if kind == Kind.TARGET]
+    may_go_on = any(kind != Kind.DAMAGED for _, kind, _ in lost)
+    return RestoreReport(get_meta(copy)["snapshot"], totals, damaged, failed, refused, may_go_on)
+
+
+def problem_lines(report: RestoreReport) -> Iterator[Line]:
+    """Yield what a person should know besides that it is done."""
+    for path, reason in [*report.damaged, *report.failed]:
+        yield Line(f"{printable(path)}: {printable(reason)}")
+    if report.damaged:
+        again = "the same command tries those again that the store refused" if report.may_go_on else None
+        hint = "everything else was; older snapshots may hold other copies of them"
+        yield Line(
+            f"{plural(len(report.damaged), 'file')} could not be brought back", f"{hint}; {again}" if again else hint
+        )
+    if report.failed:
+        n = plural(len(report.failed), "entry", "entries")
+        yield Line(f"{n} could not be written", "once that is mended, the same command writes what is missing")
+    for what, count in report.refused.items():
+        yield Line(f"{printable(what)}: could not be set {plural(count, 'time')}, no right or not supported here")
+    if report.totals.unreadable:
+        n = plural(report.totals.unreadable, "entry", "entries")
+        yield Line(f"{n} could not be read when the backup was made; no content of theirs comes back")
+
+
+def summary(report: RestoreReport, target: Path) -> str:
+    """Return what was done, in a line."""
+    t = report.totals
+    return (
+        f"restored {plural(t.entries, 'entry', 'entries')}, {plural(t.files, 'file')}, {human_bytes(t.bytes)}"
+        f" of snapshot {report.snapshot} to {printable(os.fspath(target))}"
+    )

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from vaultik import linux
 from vaultik.errors import RestoreError
-from vaultik.restore import plan
+from vaultik.restore import ledger, plan
 from vaultik.restore.attributes import AttributeWriter
-from vaultik.restore.blob import write_blob
+from vaultik.restore.blob import can_read, write_blob
 from vaultik.restore.finish import Finisher
-from vaultik.restore.report import RestoreReport, add_refused, make_report
+from vaultik.restore.report import RestoreReport, make_report
 from vaultik.restore.state import STATE, Begun, State
-from vaultik.restore.target import Target, target_errors
+from vaultik.restore.target import Target, make_directories, names_in, target_errors
 from vaultik.restore.tree import ROOT
-from vaultik.snapshot.find import FoundSnapshot, select
+from vaultik.snapshot.find import select
 from vaultik.snapshot.read import fetch_snapshot
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vaultik.core.identity import Identity
-    from vaultik.restore.plan import Failure
     from vaultik.store.base import Store
 
 _FETCHED = "snapshot"
@@ -77,7 +76,7 @@ class RestoreSession:
         self._exclude = exclude
         self._force = force
         self.emit = emit
-        self._made_target = False
+        self._made: list[Path] = []
         self._state = State(self.target)
         self._begun: Begun | None = None
         self._pid = 0
@@ -98,20 +97,18 @@ class RestoreSession:
                 opened.close()
         self._open = {}
 
-    def select(self) -> FoundSnapshot:
-        """Find the snapshot that is meant."""
-        return select(self.store(), self._spec, self._identities, self._host)
+    # -- beginning and end ------------------------------------------------------------------------
 
-    # -- steps ------------------------------------------------------------------------------------
+    def check(self) -> None:
+        """Look whether `begin` would take the target; nothing is made.
 
-    def is_done(self, step: str) -> bool:
-        """Tell whether a step is complete."""
-        if not self._state.plan.exists():
-            return False
-        try:
-            return self.copy().execute("SELECT 1 FROM steps WHERE name = ?", (step,)).fetchone() is not None
-        except sqlite3.OperationalError:
-            return False  # no such table: the plan isn't made yet
+        Raises:
+            RestoreError: it wouldn't.
+        """
+        with target_errors(self.target):
+            names = names_in(self.target)
+            begun = self._state.peek()
+        self._check_names(names, begun)
 
     def begin(self) -> None:
         """Make the target ready: empty, forced, or this restore's own unfinished one.
@@ -120,87 +117,33 @@ class RestoreSession:
             RestoreError: it is none of these, or a restore into it is going on.
         """
         with target_errors(self.target):
-            self._made_target = not os.path.lexists(self.target)
-            if not self._made_target and not self.target.is_dir():
-                raise RestoreError(f"target {self.target}: not a directory", hint="name an empty or new directory")
-            self.target.mkdir(parents=True, exist_ok=True)
-            names = {path.name for path in self.target.iterdir()}
-            if names - {STATE} and STATE not in names and not self._force:
-                raise RestoreError(
-                    f"target {self.target}: not empty", hint="name an empty or new directory, or pass --force"
-                )
+            names = names_in(self.target)
+            if STATE not in names:
+                self._check_names(names, None)
+            self._made = make_directories(self.target)
             self._begun = self._state.open()
+        try:
+            self._check_names(names, self._begun)
+        except RestoreError:
+            if self._begun is None:
+                self.abandon()
+            self._state.close()
+            raise
         if self._begun is not None:
-            self._check_same(self._begun)
             self._go_on()
-        elif names - {STATE} and not self._force:
-            self.abandon()
-            raise RestoreError(
-                f"target {self.target}: not empty", hint="name an empty or new directory, or pass --force"
-            )
 
     def abandon(self) -> None:
         """Take back what `begin` made, if nothing of the snapshot has come yet."""
         if self._state.is_held and self.is_done(_FETCHED):
             return
         self.clean()
-        if self._made_target:
+        for path in self._made:
             with contextlib.suppress(OSError):
-                self.target.rmdir()
-
-    def fetch_snapshot(self) -> None:
-        """FetchSnapshotDB: download, verify, copy, plan, make the directories."""
-        self.close()
-        with target_errors(self.target):
-            pinned = self._begun.snapshot if self._begun is not None else self._spec
-            found = select(self.store(), pinned, self._identities, self._host)
-            self._begun = self._state.begin(self._choice(), found.name.snapshot)
-            fetch_snapshot(self.store(), found, self._identities, self._state.path, self.copy())
-            plan.make_plan(self.copy(), ROOT, include=self._include, exclude=self._exclude)
-            attributes = AttributeWriter(self.copy())
-            if left_out := plan.leave_out(self.copy(), STATE.encode()):
-                attributes.refused[f"/{STATE}"] += left_out
-            with closing(self._open_target()) as target:
-                Finisher(self.copy(), target, attributes).make_directories()
-        self._done(_FETCHED, attributes=attributes)
-
-    def blobs(self) -> list[int]:
-        """Return the rows of the blobs to read."""
-        return plan.needed_blobs(self.copy())
-
-    def restore_blob(self, blob: int) -> None:
-        """RestoreBlob: read a blob once and write what is wanted of it."""
-        with target_errors(self.target), closing(self._open_target()) as target:
-            attributes = AttributeWriter(self.copy())
-            failures = write_blob(self.store(), self._identities, self.copy(), target, attributes, blob, self.emit)
-            self._done(f"blob {blob}", failures, attributes)
-
-    def finish(self) -> None:
-        """FinishTree: links, special files, flags, directories."""
-        with target_errors(self.target), closing(self._open_target()) as target:
-            for name, step in Finisher(self.copy(), target, attributes := AttributeWriter(self.copy())).steps().items():
-                if not self.is_done(name):
-                    step()
-                    self._done(name, attributes=attributes)
-                    attributes.refused.clear()
-            linux.syncfs(target.root_fd)
-            self._done(_FINISHED)
-
-    def is_finished(self) -> bool:
-        """Tell whether the tree is finished."""
-        return self.is_done(_FINISHED)
-
-    def planned(self) -> plan.Totals:
-        """Return what the plan comes to."""
-        return plan.totals(self.copy())
-
-    def report(self) -> RestoreReport:
-        """Return what came of it."""
-        return make_report(self.copy())
+                path.rmdir()
 
     def end(self, report: RestoreReport) -> None:
-        """Remove the state; if the target would not take something, keep it for another try."""
-        if not report.failed:
+        """Remove the state, unless another try may bring back more."""
+        if not report.may_go_on:
             self.clean()
 
     def clean(self) -> None:
@@ -212,6 +155,85 @@ class RestoreSession:
         """End without removing the state: the same command goes on."""
         self.close()
         self._state.close()
+
+    # -- steps ------------------------------------------------------------------------------------
+
+    def is_done(self, step: str) -> bool:
+        """Tell whether a step is complete."""
+        if not self._state.plan.exists():
+            return False
+        with target_errors(self.target):
+            return ledger.is_done(self.copy(), step)
+
+    def fetch_snapshot(self) -> None:
+        """FetchSnapshotDB: download, verify, copy, plan, make the directories."""
+        self.close()
+        with target_errors(self.target):
+            pinned = self._begun.snapshot if self._begun is not None else self._spec
+            found = select(self.store(), pinned, self._identities, self._host)
+            self._begun = self._state.begin(self._choice(), found.name.snapshot, found.name.key)
+            fetch_snapshot(self.store(), found, self._identities, self._state.path, self.copy())
+            plan.make_plan(self.copy(), ROOT, include=self._include, exclude=self._exclude)
+            attributes = AttributeWriter(self.copy())
+            if left_out := plan.leave_out(self.copy(), STATE.encode()):
+                attributes.refuse(0, f"/{STATE}", left_out)
+            with closing(self._open_target()) as target:
+                Finisher(self.copy(), target, attributes).make_directories()
+            self._done(_FETCHED, attributes)
+
+    def next_wave(self) -> int | None:
+        """Return the number of the next blobs to read, None if all have been."""
+        with target_errors(self.target):
+            return ledger.next_wave(self.copy())
+
+    def wave_blobs(self, wave: int) -> list[int]:
+        """Return the rows of some blobs, not too many to be on their way at once."""
+        with target_errors(self.target):
+            return ledger.wave_blobs(self.copy(), wave)
+
+    def is_read(self, blob: int) -> bool:
+        """Tell whether a blob has been read."""
+        with target_errors(self.target):
+            return ledger.is_read(self.copy(), blob)
+
+    def restore_blob(self, blob: int) -> None:
+        """RestoreBlob: read a blob once and write what is wanted of it."""
+        with target_errors(self.target), closing(self._open_target()) as target:
+            write_blob(
+                self.store(),
+                self._identities,
+                self.copy(),
+                target,
+                AttributeWriter(self.copy()),
+                blob,
+                emit=self.emit,
+                others_work=self._others_work,
+            )
+
+    def finish(self) -> None:
+        """FinishTree: links, special files, flags, directories."""
+        with target_errors(self.target), closing(self._open_target()) as target:
+            attributes = AttributeWriter(self.copy())
+            for name, step in Finisher(self.copy(), target, attributes).steps().items():
+                if not self.is_done(name):
+                    step()
+                    self._done(name, attributes)
+            linux.syncfs(target.root_fd)
+            self._done(_FINISHED, attributes)
+
+    def is_finished(self) -> bool:
+        """Tell whether the tree is finished."""
+        return self.is_done(_FINISHED)
+
+    def planned(self) -> plan.Totals:
+        """Return what the plan comes to."""
+        with target_errors(self.target):
+            return plan.totals(self.copy())
+
+    def report(self) -> RestoreReport:
+        """Return what came of it."""
+        with target_errors(self.target):
+            return make_report(self.copy())
 
     # -- parts ------------------------------------------------------------------------------------
 
@@ -228,45 +250,43 @@ class RestoreSession:
             "exclude": list(self._exclude),
         }
 
-    def _check_same(self, begun: Begun) -> None:
-        """Check that the unfinished restore in the target is this one; `latest` stays what it was when that began.
+    def _others_work(self) -> bool:
+        """Tell whether the store still gives what it gave before: the snapshot's own object."""
+        begun = self._begun or self._state.read()
+        return can_read(self.store(), begun.key)
 
-        Raises:
-            RestoreError: it is another.
-        """
-        mine, other = self._choice(), begun.choice
-        if mine == other or (
-            {**mine, "snapshot": "", "host": ""} == {**other, "snapshot": "", "host": ""}
-            and begun.snapshot.startswith(self._spec)
-        ):
-            return
-        self._state.close()
-        chosen = "".join(f" --{kind} {p}" for kind in ("include", "exclude") for p in other.get(kind, ()))
-        raise RestoreError(
-            f"target {self.target}: holds an unfinished restore of {begun.snapshot} ({other.get('snapshot')}) from"
-            f" {other.get('store')}{chosen}",
-            hint="finish it by the command that began it, or empty the directory",
-        )
+    def _check_names(self, names: set[str], begun: Begun | None) -> None:
+        if begun is not None:
+            begun.check_same(self._choice(), self.target)
+        elif names - {STATE} and not self._force:
+            raise RestoreError(
+                f"target {self.target}: not empty", hint="name an empty or new directory, or pass --force"
+            )
 
     def _go_on(self) -> None:
         """Look whether the plan is still sound, and give what failed another try."""
         try:
-            if self.is_done(_FETCHED) and plan.forget_failures(self.copy()):
+            if self.is_done(_FETCHED):
                 with target_errors(self.target), closing(self._open_target()) as target:
-                    Finisher(self.copy(), target, AttributeWriter(self.copy())).reopen_directories()
+                    self._try_again(target)
         except sqlite3.DatabaseError:
             self.close()
-            self._state.plan.unlink(missing_ok=True)
+            self._state.forget_plan()
 
-    def _done(
-        self, step: str, failures: dict[int, Failure] | None = None, attributes: AttributeWriter | None = None
-    ) -> None:
+    def _try_again(self, target: Target) -> None:
         copy = self.copy()
-        copy.execute("BEGIN IMMEDIATE")
-        plan.add_failures(copy, failures or {})
-        add_refused(copy, attributes)
-        copy.execute("INSERT OR IGNORE INTO steps VALUES (?)", (step,))
-        copy.execute("COMMIT")
+        if ledger.try_again(copy):
+            Finisher(copy, target, AttributeWriter(copy)).reopen_directories()
+        lost = [entry for entry in ledger.written_files(copy) if not target.has_temporary(entry)]
+        with ledger.transaction(copy):
+            for entry in lost:
+                ledger.forget_written(copy, entry)
+            ledger.read_again(copy)
+
+    def _done(self, step: str, attributes: AttributeWriter) -> None:
+        with ledger.transaction(self.copy()):
+            attributes.flush()
+            self.copy().execute("INSERT OR IGNORE INTO steps VALUES (?)", (step,))
 
     def _own(self, what: str, make: Callable[[], T]) -> T:
         if self._pid != os.getpid():

@@ -8,30 +8,43 @@ import shutil
 import tempfile
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Protocol
 
+from vaultik import interrupts
 from vaultik.errors import IntegrityError, RestoreError, SelectionError
 from vaultik.linux import AT_FDCWD, rename_noreplace
 from vaultik.model import ChunkId, EntryType, Mark
-from vaultik.restore import plan
-from vaultik.restore.attributes import AttributeWriter
-from vaultik.restore.blob import write_blob
-from vaultik.restore.fetch import WantedChunk, fetch_chunks
+from vaultik.restore import ledger, plan
+from vaultik.restore.attributes import SPECIAL, AttributeWriter
+from vaultik.restore.blob import can_read, write_blob
+from vaultik.restore.fetch import BlobFetcher, WantedChunk
 from vaultik.restore.finish import FINISH, LAST, Finisher
-from vaultik.restore.plan import connect
 from vaultik.restore.progress import NoProgress, Progress
-from vaultik.restore.report import RestoreReport, add_refused, make_report
+from vaultik.restore.report import RestoreReport, make_report
+from vaultik.restore.scratch import copied_snapshot
 from vaultik.restore.target import Target, target_errors
 from vaultik.restore.tree import Entry, resolve
-from vaultik.snapshot.find import select
-from vaultik.snapshot.read import fetch_snapshot
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from vaultik.core.identity import Identity
     from vaultik.store.base import Store
+
+_LONGEST_RUN = 4096
+
+
+class Output(Protocol):
+    """Takes bytes in order."""
+
+    def write(self, data: bytes | memoryview, /) -> int:
+        """Write all of `data`."""
+        ...
+
+    def flush(self) -> None:
+        """Send off what is buffered."""
+        ...
 
 
 def fetch(
@@ -55,11 +68,11 @@ def fetch(
 
     Raises:
         SelectionError: no such snapshot or path.
-        RestoreError: something stands in the way and `force` is not given, or the disk failed.
+        RestoreError: something stands in the way and `force` is not given, the disk failed, or it is a device
+            that this user may not make.
         IntegrityError: the snapshot DB is missing or damaged.
     """
-    with tempfile.TemporaryDirectory(prefix="vaultik-") as state, closing(connect(Path(state) / "plan.sqlite")) as copy:
-        fetch_snapshot(store, select(store, spec, identities, host), identities, Path(state), copy)
+    with copied_snapshot(store, identities, spec, host) as (found, copy):
         entry = resolve(copy, paths)
         if Mark(entry.marks) & Mark.UNREADABLE and entry.type == "f":
             raise SelectionError(
@@ -69,10 +82,14 @@ def fetch(
         place = place.absolute()
         _check_place(place, entry, force=force)
         plan.make_plan(copy, entry.id)
-        writing = _Writing(store, identities, copy, entry, progress or NoProgress())
+        writing = _Writing(store, identities, copy, entry, found.name.key, progress or NoProgress())
         with target_errors(place):
             writing.run(place, force=force)
-        return place, make_report(copy)
+        report = make_report(copy)
+    if entry.type not in "fd" and SPECIAL in report.refused and not report.failed:
+        kind = EntryType(entry.type).name.lower().replace("_", " ")
+        raise RestoreError(f"target {place}: this user may not make a {kind}", hint="root may")
+    return place, report._replace(may_go_on=False)
 
 
 def fetch_to_stream(
@@ -80,7 +97,7 @@ def fetch_to_stream(
     identities: Sequence[Identity],
     spec: str,
     paths: Sequence[bytes],
-    stream: BinaryIO,
+    stream: Output,
     *,
     host: str | None = None,
 ) -> None:
@@ -90,8 +107,7 @@ def fetch_to_stream(
         SelectionError: no such snapshot or path, or no file.
         IntegrityError: a chunk is missing or damaged; what was written before is right.
     """
-    with tempfile.TemporaryDirectory(prefix="vaultik-") as state, closing(connect(Path(state) / "plan.sqlite")) as copy:
-        fetch_snapshot(store, select(store, spec, identities, host), identities, Path(state), copy)
+    with copied_snapshot(store, identities, spec, host) as (found, copy):
         entry = resolve(copy, paths)
         if entry.type != "f" or Mark(entry.marks) & Mark.UNREADABLE:
             raise SelectionError(
@@ -99,11 +115,14 @@ def fetch_to_stream(
             )
         at = 0
         for blob, chunks in _runs(copy, entry.hardlink or entry.id):
-            places = [offset for _, offset in chunks]
-            fetched = fetch_chunks(store, identities, plan.get_blob(copy, blob), (chunk for chunk, _ in chunks))
-            for offset, piece in zip(places, fetched, strict=True):
+            fetcher = BlobFetcher(
+                store, identities, ledger.get_blob(copy, blob), lambda: can_read(store, found.name.key)
+            )
+            wanted = sum({chunk.frame_offset: chunk.frame_length for chunk, _ in chunks}.values())
+            fetched = fetcher.fetch((chunk for chunk, _ in chunks), wanted)
+            for (_, offset), piece in zip(chunks, fetched, strict=True):
                 if piece.damage is not None:
-                    raise IntegrityError(f"{os.fsdecode(paths[0])}: {piece.damage}")
+                    raise IntegrityError(f"{os.fsdecode(paths[0])}: {piece.damage.reason}")
                 _write_zeros(stream, offset - at)
                 stream.write(piece.data)
                 at = offset + len(piece.data)
@@ -143,12 +162,14 @@ class _Writing:
         identities: Sequence[Identity],
         copy: sqlite3.Connection,
         entry: Entry,
+        key: str,
         progress: Progress,
     ) -> None:
         self._store = store
         self._identities = identities
         self._copy = copy
         self._entry = entry
+        self._key = key
         self._progress = progress
         self._attributes = AttributeWriter(copy)
         self._token = secrets.token_hex(8)
@@ -159,30 +180,39 @@ class _Writing:
             self.into(place)
         else:
             self.aside(place, force=force)
-        add_refused(self._copy, self._attributes)
+        self._attributes.flush()
 
     def into(self, place: Path) -> None:
         """Write a directory's entries into one that is there."""
         with closing(self._target(place)) as target:
-            self._finish(self._content(target), FINISH)
+            finisher = self._content(target)
+            self._finish(finisher, FINISH)
+            finisher.remove_temporaries(all_kinds=True)
 
     def aside(self, place: Path, *, force: bool) -> None:
         """Write aside, then rename: whatever ends this early leaves nothing behind."""
-        aside = Path(tempfile.mkdtemp(prefix=".vaultik-", dir=place.parent))
+        aside = Path()
         try:
-            inner = aside / place.name
-            with closing(self._target(aside if self._entry.type == "d" else inner)) as target:
-                finisher = self._content(target)
-                self._finish(finisher, [step for step in FINISH if step not in LAST])
-                if self._entry.type == "d":
-                    aside.rename(place)
-                    self._finish(finisher, LAST)
-                elif os.path.lexists(inner):
-                    _rename(inner, place, force=force)
-                    with closing(self._target(place)) as final:
-                        self._finish(Finisher(self._copy, final, self._attributes), LAST)
+            with interrupts.deferred():
+                aside = Path(tempfile.mkdtemp(prefix=".vaultik-", dir=place.parent))
+            self._aside(aside, place, force=force)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            with interrupts.deferred():
+                if aside.name:
+                    shutil.rmtree(aside, ignore_errors=True)
+
+    def _aside(self, aside: Path, place: Path, *, force: bool) -> None:
+        inner = aside / place.name
+        with closing(self._target(aside if self._entry.type == "d" else inner)) as target:
+            finisher = self._content(target)
+            self._finish(finisher, [step for step in FINISH if step not in LAST])
+            if self._entry.type == "d":
+                aside.rename(place)
+                self._finish(finisher, LAST)
+            elif os.path.lexists(inner):
+                _rename(inner, place, force=force)
+                with closing(self._target(place)) as final:
+                    self._finish(Finisher(self._copy, final, self._attributes), LAST)
 
     def _target(self, place: Path) -> Target:
         if self._entry.type == "d":
@@ -196,10 +226,16 @@ class _Writing:
         self._progress.total(files=totals.files, bytes=totals.bytes, blobs=totals.blobs)
         finisher = Finisher(copy, target, self._attributes)
         finisher.make_directories()
-        for blob in plan.needed_blobs(copy):
-            plan.add_failures(
+        for blob in ledger.needed_blobs(copy):
+            write_blob(
+                self._store,
+                self._identities,
                 copy,
-                write_blob(self._store, self._identities, copy, target, self._attributes, blob, self._progress.advance),
+                target,
+                self._attributes,
+                blob,
+                emit=self._progress.advance,
+                others_work=lambda: can_read(self._store, self._key),
             )
         return finisher
 
@@ -216,24 +252,30 @@ def _rename(aside: Path, place: Path, *, force: bool) -> None:
         rename_noreplace(AT_FDCWD, os.fsencode(aside), AT_FDCWD, os.fsencode(place))
 
 
-def _runs(copy: sqlite3.Connection, content: int) -> list[tuple[int, list[tuple[WantedChunk, int]]]]:
-    """Return a file's chunks in file order, grouped into runs that one blob holds in its own order."""
-    runs: list[tuple[int, list[tuple[WantedChunk, int]]]] = []
+def _runs(copy: sqlite3.Connection, content: int) -> Iterator[tuple[int, list[tuple[WantedChunk, int]]]]:
+    """Yield a file's chunks in file order, grouped into runs that one blob holds in its own order."""
     rows = copy.execute(
         "SELECT c.blob, c.id, c.hash, c.size, c.frame_offset, c.frame_length, c.offset, ec.offset FROM entry_chunks AS ec"
         " JOIN chunks AS c ON c.id = ec.chunk WHERE ec.entry = ? ORDER BY ec.offset",
         (content,),
     )
+    of = 0
+    run: list[tuple[WantedChunk, int]] = []
     for blob, number, digest, size, frame_offset, frame_length, offset, at in rows:
         chunk = WantedChunk(number, ChunkId(digest), size, frame_offset, frame_length, offset)
-        last = runs[-1][1][-1][0] if runs else None
-        if last is None or runs[-1][0] != blob or (last.frame_offset, last.offset) >= (frame_offset, offset):
-            runs.append((blob, []))
-        runs[-1][1].append((chunk, at))
-    return runs
+        last = run[-1][0] if run else None
+        if last is not None and (
+            of != blob or (last.frame_offset, last.offset) >= (frame_offset, offset) or len(run) >= _LONGEST_RUN
+        ):
+            yield of, run
+            run = []
+        of = blob
+        run.append((chunk, at))
+    if run:
+        yield of, run
 
 
-def _write_zeros(stream: BinaryIO, count: int) -> None:
+def _write_zeros(stream: Output, count: int) -> None:
     while count > 0:
         stream.write(bytes(min(count, 1 << 20)))
         count -= 1 << 20

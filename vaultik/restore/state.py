@@ -3,18 +3,19 @@
     begun.json     what was asked for, the snapshot that it meant, the boot it began in
     plan.sqlite    the copied snapshot, the plan, and which steps are done
 
-Nothing found there is believed unless the directory is this user's and closed to others. What was
-written before a power cut may not be on the disk, whatever the plan says: in another boot the plan
-is made anew, and every file with it.
+Nothing found there is believed unless the directory is this user's and closed to others; after that
+look it is reached by its descriptor alone, so that another directory in its place is not written to. What
+was written before a power cut may not be on the disk, whatever the plan says: in another boot the plan is
+made anew, and every file with it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import secrets
-import shutil
 import stat
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,9 +33,30 @@ class Begun(NamedTuple):
     """What was asked for."""
     snapshot: str
     """What that meant then."""
+    key: str
+    """The object that holds it."""
     token: str
     """A part of this restore's temporary names, that nobody could know before."""
     boot: str
+
+    def check_same(self, mine: dict[str, Any], target: Path) -> None:
+        """Check that what is asked for now is what was begun; `latest` stays what it was then.
+
+        Raises:
+            RestoreError: it is another.
+        """
+        other = self.choice
+        if mine == other or (
+            {**mine, "snapshot": "", "host": ""} == {**other, "snapshot": "", "host": ""}
+            and self.snapshot.startswith(mine["snapshot"])
+        ):
+            return
+        chosen = "".join(f" --{kind} {p}" for kind in ("include", "exclude") for p in other.get(kind, ()))
+        raise RestoreError(
+            f"target {target}: holds an unfinished restore of {self.snapshot} ({other.get('snapshot')}) from"
+            f" {other.get('store')}{chosen}",
+            hint="finish it by the command that began it, or empty the directory",
+        )
 
 
 class State:
@@ -42,15 +64,27 @@ class State:
 
     def __init__(self, target: Path) -> None:
         self._target = target
-        self.path = target / STATE
-        self.plan = self.path / "plan.sqlite"
-        self._file = self.path / "begun.json"
         self._fd: int | None = None
 
     @property
     def is_held(self) -> bool:
         """Whether this restore has the lock: what lies there is its own."""
         return self._fd is not None
+
+    @property
+    def path(self) -> Path:
+        """The directory, by its descriptor: good in this process and those forked from it."""
+        assert self._fd is not None
+        return Path(f"/proc/self/fd/{self._fd}")
+
+    @property
+    def plan(self) -> Path:
+        """The plan's database."""
+        return self.path / "plan.sqlite"
+
+    @property
+    def _file(self) -> Path:
+        return self.path / "begun.json"
 
     def open(self) -> Begun | None:
         """Make or find the directory and lock it. Returns what was begun in it.
@@ -60,16 +94,30 @@ class State:
             OSError: it can't be made.
         """
         if self._fd is None:
-            self.path.mkdir(mode=0o700, exist_ok=True)
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            place = self._target / STATE
+            place.mkdir(mode=0o700, exist_ok=True)
+            self._fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             self._check(os.fstat(self._fd))
         return self._read()
 
-    def begin(self, choice: dict[str, Any], snapshot: str) -> Begun:
+    def peek(self) -> Begun | None:
+        """Return what was begun in the target, if anything was; nothing is made.
+
+        Raises:
+            RestoreError: as `open`.
+        """
+        if not os.path.lexists(self._target / STATE):
+            return None
+        try:
+            return self.open()
+        finally:
+            self.close()
+
+    def begin(self, choice: dict[str, Any], snapshot: str, key: str) -> Begun:
         """Remember durably what is restored now; a plan that is there is of something else."""
-        self.plan.unlink(missing_ok=True)
+        self.forget_plan()
         before = self._read()
-        begun = Begun(choice, snapshot, before.token if before else secrets.token_hex(8), _boot())
+        begun = Begun(choice, snapshot, key, before.token if before else secrets.token_hex(8), _boot())
         aside = self._file.with_suffix(".new")
         with aside.open("w") as file:
             json.dump(begun._asdict(), file)
@@ -84,11 +132,21 @@ class State:
         assert begun is not None
         return begun
 
+    def forget_plan(self) -> None:
+        """Remove the plan, journals included."""
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{self.plan}{suffix}").unlink(missing_ok=True)
+
     def remove(self) -> None:
         """Remove everything and let go of the lock."""
-        if self._fd is not None:
-            shutil.rmtree(self.path, ignore_errors=True)
-            self.close()
+        if self._fd is None:
+            return
+        with contextlib.suppress(OSError):
+            # What was begun goes last: killed before that, the same command still knows what this is.
+            for name in sorted(os.listdir(self._fd), key=lambda name: name == self._file.name):  # noqa: PTH208 - by descriptor
+                os.unlink(name, dir_fd=self._fd)
+            (self._target / STATE).rmdir()
+        self.close()
 
     def close(self) -> None:
         """Let go of the lock."""
@@ -113,9 +171,11 @@ class State:
         try:
             begun = Begun(**json.loads(self._file.read_text()))
         except (OSError, ValueError, TypeError):
+            # A plan of nobody knows what.
+            self.forget_plan()
             return None
         if begun.boot != _boot():
-            self.plan.unlink(missing_ok=True)
+            self.forget_plan()
         return begun
 
 

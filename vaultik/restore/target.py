@@ -8,14 +8,18 @@ import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from vaultik import linux
 from vaultik.directories import OPEN_DIRECTORY, DirectoryCache
 from vaultik.errors import RestoreError, UnsafePathError
+from vaultik.snapshot.read import disk_errors
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""How a file is opened whose attributes are looked at or set, whatever has come into its place."""
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FATAL = frozenset(
     [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENODEV]
@@ -64,28 +68,60 @@ class Target:
         directory, _ = self.place(entry)
         return directory, b".vaultik-%s-%d" % (self._token, entry)
 
-    def open_temporary(self, entry: int, *, fresh: bool) -> int:
-        """Open a file under its temporary name.
+    def make_temporary(self, entry: int) -> int:
+        """Make and open a file under its temporary name, empty; what stood there is removed.
 
-        Args:
-            entry: the file.
-            fresh: it begins empty; else what other blobs have written to it is kept.
+        Raises:
+            OSError: it can't be made.
+        """
+        directory, name = self.temporary(entry)
+        try:
+            return os.open(name, _CREATE, 0o600, dir_fd=directory)
+        except FileExistsError:
+            clear_way(directory, name)
+            return os.open(name, _CREATE, 0o600, dir_fd=directory)
+
+    def open_part(self, entry: int) -> tuple[int, bool]:
+        """Open a file under its temporary name; tells whether it had to be made.
 
         Raises:
             OSError: it can't be made, or what stands there isn't what was written before.
         """
+        fd = self.find_temporary(entry)
+        if fd is not None:
+            return fd, False
         directory, name = self.temporary(entry)
-        if fresh:
-            clear_way(directory, name)
+        return os.open(name, _CREATE, 0o600, dir_fd=directory), True
+
+    def find_temporary(self, entry: int) -> int | None:
+        """Open the file that stands under an entry's temporary name, if one does.
+
+        Raises:
+            OSError: it isn't what was written before.
+        """
+        directory, name = self.temporary(entry)
         try:
-            return os.open(name, _CREATE, 0o600, dir_fd=directory)
-        except FileExistsError:
             fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        except FileNotFoundError:
+            return None
         st = os.fstat(fd)
         if not stat.S_ISREG(st.st_mode) or st.st_nlink != 1 or st.st_uid != os.geteuid():
             os.close(fd)
             raise PermissionError(errno.EPERM, "somebody else's file is in the way")
         return fd
+
+    def has_temporary(self, entry: int) -> bool:
+        """Tell whether something stands under an entry's temporary name."""
+        try:
+            directory, name = self.temporary(entry)
+            os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
+    def remove_temporary(self, entry: int) -> None:
+        """Remove what was written of a file that is given up."""
+        clear_way(*self.temporary(entry))
 
     def close(self) -> None:
         """Close every descriptor."""
@@ -100,6 +136,40 @@ class Target:
         return parent, name
 
 
+def names_in(path: Path) -> set[str]:
+    """Return what stands in a target directory; one that can still be made is empty.
+
+    Raises:
+        RestoreError: it is no directory.
+        OSError: it can't be listed, or couldn't be made.
+    """
+    if os.path.lexists(path):
+        if not path.is_dir():
+            raise RestoreError(f"target {path}: not a directory", hint="name an empty or new directory")
+        return {entry.name for entry in path.iterdir()}
+    above = next(parent for parent in path.parents if os.path.lexists(parent))
+    if not above.is_dir():
+        raise RestoreError(f"target {path}: {above} is not a directory", hint="name an empty or new directory")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(above))
+    return set()
+
+
+def make_directories(path: Path) -> list[Path]:
+    """Make a directory and what leads to it. Returns those that were made, deepest first."""
+    missing = [at for at in (path, *path.parents) if not os.path.lexists(at)]
+    made: list[Path] = []
+    try:
+        for at in reversed(missing):
+            at.mkdir()
+            made.insert(0, at)
+    except OSError:
+        for at in made:
+            at.rmdir()
+        raise
+    return made
+
+
 def clear_way(directory: int, name: bytes) -> None:
     """Remove what stands where a file, link or special file goes; a directory is not removed.
 
@@ -107,18 +177,69 @@ def clear_way(directory: int, name: bytes) -> None:
         OSError: it is a directory, or may not be removed.
     """
     with suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=directory)
+        _past_flags(directory, name, lambda: os.unlink(name, dir_fd=directory))
 
 
-def make_directory(directory: int, name: bytes) -> None:
-    """Make a directory, private until its attributes are set; one that is there is kept."""
+def rename(directory: int, old: bytes, new: bytes) -> None:
+    """Give a file its name, in place of what stands there.
+
+    Raises:
+        OSError: it is a directory, or may not be replaced.
+    """
+    _past_flags(directory, new, lambda: os.rename(old, new, src_dir_fd=directory, dst_dir_fd=directory))
+
+
+def link(old_directory: int, old: bytes, directory: int, new: bytes) -> None:
+    """Give a file another name, even if it is immutable and this user may change that.
+
+    Raises:
+        OSError: it can't be linked to.
+    """
+    _past_flags(
+        old_directory,
+        old,
+        lambda: os.link(old, new, src_dir_fd=old_directory, dst_dir_fd=directory, follow_symlinks=False),
+    )
+
+
+def _past_flags(directory: int, name: bytes, act: Callable[[], None]) -> None:
+    """Do something to a name, even if what stands there is immutable and this user may change that."""
+    try:
+        act()
+    except PermissionError:
+        if not _loosen(directory, name):
+            raise
+        act()
+
+
+def _loosen(directory: int, name: bytes) -> bool:
+    """Take the flags off a file that forbid to replace it. Returns whether that helped."""
+    try:
+        fd = os.open(name, READ, dir_fd=directory)
+    except OSError:
+        return False
+    try:
+        present = linux.get_inode_flags(fd) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+        if present is None or not present & linux.FORBIDDING_FLAGS:
+            return False
+        linux.set_inode_flags(fd, present & ~linux.FORBIDDING_FLAGS)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def make_directory(directory: int, name: bytes) -> bool:
+    """Make a directory, private until its attributes are set; one that is there is kept. Tells whether it was made."""
     try:
         os.mkdir(name, 0o700, dir_fd=directory)
     except FileExistsError:
         if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-            return
+            return False
         os.unlink(name, dir_fd=directory)
         os.mkdir(name, 0o700, dir_fd=directory)
+    return True
 
 
 def is_fatal(exc: OSError) -> bool:
@@ -128,9 +249,10 @@ def is_fatal(exc: OSError) -> bool:
 
 @contextmanager
 def target_errors(path: Path) -> Iterator[None]:
-    """Turn the system's errors into RestoreError that names the target."""
+    """Turn the system's errors, and those of the database in the target, into RestoreError that names the target."""
     try:
-        yield
+        with disk_errors(path):
+            yield
     except OSError as exc:
         named = os.fsdecode(exc.filename) if isinstance(exc.filename, bytes | str) else ""
         where = "" if named in ("", os.fspath(path)) else f"{named}: "

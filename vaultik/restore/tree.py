@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 
 ROOT = 1
 _COLUMNS = "id, parent, name, type, mode, uid, gid, user_name, group_name, size, mtime_ns, link_target, rdev, hardlink, inode_flags, marks"
+_TREE = (
+    f"WITH RECURSIVE below (level, {_COLUMNS}) AS (SELECT 1, {_COLUMNS} FROM entries WHERE parent = ? UNION ALL"
+    f" SELECT below.level + 1, {', '.join(f'e.{column}' for column in _COLUMNS.split(', '))}"
+    " FROM below JOIN entries AS e ON e.parent = below.id ORDER BY 1 DESC, 4) SELECT * FROM below"
+)
+"""The deepest of what is known goes first: only one directory's entries are ever at the deepest level.
+
+SQLite keeps to that order while nothing is joined to it outside.
+"""
 _NEAR = 3
 
 
@@ -44,25 +53,25 @@ def get_entry(copy: sqlite3.Connection, entry: int) -> Entry:
 
 
 def iter_children(copy: sqlite3.Connection, parent: int) -> Iterator[Entry]:
-    """Yield what a directory holds, by name."""
+    """Yield what a directory holds, by name. Nothing may be written to the copy meanwhile."""
     query = f"SELECT {_COLUMNS} FROM entries WHERE parent = ? ORDER BY name"
-    return map(Entry._make, copy.execute(query, (parent,)).fetchall())
+    return map(Entry._make, copy.execute(query, (parent,)))
 
 
 def iter_tree(copy: sqlite3.Connection, entry: int, path: bytes) -> Iterator[tuple[bytes, Entry]]:
-    """Yield everything below a directory with its path, depth first, by name."""
-    todo = [iter_children(copy, entry)]
-    prefixes = [path.rstrip(b"/") + b"/"]
-    while todo:
-        child = next(todo[-1], None)
-        if child is None:
-            todo.pop()
-            prefixes.pop()
-            continue
-        yield prefixes[-1] + child.name, child
+    """Yield everything below a directory with its path, depth first, by name, in the memory of one path.
+
+    What is still to come waits in SQLite's own queue, which goes to the disk when it grows.
+    """
+    prefix = bytearray(path.rstrip(b"/") + b"/")
+    ends = [len(prefix)]
+    for level, *columns in copy.execute(_TREE, (entry,)):
+        child = Entry._make(columns)
+        del ends[level:], prefix[ends[-1] :]
+        yield bytes(prefix) + child.name, child
         if child.type == "d":
-            todo.append(iter_children(copy, child.id))
-            prefixes.append(prefixes[-1] + child.name + b"/")
+            prefix += child.name + b"/"
+            ends.append(len(prefix))
 
 
 def path_of(copy: sqlite3.Connection, entry: int) -> bytes:

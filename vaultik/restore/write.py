@@ -1,116 +1,228 @@
 """Write chunks into files. A file gets its own name only when every byte of it has been verified.
 
-A file that one blob holds whole is finished with that blob; one that several blobs share stays under
-its temporary name until all of them have been read (finish.py). So whatever is killed, what has its
-own name is right, and a blob that is read again writes the same bytes to the same places.
+A file of one chunk is written, finished and named at once. One of several chunks grows under its temporary
+name; which blobs are in it stands in the plan (`written`), so it is finished only when all of them were
+written into that very temporary. What has its own name is noted as done, and nothing opens it again. So
+whatever is killed, what has its own name is right, and a blob that is read again touches only the others.
 """
 
 from __future__ import annotations
 
 import os
-from collections import Counter, OrderedDict
+from collections import OrderedDict
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from vaultik.restore.plan import Failure
-from vaultik.restore.target import clear_way, is_fatal
+from vaultik.restore import ledger
+from vaultik.restore.ledger import Failure, Kind
+from vaultik.restore.target import is_fatal, rename
 from vaultik.restore.tree import get_entry
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Iterator
 
     from vaultik.restore.attributes import AttributeWriter
-    from vaultik.restore.plan import Uses
+    from vaultik.restore.ledger import Place
     from vaultik.restore.target import Target
+    from vaultik.restore.tree import Entry
 
 _OPEN_AT_MOST = 64
+_KEEP = 1000
+"""Marks and failures are noted so many at a time: memory doesn't depend on the number of files."""
 
 
 class FileWriter:
     """Writes the files that use one blob."""
 
-    def __init__(self, copy: sqlite3.Connection, target: Target, attributes: AttributeWriter, uses: Uses) -> None:
+    def __init__(self, copy: sqlite3.Connection, target: Target, attributes: AttributeWriter, blob: int) -> None:
+        """Begin with a blob; what another process began to write of it and didn't end is forgotten."""
         self._copy = copy
         self._target = target
         self._attributes = attributes
-        self._left = Counter(entry for places in uses.places.values() for entry, _ in places)
-        self._whole = {entry for entry, here in self._left.items() if self._chunks(entry) == here}
+        self._blob = blob
         self._fds: OrderedDict[int, int] = OrderedDict()
-        self._begun: set[int] = set()
-        self.failures: dict[int, Failure] = {}
+        self._done: list[int] = []
+        self._failures: dict[int, Failure] = {}
         self.finished = 0
+        copy.execute("DELETE FROM written WHERE blob = ? AND NOT complete", (blob,))
 
-    def write(self, entry: int, offset: int, data: bytes | memoryview) -> None:
-        """Write a verified chunk at its place in a file; the last one finishes the file if it can be.
-
-        What goes wrong with this file alone is kept in `failures`.
+    def write(self, place: Place, data: bytes | memoryview) -> None:
+        """Write a verified chunk at its place in a file. What goes wrong with this file alone is a failure.
 
         Raises:
             OSError: the whole target failed.
         """
-        if entry in self.failures:
+        if place.entry in self._failures:
             return
         try:
-            self._write(entry, offset, data)
+            if place.chunks == 1:
+                self._write_whole(place, data)
+            else:
+                _write_at(self._part(place.entry), place.offset, data)
         except OSError as exc:
-            if is_fatal(exc):
-                raise
-            self._give_up(entry, Failure(damaged=False, reason=exc.strerror or str(exc)))
+            self._fail(place.entry, exc)
 
-    def damage(self, entry: int, reason: str) -> None:
-        """Give a file up whose bytes can't be had."""
-        self._give_up(entry, Failure(damaged=True, reason=reason))
+    def give_up(self, entry: int, failure: Failure) -> None:
+        """Give a file up."""
+        self._failures.setdefault(entry, failure)
+        fd = self._fds.pop(entry, None)
+        if fd is not None:
+            os.close(fd)
+        if len(self._failures) >= _KEEP:
+            self.flush()
+
+    def end(self) -> None:
+        """Finish the files that this blob holds whole, and note that it has been read.
+
+        Raises:
+            OSError: the whole target failed.
+        """
+        self.close()
+        self.flush()
+        with ledger.transaction(self._copy):
+            # Of a file that failed, a part may be missing.
+            self._copy.execute(
+                "DELETE FROM written WHERE blob = ? AND entry IN (SELECT entry FROM failures)", (self._blob,)
+            )
+            self._copy.execute("UPDATE written SET complete = 1 WHERE blob = ?", (self._blob,))
+        for entry in self._whole_parts():
+            try:
+                finish_part(self._copy, self._target, self._attributes, entry)
+                self._note_done(entry)
+            except OSError as exc:
+                self._fail(entry, exc)
+        self.flush()
+        with ledger.transaction(self._copy):
+            self._copy.execute("UPDATE reads SET done = 1 WHERE blob = ?", (self._blob,))
+
+    def flush(self) -> None:
+        """Note in the plan what is done and what failed."""
+        with ledger.transaction(self._copy):
+            ledger.add_done(self._copy, self._done)
+            ledger.add_failures(self._copy, self._failures)
+            self._attributes.flush()
+        self._done.clear()
+        self._failures.clear()
 
     def close(self) -> None:
         """Close what is open."""
         while self._fds:
             os.close(self._fds.popitem()[1])
 
-    def _write(self, entry: int, offset: int, data: bytes | memoryview) -> None:
-        fd = self._open(entry)
-        at = 0
-        while at < len(data):
-            at += os.pwrite(fd, data[at:] if at else data, offset + at)
-        self._left[entry] -= 1
-        if not self._left[entry] and entry in self._whole:
-            self._fds.pop(entry)
-            finish_file(self._copy, self._target, self._attributes, entry, fd)
-            self.finished += 1
+    def _write_whole(self, place: Place, data: bytes | memoryview) -> None:
+        write_whole(self._target, self._attributes, get_entry(self._copy, place.entry), place.offset, data)
+        self._note_done(place.entry)
 
-    def _give_up(self, entry: int, failure: Failure) -> None:
-        self.failures.setdefault(entry, failure)
-        fd = self._fds.pop(entry, None)
-        if fd is not None:
-            os.close(fd)
-
-    def _chunks(self, entry: int) -> int:
-        return int(self._copy.execute("SELECT chunks FROM files WHERE entry = ?", (entry,)).fetchone()[0])
-
-    def _open(self, entry: int) -> int:
+    def _part(self, entry: int) -> int:
+        """Return the open temporary of a file of several chunks."""
         fd = self._fds.get(entry)
         if fd is not None:
             return fd
         if len(self._fds) >= _OPEN_AT_MOST:
             os.close(self._fds.popitem(last=False)[1])
-        fresh = entry in self._whole and entry not in self._begun
-        fd = self._fds[entry] = self._target.open_temporary(entry, fresh=fresh)
-        self._begun.add(entry)
+        fd = self._fds[entry] = self._open_part(entry)
         return fd
 
+    def _open_part(self, entry: int) -> int:
+        """Open a temporary and note that this blob is being written into it."""
+        with ledger.transaction(self._copy):
+            known = {row[0] for row in self._copy.execute("SELECT blob FROM written WHERE entry = ?", (entry,))}
+            fd, made = self._target.open_part(entry)
+            try:
+                if made:
+                    ledger.forget_written(self._copy, entry)
+                    self._attributes.on_creation(get_entry(self._copy, entry), fd)
+                elif not known:
+                    # Of a try that was killed before it noted anything.
+                    os.ftruncate(fd, 0)
+                if not (made and self._blob in known):
+                    self._copy.execute("INSERT OR IGNORE INTO written VALUES (?, ?, 0)", (entry, self._blob))
+            except BaseException:
+                os.close(fd)
+                raise
+        if made and self._blob in known:
+            os.close(fd)
+            raise OSError(None, "was taken away while it was being written")
+        return fd
 
-def finish_file(copy: sqlite3.Connection, target: Target, attributes: AttributeWriter, number: int, fd: int) -> None:
-    """Give a file whose bytes are all there its size, attributes and name. Closes the descriptor."""
+    def _whole_parts(self) -> Iterator[int]:
+        """Yield the files of several chunks that have all of them from this blob."""
+        last = 0
+        while rows := self._copy.execute(_WHOLE, (self._blob, last, _KEEP)).fetchall():
+            yield from (row[0] for row in rows)
+            last = rows[-1][0]
+
+    def _note_done(self, entry: int) -> None:
+        self._done.append(entry)
+        self.finished += 1
+        if len(self._done) >= _KEEP:
+            self.flush()
+
+    def _fail(self, entry: int, exc: OSError) -> None:
+        if is_fatal(exc):
+            raise exc
+        self.give_up(entry, Failure(Kind.TARGET, exc.strerror or str(exc)))
+
+
+_WHOLE = (
+    "SELECT w.entry FROM written AS w JOIN files AS f ON f.entry = w.entry WHERE w.blob = ? AND f.blobs = 1 AND w.entry > ?"
+    " AND w.entry NOT IN (SELECT entry FROM failures) AND w.entry NOT IN (SELECT entry FROM done) ORDER BY w.entry LIMIT ?"
+)
+
+
+def finish_part(copy: sqlite3.Connection, target: Target, attributes: AttributeWriter, number: int) -> None:
+    """Finish a file of several chunks, if all its blobs were written into the temporary that stands for it.
+
+    Raises:
+        OSError: they were not, or the target won't have it.
+    """
+    (wanted,) = copy.execute("SELECT blobs FROM files WHERE entry = ?", (number,)).fetchone()
+    (written,) = copy.execute("SELECT count(*) FROM written WHERE entry = ? AND complete", (number,)).fetchone()
+    fd = target.find_temporary(number)
+    if fd is None or written != wanted:
+        ledger.forget_written(copy, number)
+        if fd is not None:
+            os.close(fd)
+        raise OSError(None, "what was written of it is gone")
     try:
-        entry = get_entry(copy, number)
-        if os.fstat(fd).st_size != entry.size:
-            os.ftruncate(fd, entry.size)
-        attributes.on_descriptor(entry, fd)
-        directory, temporary = target.temporary(number)
-        _, name = target.place(number)
-        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        name_file(target, attributes, get_entry(copy, number), fd)
     finally:
         os.close(fd)
 
 
-def remove_temporary(target: Target, number: int) -> None:
-    """Remove what was written of a file that is given up."""
-    clear_way(*target.temporary(number))
+def write_whole(
+    target: Target, attributes: AttributeWriter, entry: Entry, offset: int = 0, data: bytes | memoryview = b""
+) -> None:
+    """Make, write and finish a file that has all its bytes in one piece, or none.
+
+    Raises:
+        OSError: the target won't have it; nothing is left under its temporary name.
+    """
+    fd = target.make_temporary(entry.id)
+    try:
+        attributes.on_creation(entry, fd)
+        _write_at(fd, offset, data)
+        name_file(target, attributes, entry, fd)
+    except OSError:
+        with suppress(OSError):
+            target.remove_temporary(entry.id)
+        raise
+    finally:
+        os.close(fd)
+
+
+def name_file(target: Target, attributes: AttributeWriter, entry: Entry, fd: int) -> None:
+    """Give a file whose bytes are all there its size, attributes and name."""
+    if os.fstat(fd).st_size != entry.size:
+        os.ftruncate(fd, entry.size)
+    attributes.on_descriptor(entry, fd)
+    directory, temporary = target.temporary(entry.id)
+    _, name = target.place(entry.id)
+    rename(directory, temporary, name)
+
+
+def _write_at(fd: int, offset: int, data: bytes | memoryview) -> None:
+    at = 0
+    while at < len(data):
+        at += os.pwrite(fd, data[at:] if at else data, offset + at)

@@ -8,6 +8,7 @@ a parent's id is smaller than its child's, names are names, content fits its fil
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from contextlib import closing, contextmanager
@@ -41,6 +42,8 @@ _MOST_RATIO = 200
 _STEPS = 100_000
 _LEAST_STEPS = 10_000_000
 _STEPS_PER_BYTE = 50
+_DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+_FULL_BELOW = 64 << 10
 _SQLITE_HEADER = b"SQLite format 3\0"
 
 COPY_SCHEMA = """
@@ -68,7 +71,7 @@ def fetch_snapshot(
         StoreError: the store failed.
         OSError: the directory's disk is full.
     """
-    with open_snapshot(store, found, identities, directory) as db:
+    with open_snapshot(store, found, identities, directory) as db, disk_errors(directory):
         _copy(db, copy)
 
 
@@ -96,7 +99,7 @@ def open_snapshot(
     what = f"snapshot {found.name.snapshot}"
     try:
         _download(store, found, identities, plain)
-        with closing(_open_untrusted(plain)) as db:
+        with _format_errors(), closing(_open_untrusted(plain)) as db:
             # SQLite has it open; a kill from here on leaves nothing in plain.
             plain.unlink()
             _check_kind(db, found)
@@ -107,10 +110,36 @@ def open_snapshot(
         raise IntegrityError(f"{what}: its DB is missing") from exc
     except IntegrityError as exc:
         raise type(exc)(f"{what}: {exc}") from exc
-    except sqlite3.Error as exc:
-        raise FormatError(f"{what}: its DB is not as the format demands: {exc}") from exc
     finally:
         plain.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Turn what SQLite says of a disk, and of nothing else, into OSError.
+
+    Args:
+        place: a directory on the disk that holds the database.
+    """
+    try:
+        yield
+    except sqlite3.Error as exc:
+        code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+        if code not in _DISK:
+            raise
+        # That its shared memory or a journal doesn't fit is an I/O error to SQLite.
+        disk = os.statvfs(place)
+        is_full = code == sqlite3.SQLITE_FULL or disk.f_bavail * disk.f_frsize < _FULL_BELOW
+        number = errno.ENOSPC if is_full else errno.EIO
+        raise OSError(number, os.strerror(number)) from exc
+
+
+@contextmanager
+def _format_errors() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as exc:
+        raise FormatError(f"its DB is not as the format demands: {exc}") from exc
 
 
 def get_meta(copy: sqlite3.Connection) -> dict[str, Any]:

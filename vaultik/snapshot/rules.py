@@ -6,12 +6,9 @@ can be restored. Column types are held by the STRICT tables themselves.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sqlite3
 
 from vaultik.errors import FormatError
-
-if TYPE_CHECKING:
-    import sqlite3
 
 TABLES = {"meta": 2, "entries": 18, "xattrs": 3, "blobs": 5, "chunks": 7, "entry_chunks": 3}
 """Every table with its number of columns, in the order to copy them."""
@@ -22,7 +19,13 @@ LONGEST_NAME = 255
 LONGEST_LINK = 4096
 _LONGEST_HEADER = 1 << 16
 _LONGEST_VALUE = 1 << 16
+DEEPEST = 4096
+"""How many names below `/` a directory may lie: more than a path that the kernel takes can have."""
 _LARGEST_XATTR = 1 << 16
+_LONGEST_XATTR_LIST = 1 << 16
+"""Linux's own limit (XATTR_LIST_MAX) on the names of one entry, a NUL after each."""
+_END_OF_TIME_S = 253_402_300_800
+"""The year 10000."""
 _U32 = (1 << 32) - 1
 
 _META = {
@@ -48,6 +51,11 @@ RULES = (
         "meta: a row that doesn't belong, or of the wrong type",
         f"SELECT key FROM meta WHERE (key, typeof(value)) NOT IN (VALUES {_KEYS}) OR length(value) > {_LONGEST_VALUE}",
     ),
+    (
+        "meta: a number out of range",
+        "SELECT key FROM meta WHERE (typeof(value) = 'integer' AND value < 0)"
+        f" OR (typeof(value) = 'real' AND (value >= 0 AND value < {_END_OF_TIME_S}) IS NOT TRUE)",
+    ),
     ("meta: a row is missing", f"SELECT count(*) FROM meta HAVING count(*) <> {len(_META)}"),
     (
         "entries: a name that is none",
@@ -60,7 +68,7 @@ RULES = (
         " AND type IN ('f', 'd', 'l', 'p', 's', 'c', 'b') AND mode BETWEEN 0 AND 4095"
         f" AND uid BETWEEN 0 AND {_U32} AND gid BETWEEN 0 AND {_U32} AND size >= 0 AND marks >= 0"
         f" AND coalesce(length(user_name), 0) <= {LONGEST_NAME} AND coalesce(length(group_name), 0) <= {LONGEST_NAME}"
-        " AND (link_target IS NOT NULL) = (type = 'l')"
+        " AND (link_target IS NOT NULL) = (type = 'l') AND (type = 'f' OR size = coalesce(length(link_target), 0))"
         f" AND (type <> 'l' OR (length(link_target) BETWEEN 1 AND {LONGEST_LINK} AND instr(link_target, x'00') = 0))"
         " AND (rdev IS NOT NULL) = (type IN ('c', 'b')) AND coalesce(rdev, 0) >= 0 AND (hardlink IS NULL OR type <> 'd')"
         f" AND coalesce(inode_flags, 0) BETWEEN 0 AND {_U32}) IS NOT TRUE",
@@ -81,6 +89,10 @@ RULES = (
         "xattrs: a row out of range, or of no entry",
         f"SELECT entry FROM xattrs WHERE (length(name) BETWEEN 1 AND {LONGEST_NAME} AND instr(name, x'00') = 0"
         f" AND length(value) <= {_LARGEST_XATTR} AND entry IN (SELECT id FROM entries)) IS NOT TRUE",
+    ),
+    (
+        "xattrs: more of one entry than Linux lists",
+        f"SELECT entry FROM xattrs GROUP BY entry HAVING sum(length(name) + 1) > {_LONGEST_XATTR_LIST}",
     ),
     (
         "blobs: a row out of range",
@@ -124,3 +136,19 @@ def check(db: sqlite3.Connection) -> None:
         row = db.execute(f"{query} LIMIT 1").fetchone()
         if row is not None:
             raise FormatError(f"{what} (row {str(row[0])[:20]})")
+    _check_depth(db)
+
+
+def _check_depth(db: sqlite3.Connection) -> None:
+    """Check how deep directories lie, in one pass: a parent's id is smaller than its child's."""
+    db.execute(
+        f"CREATE TEMP TABLE depths (id INTEGER PRIMARY KEY, depth INTEGER NOT NULL CHECK (depth <= {DEEPEST})) STRICT"
+    )
+    try:
+        db.executemany(
+            "INSERT INTO temp.depths VALUES (?, coalesce((SELECT depth + 1 FROM temp.depths WHERE id = ?), 0))",
+            db.execute("SELECT id, parent FROM entries WHERE type = 'd' ORDER BY id"),
+        )
+    except sqlite3.IntegrityError as exc:
+        raise FormatError(f"entries: a directory more than {DEEPEST} names below /") from exc
+    db.execute("DROP TABLE temp.depths")

@@ -2,13 +2,14 @@
 
 Backup ─ ScanSource ─ Wave(1) .. Wave(n) ─ WriteSnapshotDB
                         └ UploadBlob ← SealBlob ← ChunkFile   (for each bundle)
-Restore ─ FetchSnapshotDB ─ RestoreBlob (one per blob) ─ FinishTree
+Restore ─ FetchSnapshotDB ─ RestoreWave(0) .. RestoreWave(n) ─ FinishTree
+                              └ RestoreBlob   (for each blob)
 Prune ← DropOrphans ← FreeBlobs ← DropManifests ← DropSnapshots ← PlanPrune
 """
 
 from vaultik.tasks.backup import Backup, ChunkFile, ScanSource, SealBlob, UploadBlob, Wave, WriteSnapshotDB
 from vaultik.tasks.prune import DropManifests, DropOrphans, DropSnapshots, FreeBlobs, PlanPrune, Prune
-from vaultik.tasks.restore import FetchSnapshotDB, FinishTree, Restore, RestoreBlob, RestoreTree
+from vaultik.tasks.restore import FetchSnapshotDB, FinishTree, Restore, RestoreBlob, RestoreTree, RestoreWave
 
 __all__ = [
     "Backup",
@@ -24,6 +25,7 @@ __all__ = [
     "Restore",
     "RestoreBlob",
     "RestoreTree",
+    "RestoreWave",
     "ScanSource",
     "SealBlob",
     "UploadBlob",

@@ -24,8 +24,10 @@ from vaultik.index.lock import RunLock
 from vaultik.maintain import plan as plans
 from vaultik.maintain.prune import PruneSession
 from vaultik.maintain.request import COUNTED, parse_request
+from vaultik.restore.report import problem_lines, summary
 from vaultik.restore.session import RestoreSession
 from vaultik.secrets import load_identities
+from vaultik.shown import printable
 from vaultik.store.open import open_store
 from vaultik.tasks import process, runtime
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from vaultik.maintain.plan import Plan, Tally
+    from vaultik.restore.report import RestoreReport
     from vaultik.tasks.prune import Prune
     from vaultik.tasks.restore import Restore
 
@@ -173,15 +176,26 @@ def _end_restore(session: RestoreSession, record: process.Record, owner: int) ->
     if os.getpid() != owner:
         return
     code = _FAILED
-    if session.is_finished():
-        report = session.report()
-        session.end(report)
-        for path, reason in [*report.damaged, *report.failed]:
-            _say(f"{os.fsdecode(path)}: {reason}", None)
-        code = IntegrityError.exit_code if report.damaged else _FAILED if report.failed else _OK
-    else:
-        code = _say_errors(record) or _FAILED
+    try:
+        if session.is_finished():
+            report = session.report()
+            code = _say_report(report, session.target)
+            session.end(report)
+        else:
+            code = _say_errors(record) or _FAILED
+            session.abandon()
+    except VaultikError as exc:
+        _say(str(exc), exc.hint)
+        code = exc.exit_code
     _leave(code)
+
+
+def _say_report(report: RestoreReport, target: Path) -> int:
+    """Say what came of a restore, as the command does. Returns its exit code."""
+    for line in problem_lines(report):
+        _say(line.text, line.hint)
+    print(summary(report, target))  # noqa: T201 - there is no cli above the luigi command
+    return IntegrityError.exit_code if report.damaged else _FAILED if report.failed else _OK
 
 
 def _say_errors(record: process.Record) -> int:
@@ -228,7 +242,6 @@ def _end(session: Session, record: process.Record, owner: int) -> None:
 
 
 def _say(message: str, hint: str | None) -> None:
-    shown = message.encode("utf-8", "backslashreplace").decode()
-    print(f"vaultik: {shown}", file=sys.stderr)  # noqa: T201 - there is no cli above the luigi command
+    print(f"vaultik: {printable(message)}", file=sys.stderr)  # noqa: T201 - there is no cli above the luigi command
     if hint:
-        print(f"  hint: {hint}", file=sys.stderr)  # noqa: T201 - as above
+        print(f"  hint: {printable(hint)}", file=sys.stderr)  # noqa: T201 - as above

@@ -1,8 +1,9 @@
 """The graph of a restore. State lies in the target; complete = one committed row.
 
-Restore(target id)            the root: yields the snapshot, then all blobs, then the finish
+Restore(target id)            the root: yields the snapshot, then waves of blobs, then the finish
   FetchSnapshotDB
-  RestoreBlob(blob)           one per blob, each read once
+  RestoreWave(number)         up to 32 blobs at a time: Luigi's cost grows with the square of what is yielded at once
+    RestoreBlob(blob)         one per blob, each read once
   FinishTree
 """
 
@@ -24,7 +25,7 @@ from vaultik.tasks.process import Record
 from vaultik.tasks.run import Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from vaultik.restore.report import RestoreReport
     from vaultik.restore.session import RestoreSession
@@ -61,10 +62,25 @@ class RestoreBlob(_RestoreTask):
     blob = luigi.IntParameter(description="the blob's row in the snapshot")
 
     def complete(self) -> bool:
-        return self.session.is_done(f"blob {self.blob}")
+        return self.session.is_read(self.blob)
 
     def run(self) -> None:
         self.session.restore_blob(self.blob)
+
+
+class RestoreWave(_RestoreTask):
+    """A number of blobs, all on their way at once."""
+
+    number = luigi.IntParameter(description="place of the wave in the restore")
+
+    def requires(self) -> list[luigi.Task]:
+        return [RestoreBlob(restore_id=self.restore_id, blob=blob) for blob in self.session.wave_blobs(self.number)]
+
+    def complete(self) -> bool:
+        return all(self.session.is_read(blob) for blob in self.session.wave_blobs(self.number))
+
+    def run(self) -> None:
+        """Nothing is left to do: the blobs are what it stands for."""
 
 
 class FinishTree(_RestoreTask):
@@ -84,9 +100,10 @@ class RestoreTree(_RestoreTask):
         return self.session.is_finished()
 
     def run(self) -> Iterator[Any]:
-        """Yield the steps in their order."""
+        """Yield the steps in their order; begun anew by Luigi after each, so the plan says where it stands."""
         yield FetchSnapshotDB(restore_id=self.restore_id)
-        yield [RestoreBlob(restore_id=self.restore_id, blob=blob) for blob in self.session.blobs()]
+        while (wave := self.session.next_wave()) is not None:
+            yield RestoreWave(restore_id=self.restore_id, number=wave)
         yield FinishTree(restore_id=self.restore_id)
 
 
@@ -129,13 +146,20 @@ def restore_id(target: Path) -> str:
     return hashlib.sha256(os.fsencode(target.resolve())).hexdigest()[:12]
 
 
-def restore(session: RestoreSession, *, workers: int | None = None, progress: Progress | None = None) -> RestoreReport:
+def restore(
+    session: RestoreSession,
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    tell: Callable[[RestoreReport], None] = lambda _report: None,
+) -> RestoreReport:
     """Restore, or continue an interrupted restore into the same target.
 
     Args:
         session: what, from where, into where.
         workers: Luigi processes; None for as many as the blobs merit.
         progress: told of totals and advances.
+        tell: given the report before the state goes away: killed before it returns, the same command tells again.
 
     Returns:
         What was done. Files that can't be brought back are in it, not an error.
@@ -160,7 +184,9 @@ def restore(session: RestoreSession, *, workers: int | None = None, progress: Pr
         session.close()
         build([RestoreTree(restore_id=number)], workers=workers or (2 if totals.blobs > 2 else 1))  # noqa: PLR2004 - one does for two
         _raise_first(watcher, complete=session.is_finished())
+        watcher.stop()
         report = session.report()
+        tell(report)
         session.end(report)
     except BaseException:
         session.abandon()

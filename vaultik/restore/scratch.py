@@ -1,0 +1,64 @@
+"""A copied snapshot in a temporary directory of its own: for what only looks, or keeps no state."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from vaultik.errors import RestoreError
+from vaultik.restore.plan import connect
+from vaultik.snapshot.find import FoundSnapshot, select
+from vaultik.snapshot.read import disk_errors, fetch_snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from vaultik.core.identity import Identity
+    from vaultik.store.base import Store
+
+
+class Scratch(NamedTuple):
+    """A copied snapshot."""
+
+    found: FoundSnapshot
+    copy: sqlite3.Connection
+
+
+@contextmanager
+def copied_snapshot(
+    store: Store, identities: Sequence[Identity], spec: str, host: str | None = None
+) -> Iterator[Scratch]:
+    """Fetch and copy the snapshot that `spec` names, for the time of the block.
+
+    Raises:
+        SelectionError, IntegrityError, StoreError: as `select` and `fetch_snapshot`.
+        RestoreError: the temporary directory's disk is full, in the block as well.
+    """
+    where = Path(tempfile.gettempdir())
+    with ExitStack() as stack:
+        with _named(where):
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vaultik-")))
+            copy = stack.enter_context(closing(connect(directory / "plan.sqlite")))
+            found = select(store, spec, identities, host)
+            fetch_snapshot(store, found, identities, directory, copy)
+        try:
+            yield Scratch(found, copy)
+        except sqlite3.Error:
+            with _named(where):
+                raise
+
+
+@contextmanager
+def _named(where: Path) -> Iterator[None]:
+    """Name the temporary directory in what SQLite and the system say of its disk."""
+    try:
+        with disk_errors(where):
+            yield
+    except OSError as exc:
+        raise RestoreError(
+            f"temporary directory {where}: {exc.strerror or exc}",
+            hint="free some space there, or name another place in TMPDIR",
+        ) from exc
