@@ -37,7 +37,7 @@ _SHOWN_PROBLEMS = 20
 @click.option(
     "--cron",
     is_flag=True,
-    help="Print nothing unless something went wrong; a run that is going on already is no error.",
+    help="Print nothing unless something went wrong (no JSON either); a run that is going on already is no error.",
 )
 @click.option("--workers", type=click.IntRange(1, 64), help="Luigi processes (default: as many as the work merits).")
 @click.option("--adopt", is_flag=True, help="Take over the index of a config file that was moved here.")
@@ -65,7 +65,7 @@ def backup(config: Path, cron: bool, workers: int | None, adopt: bool, as_json: 
         _say(printable(text))
     if not cron or result.run.exit_code:
         _name_problems(result, everything=cron or as_json)
-    if as_json:
+    if as_json and not cron:
         click.echo(json.dumps(_summary(result, display.sent, seconds)))
     elif not cron and not quiet:
         _print_summary(result, display, seconds)
@@ -88,11 +88,13 @@ class _Display(ProgressDisplay):
         """Take one event of the run."""
         if "notice" in event:
             if self._shown:
+                self.pause()
                 _say(event["notice"])
+                self.resume()
             return
         if "scanned_files" in event:
             self._seen += event["scanned_files"]
-            self.describe(f"scanning: {self._seen:,} files seen")
+            self.describe("scanning", f"{self._seen:,} files seen")
         if "planned_bytes" in event:
             self.total(files=0, bytes=event["planned_bytes"], blobs=event["planned_bundles"])
             self.describe("reading")
@@ -101,9 +103,8 @@ class _Display(ProgressDisplay):
         self.sent += event.get("stored", 0)
         self.blobs += event.get("blobs", 0)
         if self._read:
-            self.describe(
-                f"backing up: {human_bytes(self._new)} new, {human_bytes(self._read - self._new)} known, {human_bytes(self.sent)} stored"
-            )
+            known = human_bytes(self._read - self._new)
+            self.describe("backing up", f"{human_bytes(self._new)} new, {known} known, {human_bytes(self.sent)} stored")
         self.advance(files=event.get("files", 0), bytes=event.get("read", 0), blobs=event.get("blobs", 0))
 
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ProgressDisplay", "human_bytes"]
 
+_WIDE = 120
+"""Columns from which on a line has room for details."""
+
 
 class ProgressDisplay:
     """A line on stderr while the block runs, if stderr is a terminal."""
@@ -33,6 +36,7 @@ class ProgressDisplay:
         self._task: Any = None
         self._files = 0
         self._of_files = 0
+        self._is_wide = True
 
     def __enter__(self) -> Self:
         if self._enabled:
@@ -46,16 +50,19 @@ class ProgressDisplay:
                 TimeRemainingColumn,
                 TransferSpeedColumn,
             )
+            from rich.table import Column
 
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
-                TextColumn("{task.fields[files]}"),
-                DownloadColumn(),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(),
-            )
             console = Console(stderr=True)
+            self._is_wide = console.width >= _WIDE
+            line = Column(no_wrap=True)
+            columns = (
+                TextColumn("{task.description}", table_column=line),
+                BarColumn(bar_width=20 if self._is_wide else 8),
+                TextColumn("{task.fields[files]}", table_column=line),
+                DownloadColumn(table_column=line),
+                TransferSpeedColumn(table_column=line),
+                TimeRemainingColumn(table_column=line),
+            )
             display = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
             self._progress = self._stack.enter_context(display)
             self._task = self._progress.add_task(self._title, total=None, files="")
@@ -95,7 +102,7 @@ class ProgressDisplay:
         if self._progress is not None:
             self._progress.reset(self._task, total=bytes or None, description=text, files="")
 
-    def describe(self, text: str) -> None:
-        """Say what is going on now."""
+    def describe(self, text: str, detail: str = "") -> None:
+        """Say what is going on now, and where there is room more of it."""
         if self._progress is not None:
-            self._progress.update(self._task, description=text)
+            self._progress.update(self._task, description=f"{text}: {detail}" if detail and self._is_wide else text)

@@ -214,6 +214,8 @@ _KINDS = {
 def _type_hint(reason: str, where: str) -> str | None:
     if where == "$.s3.access":
         return "full or put_only"
+    if where == "$.s3.addressing":
+        return "path or virtual"
     if "Expected `bool`" in reason:
         return "write true or false, without quotes"
     if "Expected `object`" in reason:
