@@ -342,3 +342,11 @@ def test_what_can_not_be_read_is_named_and_the_rest_goes_on(site, tmp_path):
     assert "2 entries could not be read" in restored.stderr
     assert (site.restored(tmp_path / "out") / "file").read_text() == "content"
     assert not (site.restored(tmp_path / "out") / "secret").exists()
+
+
+def test_luigi_tasks_say_what_is_missing_in_a_line(local_site):
+    for task, name in (("Restore", "bucket"), ("Prune", "bucket")):
+        done = local_site.luigi(task, code=2)
+        assert done.stderr == f"vaultik: {task}: no {name}\n  hint: pass --{name}\n"
+    done = local_site.luigi("Restore", "--bucket", "b", code=2)
+    assert "no target" in done.stderr

@@ -211,11 +211,12 @@ _KINDS = {
 }
 
 
+_CHOICES = {"$.s3.access": "full or put_only", "$.s3.addressing": "path or virtual"}
+
+
 def _type_hint(reason: str, where: str) -> str | None:
-    if where == "$.s3.access":
-        return "full or put_only"
-    if where == "$.s3.addressing":
-        return "path or virtual"
+    if where in _CHOICES:
+        return _CHOICES[where]
     if "Expected `bool`" in reason:
         return "write true or false, without quotes"
     if "Expected `object`" in reason:

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+import luigi
 import luigi.configuration
 
 from vaultik import interrupts
@@ -96,12 +97,24 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], VaultikError))
 
 
+def _require(task: luigi.Task, *names: str) -> None:
+    """Check that parameters were given; Luigi's own way to say so is a traceback.
+
+    Raises:
+        ConfigError: one wasn't.
+    """
+    for name in names:
+        if not getattr(task, name):
+            raise ConfigError(f"{task.task_family}: no {name}", hint=f"pass --{name}")
+
+
 def begin_restore(task: Restore) -> RestoreSession:
     """Begin a restore for the stock `luigi` command, and arm its exit code."""
     _prepare()
     record = process.Record()
     runtime.take_record(record)
     try:
+        _require(task, "bucket", "target")
         session = RestoreSession(
             lambda: open_store(task.endpoint or None, task.bucket, task.prefix, region=task.region or None),
             load_identities(None),
@@ -125,6 +138,7 @@ def begin_prune(task: Prune) -> PruneSession:
     record = process.Record()
     runtime.take_record(record)
     try:
+        _require(task, "bucket")
         request = parse_request(
             {kind: getattr(task, f"keep_{kind}") for kind in (*COUNTED, "within")},
             grace=task.grace or None,

@@ -95,7 +95,7 @@ class DropOrphans(_PruneTask):
 class Prune(luigi.Task):
     """`luigi --module vaultik.tasks Prune --bucket B --prefix P --keep-daily 7`."""
 
-    bucket = luigi.Parameter(description="bucket of the store", visibility=ParameterVisibility.PRIVATE)
+    bucket = luigi.Parameter(default="", description="bucket of the store", visibility=ParameterVisibility.PRIVATE)
     prefix = luigi.Parameter(default="", description="prefix in the bucket", visibility=ParameterVisibility.PRIVATE)
     endpoint = luigi.Parameter(
         default="", description="S3 endpoint, or file:///dir", visibility=ParameterVisibility.PRIVATE

@@ -110,10 +110,12 @@ class RestoreTree(_RestoreTask):
 class Restore(luigi.Task):
     """`luigi --module vaultik.tasks Restore --bucket B --prefix P --snapshot latest --target DIR`."""
 
-    bucket = luigi.Parameter(description="bucket of the store", visibility=ParameterVisibility.PRIVATE)
+    bucket = luigi.Parameter(default="", description="bucket of the store", visibility=ParameterVisibility.PRIVATE)
     prefix = luigi.Parameter(default="", description="prefix in the bucket", visibility=ParameterVisibility.PRIVATE)
     snapshot = luigi.Parameter(default="latest", description="which snapshot")
-    target = luigi.Parameter(description="directory to restore into", visibility=ParameterVisibility.PRIVATE)
+    target = luigi.Parameter(
+        default="", description="directory to restore into", visibility=ParameterVisibility.PRIVATE
+    )
     host = luigi.Parameter(default="", description="which host, for latest")
     endpoint = luigi.Parameter(
         default="", description="S3 endpoint, or file:///dir", visibility=ParameterVisibility.PRIVATE
