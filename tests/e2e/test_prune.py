@@ -225,7 +225,7 @@ DAMAGE = {
 }
 WRITTEN_WRONG = {
     "manifest of an unknown format": ({"manifest": {"format": 2}}, "format 2"),
-    "manifest that is none": ({"text": lambda _line: b"no manifest\n"}, "not JSON"),
+    "manifest that is none": ({"text": lambda _line: b"no manifest\n"}, "not a JSON object"),
     "DB of an unknown format": ({"db": {"format": 2}}, "'2' of kind 'full'"),
     "DB of an unknown kind": ({"db": {"kind": "delta"}}, "of kind 'delta'"),
     "DB of another snapshot": ({"db": {"snapshot": "20260101T000000Z-00000000"}}, "holds the DB of 20260101"),
@@ -236,9 +236,9 @@ WRITTEN_WRONG = {
         {"manifest": {"blobs": (("11" * 32, 5),)}, "db": {"blobs": [("11" * 32, 6)]}},
         "disagree .a blob.",
     ),
-    "manifest of another DB": ({"manifest": {"dbs": (("index/x", 5),)}}, "it and the DB disagree"),
+    "manifest of another DB": ({"manifest": {"dbs": (("index/x", 5),)}}, "dbs"),
     "manifest of another source": ({"source": OTHER}, "another source"),
-    "manifest that names a blob twice": ({"manifest": {"blobs": (("11" * 32, 5),) * 2}}, "names a blob twice"),
+    "manifest that names a blob twice": ({"manifest": {"blobs": (("11" * 32, 5),) * 2}}, "ascend"),
 }
 
 

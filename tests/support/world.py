@@ -235,7 +235,7 @@ class Host:
             while True:
                 actor.pause()
                 wave = session.next_wave()
-                if wave is None or is_partial_due(session):
+                if wave is None or (wave > 0 and is_partial_due(session)):
                     self.expected = expected
                     outcome = commit_snapshot(session, attempt)
                     attempt += 1
@@ -433,13 +433,21 @@ class World:
 
     def refers_to(self, sealed, prefix):
         """The blobs that a sealed snapshot DB names, read without vaultik's own reader, and whether it is complete."""
-        plain = b"".join(decode_stream(open_stream(BytesIO(sealed), [self.identity]), size_limit=1 << 30))
-        db = sqlite3.connect(":memory:")
-        db.deserialize(plain)
-        blobs = {prefix + blob_key(row[0]) for row in db.execute("SELECT hash FROM blobs")}
-        (complete,) = db.execute("SELECT value FROM meta WHERE key = 'complete'").fetchone()
-        db.close()
+        with contextlib.closing(self._open_db(sealed)) as db:
+            blobs = {prefix + blob_key(row[0]) for row in db.execute("SELECT hash FROM blobs")}
+            (complete,) = db.execute("SELECT value FROM meta WHERE key = 'complete'").fetchone()
         return blobs, bool(complete)
+
+    def rows(self, key, query):
+        """What a query finds in a stored snapshot DB."""
+        with contextlib.closing(self._open_db(self.objects[key][0])) as db:
+            return db.execute(query).fetchall()
+
+    def _open_db(self, sealed):
+        db = sqlite3.connect(":memory:")
+        stream = open_stream(BytesIO(sealed), [self.identity])
+        db.deserialize(b"".join(decode_stream(stream, size_limit=1 << 30)))
+        return db
 
     def remove_by_hand(self, key):
         self.objects.pop(key)
@@ -456,8 +464,9 @@ class World:
             try:
                 session.begin()
                 session.fetch_snapshot()
-                for blob in session.blobs():
-                    session.restore_blob(blob)
+                while (wave := session.next_wave()) is not None:
+                    for blob in session.wave_blobs(wave):
+                        session.restore_blob(blob)
                 session.finish()
                 report = session.report()
                 session.end(report)

@@ -1,9 +1,16 @@
 """What a run may rely on: every clause, one history each, by the store's own time."""
 
+import contextlib
+import os
+import sqlite3
+
 import pytest
 
 from tests.support.world import DAY, HOUR, World
+from vaultik.backup import reseal
 from vaultik.core.identity import generate
+from vaultik.index import bundles
+from vaultik.model import Mark
 
 
 @pytest.fixture
@@ -135,21 +142,82 @@ def test_a_db_is_not_put_long_after_its_listing(world, host):
     assert len(world.snapshots) == 1
 
 
-def test_a_run_of_many_days_commits_what_it_has(world):
-    host = world.add_host()
-    host.write("old", 5_000)
-    host.backup()
-    host.write("old", 6_000, seed="changed")
-    for n in range(6):
-        host.write(f"large {n}", 900_000)
+def test_a_put_that_arrives_after_the_next_runs_uploads_is_a_base_without_them(world, host):
     run = host.begin()
-    while len(world.blobs()) < 3:
+    while not world.snapshots:
         run.step()
-    world.pass_time(4 * DAY)
-    before = len(world.snapshots)
-    while run.step():
-        if len(world.snapshots) > before:
-            world.pass_time(HOUR)
-    partial = [snapshot for snapshot in world.snapshots.values() if not snapshot["complete"]]
-    assert len(partial) <= 1
-    assert [s["complete"] for s in world.snapshots.values()][-1]
+    host.kill()
+    ((key, late),) = [(key, world.objects.pop(key)) for key in list(world.snapshots)]
+    host.write("new", 5_000)
+    before = len(world.blobs())
+    run = host.begin()
+    while len(world.blobs()) == before:
+        run.step()
+    host.kill()
+    world.objects[key] = late
+    run = host.begin()
+    while sum(name.endswith(".manifest.zst.age") for name in world.objects) < 2:
+        run.step()
+    host.kill()
+    world.pass_time(6 * DAY + HOUR)
+    before = len(world.blobs())
+    host.backup()
+    assert len(world.blobs()) == before + 1, "the old base doesn't refer to what was uploaded after it"
+
+
+class TestPartialSnapshots:
+    """Runs that go on for days: four large files that change often come first, one that seldom does comes last."""
+
+    @pytest.fixture
+    def host(self, world, monkeypatch):
+        monkeypatch.setattr(bundles, "BUNDLES_PER_WAVE", 1)
+        # What is to be sealed again can't stand in for anything.
+        monkeypatch.setattr(reseal, "leave_out", lambda *_, **__: reseal.Resealed(0, 0))
+        host = world.add_host()
+        host.write("old", 5_000)
+        self.write_large(host)
+        host.backup()
+        world.pass_time(10 * DAY)
+        self.write_large(host)
+        host.backup()
+        world.pass_time(DAY)
+        self.write_large(host)
+        return host
+
+    def write_large(self, host):
+        for n in range(4):
+            host.write(f"large {n}", 900_000)
+
+    def go_on_for_days(self, world, host):
+        """Returns the partial snapshot, as its own reader sees it."""
+        before = len(world.blobs())
+        run = host.begin()
+        while len(world.blobs()) == before:
+            run.step()
+        world.pass_time(4 * DAY)
+        run.finish()
+        (key,) = (key for key, snapshot in world.snapshots.items() if not snapshot["complete"])
+        assert [snapshot["complete"] for snapshot in world.snapshots.values()][-1]
+        return world.rows(key, "SELECT CAST(name AS TEXT), size, marks FROM entries WHERE type = 'f' ORDER BY name")
+
+    def test_what_is_not_read_yet_is_what_it_was_or_nothing(self, world, host):
+        host.write("old", 6_000)
+        host.write("new", 700)
+        rows = {name: (size, marks) for name, size, marks in self.go_on_for_days(world, host)}
+        assert rows["old"] == (5_000, Mark.STALE)
+        assert "new" not in rows
+        assert (900_000, 0) in rows.values()
+        assert (900_000, Mark.STALE) in rows.values()
+
+    def test_a_new_name_of_a_file_that_is_not_read_yet_is_its_old_content_too(self, world, host):
+        host.write("old", 6_000)
+        os.link(host.source / "old", host.source / "second name")
+        rows = {name: (size, marks) for name, size, marks in self.go_on_for_days(world, host)}
+        assert rows["old"] == rows["second name"] == (5_000, Mark.STALE)
+
+    def test_a_file_that_could_not_be_read_the_last_time_is_left_out(self, world, host):
+        with contextlib.closing(sqlite3.connect(host.state() / "index.sqlite")) as index, index:
+            (entry,) = index.execute("SELECT id FROM entries WHERE name = CAST('old' AS BLOB)").fetchone()
+            index.execute("DELETE FROM entry_chunks WHERE entry = ?", (entry,))
+            index.execute("UPDATE entries SET marks = ?, again = 1 WHERE id = ?", (int(Mark.UNREADABLE), entry))
+        assert "old" not in {name for name, _, _ in self.go_on_for_days(world, host)}

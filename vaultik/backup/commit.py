@@ -196,6 +196,7 @@ def _put(session: Session, sealed: _Sealed, reliance: Reliance) -> bool:
     index, (name, path) = session.index(), sealed.manifest
     with transaction(index):
         state.set_pending(index, sealed.base)
+        chunks.set_sent(index)
     session.store().put(name.key, path, sha256=name.sha256)
     for pause_s in (*_PAUSES_S, None):
         try:

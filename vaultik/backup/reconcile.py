@@ -109,7 +109,7 @@ def _adopt(index: sqlite3.Connection, listed: Mapping[str, tuple[SnapshotName, O
 
 
 def commit_base(index: sqlite3.Connection, base: Base) -> None:
-    """Record, within a transaction, that a snapshot stands in the store and refers to every uploaded blob."""
+    """Record, within a transaction, that the snapshot which was sent last stands in the store."""
     state.set_base(index, base)
     chunks.set_based(index)
 

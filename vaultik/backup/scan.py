@@ -238,7 +238,7 @@ class Scan:
             return self._new.add_file(parent, name, marks, attributes.of_stat(st, mount), st)
         contents.set_inode(self._index, known.id, entries.signed(st.st_ino), mount, st.st_nlink)
         entries.set_marks(self._index, known.id, marks | Mark(known.marks) & _KEPT_MARKS, again=True)
-        contents.set_changed(self._index, known.id, st)
+        contents.set_changed(self._index, known.id, st, unread=bool(known.marks & Mark.UNREADABLE))
         return known.id
 
     def _directory_attributes(self, parent: int, name: bytes, st: os.stat_result, mount: int) -> entries.Attributes:

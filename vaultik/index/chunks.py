@@ -24,7 +24,7 @@ ON CONFLICT (hash) DO UPDATE SET bundle = excluded.bundle WHERE bundle IS NULL A
 RETURNING id"""
 
 
-_BLOB_COLUMNS = "id, hash, size, recipients, sealed_at, based"
+_BLOB_COLUMNS = "id, hash, size, recipients, sealed_at, based & 1"
 
 
 class Claim(NamedTuple):
@@ -118,13 +118,18 @@ def iter_uploaded(index: sqlite3.Connection) -> Iterator[BlobRow]:
 
 def oldest_uncommitted(index: sqlite3.Connection) -> float | None:
     """Return when the oldest uploaded blob that no committed snapshot refers to was sealed."""
-    row = index.execute("SELECT min(sealed_at) FROM blobs WHERE uploaded = 1 AND based = 0").fetchone()
+    row = index.execute("SELECT min(sealed_at) FROM blobs WHERE uploaded = 1 AND NOT based & 1").fetchone()
     return None if row[0] is None else float(row[0])
 
 
+def set_sent(index: sqlite3.Connection) -> None:
+    """Note which blobs a snapshot refers to that is about to be sent: all that are uploaded by now."""
+    index.execute("UPDATE blobs SET based = (based & 1) | (uploaded << 1)")
+
+
 def set_based(index: sqlite3.Connection) -> None:
-    """Record that a snapshot which refers to every uploaded blob is committed."""
-    index.execute("UPDATE blobs SET based = 1 WHERE uploaded = 1 AND based = 0")
+    """Record that the snapshot which was sent last is committed: what it refers to, and nothing else, is its base's."""
+    index.execute("UPDATE blobs SET based = based >> 1 & 1 WHERE based <> 0")
 
 
 def forget_blobs(index: sqlite3.Connection, blobs: Sequence[int]) -> None:

@@ -34,8 +34,15 @@ def set_inode(index: sqlite3.Connection, entry: int, inode: int, mount: int, nli
     index.execute("UPDATE entries SET inode = ?, mount = ?, nlink = ? WHERE id = ?", (inode, mount, nlink, entry))
 
 
-def set_changed(index: sqlite3.Connection, entry: int, st: os.stat_result) -> None:
-    """Put a known file on the list of those to read; what was planned of an older state of it is dropped."""
+def set_changed(index: sqlite3.Connection, entry: int, st: os.stat_result, *, unread: bool) -> None:
+    """Put a known file on the list of those to read; what was planned of an older state of it is dropped.
+
+    Args:
+        index: within a transaction.
+        entry: its id.
+        st: what the scan saw.
+        unread: nothing stands in for it meanwhile: it could not be read the last time.
+    """
     now = seen(st)
     row = index.execute(
         "SELECT size, blocks, mtime_ns, ctime_ns, inode FROM changed WHERE entry = ?", (entry,)
@@ -43,7 +50,7 @@ def set_changed(index: sqlite3.Connection, entry: int, st: os.stat_result) -> No
     if row == now:
         return
     if row is None:
-        index.execute(INSERT_CHANGED, (entry, *now, 0))
+        index.execute(INSERT_CHANGED, (entry, *now, unread))
         return
     drop_plan(index, entry)
     index.execute(

@@ -17,6 +17,8 @@ VANISHED = "vanished"
 WARNING = "warning"
 
 _RUNS_KEPT = 1000
+_PROBLEMS_KEPT = 20
+"""Of how many runs it is remembered which files they had trouble with."""
 
 
 class Run(NamedTuple):
@@ -46,7 +48,7 @@ def add_run(index: sqlite3.Connection, run_id: str, started: float) -> int:
     ).fetchone()
     index.execute("DELETE FROM runs WHERE id <= ?", (run - _RUNS_KEPT,))
     index.execute("DELETE FROM commits WHERE run <= ?", (run - _RUNS_KEPT,))
-    index.execute("DELETE FROM problems WHERE run <= ?", (run - _RUNS_KEPT,))
+    index.execute("DELETE FROM problems WHERE run <= ?", (run - _PROBLEMS_KEPT,))
     return int(run)
 
 

@@ -44,6 +44,12 @@ _UNFINISHED = (
     " WHERE chunk NOT IN (SELECT c.id FROM source.chunks AS c JOIN source.blobs AS b ON b.id = c.blob WHERE b.uploaded = 1)",
     "INSERT INTO stale SELECT entry FROM source.changed",
 )
+_FOLLOW = (
+    "UPDATE entries AS f SET (mode, uid, gid, user_name, group_name, size, mtime_ns, ctime_ns, birth_ns, inode_flags) ="
+    " (l.mode, l.uid, l.gid, l.user_name, l.group_name, l.size, l.mtime_ns, l.ctime_ns, l.birth_ns, l.inode_flags)"
+    " FROM entries AS l WHERE l.id IN (SELECT id FROM stale) AND f.hardlink = l.id AND f.id <> l.id AND f.type = 'f'"
+)
+"""A new name of a file that is still to be read is told of as its old content is."""
 _TOTALS = "SELECT count(*), total(CASE WHEN type = 'f' AND coalesce(hardlink, id) = id THEN size ELSE 0 END) FROM main.entries"
 
 
@@ -89,7 +95,7 @@ def write_snapshot_db(index_path: Path, target: Path, meta: Mapping[str, int | f
         db.execute("BEGIN")
         for name in ("absent", "stale"):
             db.execute(f"CREATE TEMP TABLE {name} (id INTEGER PRIMARY KEY)")
-        for statement in (*_UNFINISHED, *_COPY):
+        for statement in (*_UNFINISHED, *_COPY, _FOLLOW):
             db.execute(statement)
         entries, size = db.execute(_TOTALS).fetchone()
         totals = Totals(entries, int(size))

@@ -178,7 +178,8 @@ class Backup(_BackupTask):
         yield ScanSource(host=self.host, run_id=self.run_id)
         while (attempt := self._next_attempt()) is not None:
             wave = self.session.next_wave()
-            if wave is None or is_partial_due(self.session):
+            # Wave 0 is what an earlier run had sealed: a partial snapshot without it would make it seem unneeded.
+            if wave is None or (wave > 0 and is_partial_due(self.session)):
                 yield WriteSnapshotDB(host=self.host, run_id=self.run_id, attempt=attempt)
             else:
                 yield Wave(host=self.host, run_id=self.run_id, number=wave)

@@ -1,13 +1,16 @@
--- based: the last committed snapshot refers to it; else it was sealed since. content_bytes: what its chunks came to
+-- based: 1 if the last committed snapshot refers to it (else it was sealed since), plus 2 if the one sent last does,
+-- which may arrive without anybody hearing of it. content_bytes: what its chunks came to
 -- when it was sealed; live_bytes: those of them that are still referred to.
 ALTER TABLE blobs ADD COLUMN based INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE blobs ADD COLUMN content_bytes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE blobs ADD COLUMN live_bytes INTEGER NOT NULL DEFAULT 0;
-UPDATE blobs SET content_bytes = (SELECT coalesce(sum(size), 0) FROM chunks WHERE blob = blobs.id);
+UPDATE blobs AS b SET content_bytes = g.size
+    FROM (SELECT blob, sum(size) AS size FROM chunks WHERE blob IS NOT NULL GROUP BY blob) AS g WHERE g.blob = b.id;
 UPDATE blobs SET live_bytes = content_bytes;
 
 -- No content was ever recorded of it, so an earlier one can't stand in for it.
 ALTER TABLE changed ADD COLUMN unread INTEGER NOT NULL DEFAULT 0;
+UPDATE changed SET unread = 1 WHERE entry NOT IN (SELECT entry FROM entry_chunks);
 
 -- The base is one value now, with what tells it in a listing. One that was recorded before isn't known so well:
 -- what is older than the reliance is uploaded again.
@@ -25,3 +28,5 @@ CREATE INDEX entries_by_inode ON entries (mount, inode) WHERE type <> 'd' AND nl
 
 -- Its content didn't change: what was stored of it is lost, or is to be sealed again.
 ALTER TABLE changed ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
+
+CREATE INDEX problems_by_run ON problems (run);
