@@ -6,6 +6,18 @@ from vaultik.backup.commit import Outcome, commit_snapshot
 from vaultik.backup.session import Session
 from vaultik.config import load_config
 from vaultik.index import bundles, runs
+from vaultik.targets.spool import SpoolTarget
+from vaultik.targets.store import StoreTarget
+
+
+def seal(session, bundle):
+    """As the task SealBlob does."""
+    session.seal(bundle, lambda path: SpoolTarget(path).exists())
+
+
+def upload(session, bundle):
+    """As the task UploadBlob does."""
+    session.upload(bundle, lambda key, size: not session.put_only and StoreTarget(session.store(), key, size).exists())
 
 
 class Run:
@@ -21,8 +33,8 @@ class Run:
             while (wave := self.session.next_wave()) is not None:
                 for bundle in bundles.wave_bundles(self.session.index(), self.session.run, wave):
                     self.session.chunk(bundle)
-                    self.session.seal(bundle)
-                    self.session.upload(bundle)
+                    seal(self.session, bundle)
+                    upload(self.session, bundle)
             if commit_snapshot(self.session, attempt) == Outcome.COMMITTED:
                 break
             attempt += 1

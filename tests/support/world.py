@@ -19,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from tests.support.memory_store import MemoryStore
+from tests.support.run import seal, upload
 from vaultik.backup import commit, reconcile
 from vaultik.backup.commit import Outcome, commit_snapshot, is_partial_due
 from vaultik.backup.session import Session
@@ -251,10 +252,10 @@ class Host:
     def _wave(self, session, wave, actor):
         for bundle in bundles.wave_bundles(session.index(), session.run, wave):
             state = bundles.get_bundle(session.index(), bundle).state
-            for number, step in enumerate((session.chunk, session.seal, session.upload)):
+            for number, step in enumerate((Session.chunk, seal, upload)):
                 if state <= number:
                     actor.pause()
-                    step(bundle)
+                    step(session, bundle)
 
     def kill(self):
         if self.actor is not None:

@@ -15,7 +15,7 @@ from vaultik.model import BlobId
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from vaultik.index.bundles import Bundle
@@ -24,7 +24,14 @@ _HEADER_AT_MOST = 1 << 16
 _GIVE_UPS = 16
 
 
-def seal_bundle(index: sqlite3.Connection, bundle: int, *, spool_dir: Path, store_time: float) -> None:
+def seal_bundle(
+    index: sqlite3.Connection,
+    bundle: int,
+    *,
+    spool_dir: Path,
+    store_time: float,
+    is_spooled: Callable[[Path], bool],
+) -> None:
     """Check what a bundle's pass left in the spool and record it as a blob.
 
     The file is read back from the disk and has to have the length and SHA-256 that were counted
@@ -36,6 +43,7 @@ def seal_bundle(index: sqlite3.Connection, bundle: int, *, spool_dir: Path, stor
         bundle: a chunked bundle.
         spool_dir: where its `.part` lies.
         store_time: the store's time, which begins the blob's lease.
+        is_spooled: looks whether a file lies in the spool.
 
     Raises:
         LocalIndexError: the spool failed, or loses what is written to it again and again.
@@ -48,7 +56,7 @@ def seal_bundle(index: sqlite3.Connection, bundle: int, *, spool_dir: Path, stor
     blob = BlobId(row.sha256)
     part, final = spool.part_path(spool_dir, bundle), spool.blob_path(spool_dir, blob)
     with spool.spool_errors(spool_dir):
-        whole = _finish_file(part, final, row)
+        whole = _finish_file(part if is_spooled(part) else final, final, row)
     if not whole:
         give_up(index, bundle, None, (part, final))
         return
@@ -84,14 +92,13 @@ def give_up(index: sqlite3.Connection, bundle: int, blob: int | None, files: Ite
         )
 
 
-def _finish_file(part: Path, final: Path, row: Bundle) -> bool:
+def _finish_file(source: Path, final: Path, row: Bundle) -> bool:
     """Bring the file under its final name, durably. Returns False if its bytes are not those counted."""
-    source = part if part.exists() else final
     try:
         if not _is_as_counted(source, row):
             return False
-        if source is part:
-            part.rename(final)
+        if source != final:
+            source.rename(final)
     except FileNotFoundError:
         return False
     spool.sync_directory(final.parent)

@@ -32,6 +32,7 @@ from vaultik.store.open import open_store
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable
+    from pathlib import Path
 
     from vaultik.backup.reconcile import Reliance
     from vaultik.config import Config
@@ -121,13 +122,6 @@ class Session:
     def reconcile(self) -> Reliance:
         """Forget what can't be relied on (`backup.reconcile`)."""
         return reconcile(self.index(), self.store(), self.source(), self.recipients, put_only=self.put_only)
-
-    def is_stored(self, key: str, size: int) -> bool:
-        """Look whether the store holds an object of that key and size; False with put-only credentials."""
-        if self.put_only:
-            return False
-        found = self.store().head(key)
-        return found is not None and found.size_bytes == size
 
     def _own(self, what: str, make: Callable[[], T]) -> T:
         if self._pid != os.getpid():
@@ -225,15 +219,15 @@ class Session:
             progress=lambda files, read, new: self.emit(files=files, read=read, new=new),
         ).run()
 
-    def seal(self, bundle: int) -> None:
+    def seal(self, bundle: int, is_spooled: Callable[[Path], bool]) -> None:
         """SealBlob: make what ChunkFile left a blob."""
-        seal_bundle(self.index(), bundle, spool_dir=self.spool_dir, store_time=self.store().now())
-
-    def upload(self, bundle: int) -> None:
-        """UploadBlob: store a sealed blob."""
-        sent = upload_bundle(
-            self.index(), bundle, store=self.store(), spool_dir=self.spool_dir, is_stored=self.is_stored
+        seal_bundle(
+            self.index(), bundle, spool_dir=self.spool_dir, store_time=self.store().now(), is_spooled=is_spooled
         )
+
+    def upload(self, bundle: int, is_stored: Callable[[str, int], bool]) -> None:
+        """UploadBlob: store a sealed blob."""
+        sent = upload_bundle(self.index(), bundle, store=self.store(), spool_dir=self.spool_dir, is_stored=is_stored)
         self.emit(stored=sent, blobs=1 if sent else 0)
 
     def next_wave(self) -> int | None:

@@ -23,7 +23,9 @@ from luigi.parameter import ParameterVisibility
 from vaultik.backup.commit import Outcome, commit_snapshot, is_partial_due
 from vaultik.index import bundles, runs
 from vaultik.index.bundles import BundleState
+from vaultik.targets.spool import SpoolTarget
 from vaultik.targets.sqlite import SQLiteTarget
+from vaultik.targets.store import store_target
 from vaultik.tasks import runtime
 
 if TYPE_CHECKING:
@@ -102,7 +104,7 @@ class SealBlob(_BundleTask):
         return ChunkFile(host=self.host, bundle=self.bundle)
 
     def run(self) -> None:
-        self.session.seal(self.bundle)
+        self.session.seal(self.bundle, lambda path: SpoolTarget(path).exists())
 
 
 class UploadBlob(_BundleTask):
@@ -114,7 +116,11 @@ class UploadBlob(_BundleTask):
         return SealBlob(host=self.host, bundle=self.bundle)
 
     def run(self) -> None:
-        self.session.upload(self.bundle)
+        self.session.upload(self.bundle, self._is_stored)
+
+    def _is_stored(self, key: str, size: int) -> bool:
+        """Look for the effect before the row; a credential that can only put has no way to."""
+        return not self.session.put_only and store_target(self.session.store(), key, size).exists()
 
 
 class Wave(_BackupTask):
