@@ -1,11 +1,9 @@
 """A spool that loses or damages what lies in it, recipients that change between two steps, stores that are gone."""
 
-import contextlib
 import fcntl
 import os
 import signal
 import subprocess
-import threading
 
 import pytest
 
@@ -13,6 +11,7 @@ from tests.support.run import Run, seal
 from tests.support.site import Site
 from vaultik.backup.session import Session
 from vaultik.core.identity import generate
+from vaultik.errors import LocalIndexError
 from vaultik.index import bundles
 
 
@@ -69,24 +68,19 @@ def test_a_recipient_that_changed_between_chunking_and_sealing(site, tmp_path):
 
 def test_a_spool_that_loses_everything_is_given_up(site):
     """Something deletes whatever appears in the spool: the run ends, and says what is wrong."""
-    stop = threading.Event()
+    run = Run(site)
+    run.session.scan()
+    chunk = run.session.chunk
 
-    def clean_up():
-        while not stop.is_set():
-            # Directories come and go under the walk.
-            with contextlib.suppress(FileNotFoundError):
-                for path in site.spooled():
-                    if not path.name.startswith("snapshot-"):
-                        path.unlink(missing_ok=True)
+    def chunk_and_lose(bundle):
+        chunk(bundle)
+        for path in site.spooled():
+            path.unlink()
 
-    cleaner = threading.Thread(target=clean_up)
-    cleaner.start()
-    try:
-        done = site.run("backup", site.config, code=1)
-    finally:
-        stop.set()
-        cleaner.join()
-    assert "doesn't stay what it was" in done.stderr
+    run.session.chunk = chunk_and_lose
+    with pytest.raises(LocalIndexError, match="doesn't stay what it was"):
+        run.rest()
+    run.session.close()
 
 
 def test_two_configs_may_name_the_same_spool(tmp_path):
