@@ -72,6 +72,12 @@ def deferred() -> Iterator[None]:
     check()
 
 
+def defer_from_now_on() -> None:
+    """Raise no signal's exception any more but from `check` and where it is allowed."""
+    global _deferring  # noqa: PLW0603 - as above
+    _deferring += 1
+
+
 @contextmanager
 def allowed() -> Iterator[None]:
     """Raise at once inside the block, although it lies in one that defers."""

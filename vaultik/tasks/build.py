@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class _Worker(Worker):
+class PoliteWorker(Worker):
     """Luigi's worker, looking for signals where they do no harm: not around a fork."""
 
     def _get_work(self) -> Any:
@@ -36,7 +36,7 @@ class _Factory:
         return Scheduler(prune_on_get_work=False, record_task_history=False)
 
     def create_worker(self, scheduler: Any, worker_processes: int, assistant: bool = False) -> Worker:  # noqa: FBT001, FBT002 - Luigi's signature
-        return _Worker(
+        return PoliteWorker(
             scheduler=scheduler,
             worker_processes=worker_processes,
             assistant=assistant,

@@ -11,10 +11,11 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import luigi
 import luigi.configuration
+import luigi.interface
 
 from vaultik import interrupts
 from vaultik.backup.session import Session
@@ -31,6 +32,7 @@ from vaultik.secrets import load_identities
 from vaultik.shown import printable
 from vaultik.store.open import open_store
 from vaultik.tasks import process, runtime
+from vaultik.tasks.build import PoliteWorker
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -75,9 +77,17 @@ def _prepare() -> None:
     process.note_first_process()
     interrupts.install()
     sys.excepthook = _note_signal
+    # Luigi makes its worker after the root task: ours, which looks for signals where they do no harm.
+    factory: Any = luigi.interface._WorkerSchedulerFactory  # noqa: SLF001 - it has no other way in
+    factory.create_worker = _create_worker
+    interrupts.defer_from_now_on()
     logging.getLogger("luigi-interface").addFilter(_is_news)
     # Whichever luigi.cfg was found: a worker that outlives a killed parent would hold the lock for ever.
     luigi.configuration.get_config().set("worker", "task_process_context", "vaultik.tasks.process.worker_process")
+
+
+def _create_worker(_factory: Any, scheduler: Any, worker_processes: int, assistant: bool = False) -> PoliteWorker:  # noqa: FBT001, FBT002 - Luigi's signature
+    return PoliteWorker(scheduler=scheduler, worker_processes=worker_processes, assistant=assistant)
 
 
 def _note_signal(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
@@ -228,8 +238,6 @@ def _leave(code: int) -> NoReturn:
 
 
 def _workers_of_command() -> int:
-    import luigi.interface  # noqa: PLC0415 - only under the luigi command
-
     return int(luigi.interface.core().workers)
 
 
