@@ -62,7 +62,13 @@ def ignore() -> None:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Raise no signal's exception inside the block but from `check`; what came meanwhile is raised at its end."""
+    """Raise no signal's exception inside the block but from `check`; what came meanwhile is raised at its end.
+
+    Outside the main thread, where none is ever raised, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     global _deferring  # noqa: PLW0603 - as above
     _deferring += 1
     try:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from importlib import resources
 from typing import TYPE_CHECKING
 
+from vaultik import interrupts
 from vaultik.errors import LocalIndexError
 
 if TYPE_CHECKING:
@@ -73,15 +74,19 @@ def open_index(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """Run the block in one write transaction, committed at its end, rolled back by any exception."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield connection
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
+    """Run the block in one write transaction, committed at its end, rolled back by any exception.
+
+    Signals wait for the end: an exception between two instructions could leave it open.
+    """
+    with interrupts.deferred():
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
 
 
 @contextmanager

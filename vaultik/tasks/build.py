@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 
 
 class PoliteWorker(Worker):
-    """Luigi's worker, looking for signals where they do no harm: not around a fork."""
+    """Luigi's worker, heeding signals where they do no harm: in a task's own code, and between two steps of its own."""
+
+    def _create_task_process(self, task: luigi.Task) -> Any:
+        process = super()._create_task_process(task)
+        if not process.use_multiprocessing:
+            # Luigi's code around the task's starts a thread: left half done, the process would never end.
+            process._run_get_new_deps = interrupts.allowed()(process._run_get_new_deps)  # noqa: SLF001 - as narrow as it gets
+        return process
 
     def _get_work(self) -> Any:
         interrupts.check()

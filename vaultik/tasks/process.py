@@ -16,7 +16,7 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from vaultik import interrupts, linux
+from vaultik import linux
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -89,7 +89,7 @@ def worker_process(_task: Any) -> Iterator[None]:
     """Luigi's task_process_context: a forked worker dies with its parent, so that no orphan goes on sealing."""
     if os.getpid() == _first_process:
         # One worker: the task runs in here.
-        with interrupts.allowed(), _flushed():
+        with _flushed():
             yield
         return
     # The parent decides what a signal means; a worker just ends.
