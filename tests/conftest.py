@@ -1,9 +1,14 @@
 """Fixtures of all tests."""
 
+import signal
+
 import pytest
 
 from tests.support.servers import rclone, seaweedfs
 from tests.support.site import Site
+
+# A shell's & makes it ignored, and what is begun here would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 S3_GROUP = pytest.mark.xdist_group("s3")
 
