@@ -12,11 +12,8 @@ the rest again. The state lies in a private temporary directory and is of no use
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
-import tempfile
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaultik.core.lease import FENCE_S, GRACE_S
@@ -26,6 +23,7 @@ from vaultik.maintain import blob_table, decide, inventory
 from vaultik.maintain.blob_table import Hold, References
 from vaultik.maintain.plan import DROP, Held, Plan, Tally, dump, load
 from vaultik.maintain.survey import Surveyed, Surveyor
+from vaultik.scratch import ScratchDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -70,7 +68,8 @@ class PruneSession:
         self._identities = identities
         self._request = request
         self.emit = emit
-        self._directory = Path(tempfile.mkdtemp(prefix="vaultik-prune-"))
+        self._scratch = ScratchDirectory()
+        self._directory = self._scratch.path
         self._pid = 0
         self._opened: dict[str, Any] = {}
 
@@ -94,7 +93,7 @@ class PruneSession:
     def remove(self) -> None:
         """Close, and remove the state."""
         self.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._scratch.remove()
 
     def is_done(self, step: str) -> bool:
         """Tell whether a step is complete."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.errors import RestoreError
 from vaultik.restore.plan import connect
+from vaultik.scratch import ScratchDirectory
 from vaultik.snapshot.find import FoundSnapshot, select
 from vaultik.snapshot.read import disk_errors, fetch_snapshot
 
@@ -40,7 +41,7 @@ def copied_snapshot(
     where = Path(tempfile.gettempdir())
     with ExitStack() as stack:
         with _named(where):
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vaultik-")))
+            directory = stack.enter_context(ScratchDirectory()).path
             copy = stack.enter_context(closing(connect(directory / "plan.sqlite")))
             found = select(store, spec, identities, host)
             fetch_snapshot(store, found, identities, directory, copy)
