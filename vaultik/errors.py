@@ -92,6 +92,10 @@ class FormatError(IntegrityError):
     """Bytes don't follow FORMAT.md."""
 
 
+class MisplacedError(IntegrityError):
+    """An object calls itself by a key that ends like its own: it is looked at under another prefix."""
+
+
 class AuthenticationError(IntegrityError):
     """age refused a header or a segment."""
 

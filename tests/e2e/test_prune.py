@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import subprocess
 import time
@@ -296,6 +297,14 @@ class TestRefusals:
         done = local.run("prune", "--endpoint", local.endpoint, local.bucket, "", code=1)
         assert "host/blobs/" in done.stderr
 
+    def test_a_prefix_below_the_one_that_is_meant(self, local, history):
+        snapshot = history.snapshot(30, ["a"])
+        history.snapshot(20, ["b"])
+        done = local.run("prune", "--endpoint", local.endpoint, local.bucket, f"{local.prefix}index/", code=1)
+        assert f"manifest of {snapshot}: says that the DB is index/" in done.stderr
+        assert "is PREFIX the one that the backups use?" in done.stderr
+        assert "--drop" not in done.stderr
+
     @pytest.mark.parametrize("kind", ["sqlite", "manifest"])
     def test_a_second_object_of_a_snapshot(self, local, history, kind):
         snapshot = history.snapshot(30)
@@ -357,6 +366,19 @@ class TestRefusals:
         prune(local, "--allow-shrink")
         assert len(history.snapshots()) == 1
 
+    def test_a_later_one_that_is_as_great_again_ends_that(self, local, history):
+        history.snapshot(40, ["a"], bytes=1000)
+        history.snapshot(30, [], bytes=400)
+        last = history.snapshot(20, ["a"], bytes=900)
+        prune(local)
+        assert history.snapshots() == [last]
+
+    def test_all_that_shrank_are_named(self, local, history):
+        history.snapshot(40, ["a"], bytes=1000)
+        small = [history.snapshot(days, [], bytes=400) for days in (30, 20)]
+        hint = refused(local, history, "under half of")
+        assert " ".join(f"--drop {name}" for name in small) in hint
+
     def test_half_is_not_under_half_and_a_partial_one_does_not_count(self, local, history):
         history.snapshot(3, entries=100, bytes=1000)
         history.snapshot(2, entries=50, bytes=500)
@@ -380,10 +402,10 @@ class TestRefusals:
         refused(local, history, "2 sources", "--grace", "0")
 
     def test_the_clock_of_this_machine(self, local):
-        for off in (-7200, 7200):
+        for off, word in ((-7200, "ahead of"), (7200, "behind")):
             store = MemoryStore("host/", clock=lambda off=off: time.time() + off)
             planned = session(local, lambda store=store: store)
-            with pytest.raises(PruneRefusedError, match="clock and the store's differ by 7,"):
+            with pytest.raises(PruneRefusedError, match=f"this machine's clock is 2.0 h {word} the store's"):
                 planned.plan()
             planned.remove()
 
@@ -397,7 +419,8 @@ class TestRefusals:
         other.recipient = recipient
         foreign = other.snapshot(1)
         hint = refused(local, history, f"manifest of {foreign}: .*opens none")
-        assert "several, one a line" in hint
+        assert f"of source {source8(OTHER)}: give that identity too" in hint
+        assert "--drop" not in hint
         write_key(tmp_path / "both", f"{wrong}\n{local.identity}\n")
         prune(local, "--identity", tmp_path / "both")
 
@@ -448,8 +471,21 @@ class TestGivingUp:
     def test_rules_count_without_it(self, local, history):
         history.snapshot(40)
         kept, given = history.snapshot(30), history.snapshot(20)
-        prune(local, "--drop", given)
+        prune(local, "--keep-last", "1", "--drop", given)
         assert history.snapshots() == [kept]
+
+    def test_alone_it_drops_nothing_else(self, local, history):
+        history.snapshot(50, complete=False)
+        history.snapshot(40)
+        given = history.snapshot(30)
+        history.snapshot(20)
+        other = History(local, OTHER)
+        gone = [other.snapshot(60), other.snapshot(50)]
+        before = {*history.snapshots(), *other.snapshots()}
+        prune(local, "--drop", given)
+        assert {*history.snapshots(), *other.snapshots()} == before - {given}
+        prune(local, "--forget-source", OTHER)
+        assert {*history.snapshots(), *other.snapshots()} == before - {given, *gone}
 
     @pytest.mark.parametrize("by", [OTHER, OTHER.upper(), source8(OTHER)])
     def test_a_source(self, local, history, by):
@@ -579,7 +615,7 @@ class TestOrder:
         finally:
             folder.chmod(0o700)
         assert re.search(
-            r"^vaultik: delete index/\S+\.sqlite\.zst\.age: Permission denied \(and 4 more keys\)$",
+            r"^vaultik: delete index/\S+\.sqlite\.zst\.age: Permission denied \(and 4 more like it\)$",
             done.stderr,
             re.MULTILINE,
         )
@@ -702,6 +738,31 @@ class TestTerminal:
         assert ("nothing was deleted" in said) == (answer == "n")
         assert len(history.keys()) == left
 
+    def test_the_end_of_the_input_is_a_no(self, local, history):
+        long_history(history)
+        said, status = at_a_terminal(local, ["prune", *local.where], "\x04")
+        assert said.splitlines()[-1] == "nothing was deleted"
+        assert os.waitstatus_to_exitcode(status) == 1
+        assert len(history.keys()) == 19
+
+    def test_an_interrupt_at_the_question_says_that_nothing_was_deleted(self, local, history):
+        long_history(history)
+        said, status = at_a_terminal(local, ["prune", *local.where], "\x03")
+        assert "nothing was deleted" in said
+        assert os.waitstatus_to_exitcode(status) == 130
+        assert len(history.keys()) == 19
+
+    @pytest.mark.parametrize("shell", ["{} | cat", "{} 2>/dev/null", "{} --quiet", "{} --json"])
+    def test_what_can_not_be_seen_is_not_asked(self, local, history, shell):
+        long_history(history)
+        command = shlex.join(local.command("prune", *local.where))
+        script = f"set -o pipefail; {shell.format(command)}"
+        said, status = at_a_terminal(local, None, "", ["bash", "-c", script])
+        assert "Delete that?" not in said
+        assert ("could not be seen" in said) == ("/dev/null" not in shell)
+        assert os.waitstatus_to_exitcode(status) == 2
+        assert len(history.keys()) == 19
+
     def test_yes_asks_nothing(self, local, history):
         long_history(history)
         said, status = at_a_terminal(local, ["prune", *local.where, "--yes"], "")
@@ -710,11 +771,11 @@ class TestTerminal:
         assert len(history.keys()) == 3
 
 
-def at_a_terminal(site, arguments, answer):
+def at_a_terminal(site, arguments, answer, command=None):
     pid, fd = pty.fork()
     if pid == 0:
-        command = site.command(*arguments)
-        os.execve(command[0], command, site.environment(TERM="xterm"))
+        command = command or site.command(*arguments)
+        os.execvpe(command[0], command, site.environment(TERM="xterm"))
     said = b""
     while select.select([fd], [], [], 30)[0]:
         try:
@@ -788,7 +849,7 @@ class TestRealBackups:
         before = stored_keys(site)
         dry = site.luigi("Prune", *where, "--grace", "0", "--dry-run")
         assert re.fullmatch(
-            r"vaultik: freed 0 bytes in 0 objects, of [\d,]+ bytes that may go; 0 bytes are still held\n", dry.stdout
+            r"vaultik: would free [\d,]{4,} bytes in [\d,]+ objects; 0 bytes are still held\n", dry.stdout
         )
         assert stored_keys(site) == before
         done = site.luigi("Prune", *where, "--grace", "0", "--keep-last", "1", "--workers", "2")

@@ -65,7 +65,7 @@ run vaultik fetch $where latest "$demo/host/new-file" -
 
 say "9. Prune: only the newest snapshot stays. --grace 0 is fine here, where no other host and no clone of this one uses the prefix"
 # shellcheck disable=SC2086
-run vaultik prune $where --grace 0
+run vaultik prune $where --grace 0 --yes
 
 say "10. What is left, restored and compared once more"
 # shellcheck disable=SC2086

@@ -166,7 +166,7 @@ class TestGrace:
         assert self.verdicts(9.05, 9, 1)[0].held_until is None
 
     def test_what_is_close_to_the_newest_is_kept(self):
-        assert self.verdicts(1.04, 1)[0].reasons == ("near the newest",)
+        assert self.verdicts(1.04, 1)[0].reasons == ("within an hour of the newest",)
 
     def test_without_grace_nothing_is_held(self):
         assert [bool(v.reasons) for v in self.verdicts(3, 2, 1.0001, 1, grace=0)] == [False, False, False, True]

@@ -100,7 +100,9 @@ class ProgressDisplay:
         """Say what is going on from now on, and how much there is to do of it; 0 where that isn't known."""
         self._files, self._of_files = 0, files
         if self._progress is not None:
-            self._progress.reset(self._task, total=bytes or None, description=text, files="")
+            # A reset can't make a total unknown.
+            self._progress.remove_task(self._task)
+            self._task = self._progress.add_task(text, total=bytes or None, files="")
 
     def describe(self, text: str, detail: str = "") -> None:
         """Say what is going on now, and where there is room more of it."""

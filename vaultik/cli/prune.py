@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vaultik import interrupts
 from vaultik.cli.common import (
     identity_option,
     json_option,
@@ -18,8 +19,9 @@ from vaultik.cli.common import (
     store_options,
 )
 from vaultik.cli.progress import ProgressDisplay, human_bytes
+from vaultik.errors import ConfigError
 from vaultik.maintain.plan import as_json, total
-from vaultik.maintain.prune import BLOBS, SNAPSHOTS, PruneSession
+from vaultik.maintain.prune import BLOBS, ORPHANS, SNAPSHOTS, PruneSession
 from vaultik.maintain.request import COUNTED, parse_request
 from vaultik.snapshot.find import when
 
@@ -32,8 +34,9 @@ EPILOG = """\b
 Example:
   vaultik prune my-bucket host1/ --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run
 \b
-Rules go per host, as in restic; a snapshot stays if any rule names it; without a rule the newest stays. Whatever
-was the newest within the last 7 days stays too, with its blobs: a backup that is going on may rely on it.
+Rules go per source, as in restic, by hours, days and weeks of UTC; a snapshot stays if any rule names it. Without a
+rule the newest stays; but --drop and --forget-source alone drop only what they name. What was the newest within the
+last 7 days stays too, as does what was stored within an hour of it: a backup that is going on may rely on it.
 --grace D (0, 12h, 3d) shortens that: your word that no clone or rolled-back copy of the host is alive and that no
 other host shares PREFIX.
 \b
@@ -69,9 +72,11 @@ _UNITS = {"hourly": "hour", "daily": "day", "weekly": "week", "monthly": "month"
     "--drop",
     multiple=True,
     metavar="SNAPSHOT",
-    help="Give up a snapshot, readable or not. No backup of its host may be running.",
+    help="Give up a snapshot, readable or not, by its id. No backup of its host may be running.",
 )
-@click.option("--forget-source", multiple=True, metavar="ID", help="Give up all snapshots of a host that is gone.")
+@click.option(
+    "--forget-source", multiple=True, metavar="ID", help="Give up all of a host that is gone: its source, as listed."
+)
 @click.option("--allow-shrink", is_flag=True, help="A snapshot with under half of the one before is meant so.")
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted, delete nothing.")
 @click.option("--yes", is_flag=True, help="Don't ask. Without a terminal nothing is asked anyway.")
@@ -105,11 +110,15 @@ def prune(
         forget=forget_source,
         allow_shrink=allow_shrink,
     )
+    asks = not (yes or dry_run) and sys.stdin.isatty()
+    if asks and (quiet or as_json or not (sys.stdout.isatty() and sys.stderr.isatty())):
+        raise ConfigError(
+            "prune asks before it deletes, and what it asks about could not be seen",
+            hint="add --yes to go ahead unasked, or --dry-run to look at the plan",
+        )
     identities = load_identities(identity)
     session = PruneSession(lambda: store_of(endpoint, region, bucket, prefix), identities, request)
-    dialog = _Dialog(
-        talks=not (quiet or as_json), asks=not yes and sys.stdin.isatty() and sys.stdout.isatty(), deletes=not dry_run
-    )
+    dialog = _Dialog(talks=not (quiet or as_json), asks=asks, deletes=not dry_run)
     from vaultik.tasks.prune import prune as run
 
     with dialog.display:
@@ -141,7 +150,7 @@ class _Dialog:
             for line in _plan_lines(plan, deletes=self._deletes):
                 click.echo(line)
         if self._deletes and plan.total.objects and self._asks:
-            self._declined = not click.confirm("Delete that?", err=not self._talks)
+            self._declined = not _agrees()
         if not self._deletes or self._declined:
             return False
         self.display.resume()
@@ -159,15 +168,27 @@ class _Dialog:
             sys.exit(1)
 
 
+def _agrees() -> bool:
+    try:
+        return click.confirm("Delete that?")
+    except click.Abort:
+        click.echo("\nnothing was deleted", err=True)
+        # Ctrl-C ends the command; the end of the input is a no like any other.
+        interrupts.check()
+        sys.exit(1)
+
+
 def _plan_lines(plan: Plan, *, deletes: bool) -> list[str]:
     fates, sources = plan.fates, {fate.source for fate in plan.fates}
     lines = [
         f"{plural(len(fates), 'snapshot')} of {plural(len(sources), 'source')},"
         f" {plural(plan.blobs.objects, 'blob')} ({human_bytes(plan.blobs.bytes)}) in {printable(plan.location)}"
     ]
-    host_width = max(len(_host(fate)) for fate in fates)
+    of_source = len(sources) > 1
+    host_width = max(len(_host(fate, of_source=of_source)) for fate in fates)
     lines += [
-        f"  {fate.fate}  {fate.snapshot}  {_minute(fate.stored)}  {_host(fate).ljust(host_width)}  {_why(fate)}".rstrip()
+        f"  {fate.fate}  {fate.snapshot}  {_minute(fate.stored)}"
+        f"  {_host(fate, of_source=of_source).ljust(host_width)}  {_why(fate)}".rstrip()
         for fate in fates
     ]
     lines.append(f"{'to free' if deletes else 'would free'}: {_amount(plan.doomed)}")
@@ -194,12 +215,15 @@ def _outcome(plan: Plan, freed: dict[str, Tally]) -> str:
 def _amount(tallies: dict[str, Tally]) -> str:
     if not total(tallies).objects:
         return "nothing"
-    snapshots, blobs = (tallies[step].objects if step in tallies else 0 for step in (SNAPSHOTS, BLOBS))
-    return f"{human_bytes(total(tallies).bytes)}: {plural(snapshots, 'snapshot')}, {plural(blobs, 'blob')}"
+    snapshots, blobs, orphans = (tallies[s].objects if s in tallies else 0 for s in (SNAPSHOTS, BLOBS, ORPHANS))
+    more = f", {plural(orphans, 'manifest')} without a DB" if orphans else ""
+    return f"{human_bytes(total(tallies).bytes)}: {plural(snapshots, 'snapshot')}, {plural(blobs, 'blob')}{more}"
 
 
-def _host(fate: Fate) -> str:
-    return printable(fate.host) if fate.host is not None else f"({fate.source})"
+def _host(fate: Fate, *, of_source: bool) -> str:
+    if fate.host is None:
+        return f"({fate.source})"
+    return printable(fate.host) + (f" ({fate.source})" if of_source else "")
 
 
 def _minute(at: float) -> str:

@@ -103,7 +103,7 @@ def _row(store: Store, snapshot: FoundSnapshot, identities: list[Identity]) -> d
 
 
 def _lines(rows: list[dict[str, Any]], *, known: bool) -> list[str]:
-    head = ["snapshot", "stored (UTC)", "source", "metadata"] + (["host", "entries", "size", "stored"] if known else [])
+    head = ["snapshot", "put at (UTC)", "source", "metadata"] + (["host", "entries", "size", "stored"] if known else [])
     table = [head]
     for row in rows:
         stored = row["stored"].replace("T", " ").removesuffix("Z")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.core.ids import source8
 from vaultik.core.lease import GRACE_S
-from vaultik.errors import NoMatchingIdentityError, PruneRefusedError, SelectionError
+from vaultik.errors import MisplacedError, NoMatchingIdentityError, PruneRefusedError, SelectionError
 from vaultik.maintain.blob_table import Hold
 from vaultik.maintain.keep import Candidate, by_source, judge, superseded_at
 from vaultik.maintain.plan import DROP, HOLD, KEEP, Fate
@@ -98,16 +98,23 @@ def check_readable(surveyed: Iterable[Surveyed], given_up: GivenUp) -> None:
     if not closed:
         return
     foreign = [s for s in closed if isinstance(s.problem, NoMatchingIdentityError)]
+    misplaced = [s for s in closed if isinstance(s.problem, MisplacedError)]
     if len(foreign) == len(open_ones):
         raise NoMatchingIdentityError(
             "the identity opens none of these snapshots",
             hint="give the identity of the backups' recipient, or of their audit_recipient",
         )
     more = f" (and {len(closed) - 1} more like it)" if len(closed) > 1 else ""
-    key = "an identity file may hold several, one a line; or " if foreign else ""
-    raise PruneRefusedError(
-        f"{closed[0].problem}{more}", hint=f"{key}{drops(s.found for s in closed)} what can't be mended"
-    )
+    if len(misplaced) == len(open_ones):
+        hint = "is PREFIX the one that the backups use? it seems to be one below it"
+    elif foreign:
+        # They are somebody's good backups: no hint may offer to drop them.
+        sources = sorted({s.found.source8 for s in foreign})
+        hint = f"of {_listed('source', sources)}: give that identity too; a file of identities may hold several, one a line"
+        closed = foreign
+    else:
+        hint = f"{drops(s.found for s in closed)} what can't be mended"
+    raise PruneRefusedError(f"{closed[0].problem}{more}", hint=hint)
 
 
 def decide(surveyed: Sequence[Surveyed], given_up: GivenUp, request: PruneRequest, now: float) -> Decision:
@@ -142,6 +149,11 @@ def decide(surveyed: Sequence[Surveyed], given_up: GivenUp, request: PruneReques
     return Decision(fates, holds, newest)
 
 
+def _listed(noun: str, names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{noun}{'s' if len(names) > 1 else ''} {', '.join(names[:_SHOWN])}{more}"
+
+
 def _sources_of(spec: str, inventory: Inventory) -> list[str]:
     """Return the source whose UUID, or 8 digits of it in names, somebody typed."""
     name = source8(spec.lower()) if "-" in spec else spec.lower()
@@ -152,6 +164,8 @@ def _one(fitting: Sequence[str], there: Sequence[str], what: str) -> str:
     if len(fitting) == 1:
         return fitting[0]
     shown = ", ".join((fitting or there)[-_SHOWN:])
+    if len(fitting) > _SHOWN:
+        shown += f" and {len(fitting) - _SHOWN} more"
     raise SelectionError(
         f"{what}: {'several fit' if fitting else 'there is none'}",
         hint=f"{'they are' if fitting else 'there are'}: {shown}; vaultik snapshots lists all" if shown else None,
@@ -199,19 +213,25 @@ def _fate(snapshot: Surveyed, firmness: Hold, reasons: tuple[str, ...], until: f
 
 
 def _check_shrink(surveyed: Sequence[Surveyed], stays: Iterable[int], fates: Sequence[Fate]) -> None:
-    """Refuse if a complete snapshot has under half of the complete one before, and that one may get lost over it."""
+    """Refuse if the newest complete snapshot has under half of the one before.
+
+    So for an earlier such pair whose greater one would go, unless a later one that stays is as great again.
+    """
     complete = [n for n in stays if _facts(surveyed[n]).complete]
     for places in by_source([_candidate(surveyed[n]) for n in complete]).values():
         numbers = [complete[place] for place in places]
-        for older, newer in pairwise(numbers):
-            at_risk = newer == numbers[-1] or fates[older].fate == DROP
-            if at_risk and _shrank(_facts(surveyed[older]), _facts(surveyed[newer])):
-                before, after = _facts(surveyed[older]), _facts(surveyed[newer])
+        for place, (older, newer) in enumerate(pairwise(numbers)):
+            before, after = _facts(surveyed[older]), _facts(surveyed[newer])
+            if not _shrank(before, after):
+                continue
+            small = [n for n in numbers[place + 1 :] if _shrank(before, _facts(surveyed[n]))]
+            replaced = any(fates[n].fate == KEEP for n in numbers[place + 1 :] if n not in small)
+            if newer == numbers[-1] or (fates[older].fate == DROP and not replaced):
                 raise PruneRefusedError(
                     f"snapshot {after.snapshot} of {after.host}: under half of {before.snapshot} before it:"
                     f" {before.entries:,} entries of {before.bytes:,} bytes became {after.entries:,} of {after.bytes:,}",
-                    hint="if that was meant, --allow-shrink; if it wasn't, restore what is missing, or"
-                    f" --drop {after.snapshot}",
+                    hint="if that was meant, --allow-shrink; if it wasn't, bring back what is missing and back up, or "
+                    + " ".join(f"--drop {_facts(surveyed[n]).snapshot}" for n in small[:_SHOWN]),
                 )
 
 

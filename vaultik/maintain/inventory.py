@@ -54,7 +54,7 @@ def check_clock(store: Store) -> float:
     off = time.time() - now
     if abs(off) > _FAR_OFF_S:
         raise PruneRefusedError(
-            f"this machine's clock and the store's differ by {abs(off):,.0f} s",
+            f"this machine's clock is {abs(off) / HOUR_S:,.1f} h {'ahead of' if off > 0 else 'behind'} the store's",
             hint="set the clock that is wrong, and prune again",
         )
     return now

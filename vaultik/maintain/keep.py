@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 UNLIMITED = -1
 NEWEST = "newest"
-NEAR_NEWEST = "near the newest"
+NEAR_NEWEST = "within an hour of the newest"
+NO_RULE = "no rule given"
 TIMES_DIFFER = "its times differ"
 _SLACK_S = HOUR_S
 
@@ -89,12 +90,12 @@ class Verdict(NamedTuple):
     """It was a newest within the grace: until when that holds it. None if it wasn't, or still is."""
 
 
-def judge(snapshots: Sequence[Candidate], rules: KeepRules, now: float, grace_s: float) -> list[Verdict]:
+def judge(snapshots: Sequence[Candidate], rules: KeepRules | None, now: float, grace_s: float) -> list[Verdict]:
     """Return a verdict for each snapshot, in their order; each source for itself.
 
     Args:
         snapshots: all there are, of any number of sources.
-        rules: what the user asks for.
+        rules: what the user asks for; None keeps all.
         now: the store's time, taken before they were listed.
         grace_s: how long a run may rely on what it found.
     """
@@ -104,7 +105,10 @@ def judge(snapshots: Sequence[Candidate], rules: KeepRules, now: float, grace_s:
     for numbers in by_source(snapshots).values():
         newest |= {numbers[-1], max(numbers, key=lambda n: snapshots[n].id)}
         sound = [n for n in numbers if snapshots[n].complete and not times_differ(snapshots[n])]
-        _apply(snapshots, sound, rules, wanted)
+        if rules is None:
+            wanted |= {n: [NO_RULE] for n in numbers}
+        else:
+            _apply(snapshots, sound, rules, wanted)
     verdicts = []
     for n, snapshot in enumerate(snapshots):
         if superseded[n] == math.inf:

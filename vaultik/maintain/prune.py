@@ -42,8 +42,8 @@ STEPS = (SNAPSHOTS, MANIFESTS, BLOBS, ORPHANS)
 _BATCH = 1000
 FORMER = "of snapshots that were the newest within the grace"
 UNREFERENCED = "in no snapshot, but a backup that is going on may need them"
-RECENT = "in no snapshot, but newer than the last backup of a source; its next one decides"
-GIVEN_UP = "of what --drop gives up, in case a backup began before; a prune after it frees them"
+RECENT = "in no snapshot, but newer than some source's newest snapshot; its next backup decides"
+GIVEN_UP = "of what --drop gives up, in case a backup began before"
 
 
 class PruneSession:
@@ -256,10 +256,10 @@ class PruneSession:
         self.emit(done=done.objects, done_bytes=done.bytes)
         if failed:
             key, reason = min(failed.items())
-            more = f" (and {len(failed) - 1:,} more keys)" if len(failed) > 1 else ""
+            more = f" (and {len(failed) - 1:,} more like it)" if len(failed) > 1 else ""
             raise StoreError(
                 f"delete {key}: {reason}{more}",
-                hint="every snapshot that is listed is whole; once that is mended, prune again",
+                hint="may the credential delete? Every snapshot that is listed is whole; once that is mended, prune again",
             )
 
     # -- parts ------------------------------------------------------------------------------------

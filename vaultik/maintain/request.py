@@ -22,7 +22,8 @@ _MOST = 9
 class PruneRequest(NamedTuple):
     """What to keep, what to give up, what to trust the user with."""
 
-    rules: KeepRules
+    rules: KeepRules | None
+    """None: everything stays that isn't given up."""
     grace_s: int
     exclusive: bool
     drop: tuple[str, ...]
@@ -41,12 +42,12 @@ def parse_request(
     forget: Sequence[str] = (),
     allow_shrink: bool = False,
 ) -> PruneRequest:
-    """Return what options say.
+    """Return what options say. Without a rule the newest stays; who only gives something up loses nothing else.
 
     Args:
         keep: text by rule: those of `COUNTED`, and `within`; None or empty is not given.
         grace: a duration, None for the format's own.
-        exclusive: no other host uses the prefix.
+        exclusive: no host is backing up to the prefix.
         drop: snapshots to give up.
         forget: sources to give up.
         allow_shrink: a snapshot may be far smaller than the one before.
@@ -55,14 +56,16 @@ def parse_request(
         ConfigError: a value is none; it is named.
     """
     counts = {kind: _count(kind, keep.get(kind)) for kind in COUNTED}
-    rules = KeepRules(**counts, within=_span(keep.get("within")))
+    rules: KeepRules | None = KeepRules(**counts, within=_span(keep.get("within")))
+    if rules == KeepRules():
+        rules = None if drop or forget else KeepRules(last=1)
     if exclusive and grace is None:
         raise ConfigError("--exclusive: goes with --grace", hint="with the usual grace other hosts do no harm")
     for option, values in (("--drop", drop), ("--forget-source", forget)):
         if not all(values):
             raise ConfigError(f"{option}: names nothing", hint="vaultik snapshots lists ids and sources")
     return PruneRequest(
-        rules if rules != KeepRules() else KeepRules(last=1),
+        rules,
         GRACE_S if grace is None else _grace(grace),
         exclusive,
         tuple(drop),

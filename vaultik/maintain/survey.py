@@ -13,6 +13,7 @@ from vaultik.core.age_stream import RangeOpener
 from vaultik.core.ids import source8
 from vaultik.errors import (
     IntegrityError,
+    MisplacedError,
     NoMatchingIdentityError,
     ObjectNotFoundError,
 )
@@ -116,6 +117,8 @@ class Surveyor:
 def _check_names(found: FoundSnapshot, facts: Manifest, blobs: int) -> None:
     what = f"manifest of {found.name.snapshot}"
     if facts.dbs != ((found.name.key, found.size_bytes),):
+        if all(key.endswith(f"/{found.name.key}") for key, _ in facts.dbs):
+            raise MisplacedError(f"{what}: says that the DB is {facts.dbs[0][0]}, and it is {found.name.key}")
         raise IntegrityError(f"{what}: it and the DB disagree (name or size)")
     if source8(facts.source) != found.source8:
         raise IntegrityError(f"{what}: says another source than its name")

@@ -176,7 +176,7 @@ class S3Store:
                 answer = self._client().delete_objects(Bucket=self._bucket, Delete={"Objects": batch, "Quiet": True})
                 for error in answer.get("Errors", ()):
                     if error.get("Code") != "NoSuchKey":
-                        reason = f"{error.get('Code')}: {error.get('Message', '')}"
+                        reason = ": ".join(filter(None, (error.get("Code"), error.get("Message"))))
                         failed[error["Key"].removeprefix(self._prefix)] = reason
         return failed
 

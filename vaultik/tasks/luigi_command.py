@@ -30,6 +30,7 @@ from vaultik.restore.report import problem_lines, summary
 from vaultik.restore.session import RestoreSession
 from vaultik.secrets import load_identities
 from vaultik.shown import printable
+from vaultik.snapshot.find import when
 from vaultik.store.open import open_store
 from vaultik.tasks import process, runtime
 from vaultik.tasks.build import PoliteWorker
@@ -178,7 +179,7 @@ def _end_prune(task: Prune, session: PruneSession, record: process.Record, owner
     try:
         errors = _say_errors(record)
         if task.complete():
-            _say_freed(session.read_plan(), plans.total(session.freed()))
+            _say_freed(session.read_plan(), plans.total(session.freed()), deletes=not task.dry_run)
             code = _OK
         else:
             code = errors or _FAILED
@@ -187,12 +188,12 @@ def _end_prune(task: Prune, session: PruneSession, record: process.Record, owner
         _leave(code)
 
 
-def _say_freed(plan: Plan, freed: Tally) -> None:
+def _say_freed(plan: Plan, freed: Tally, *, deletes: bool) -> None:
     held = sum(share.bytes for share in plan.held)
-    print(  # noqa: T201 - there is no cli above the luigi command
-        f"vaultik: freed {freed.bytes:,} bytes in {freed.objects:,} objects, of {plan.total.bytes:,} bytes that may go;"
-        f" {held:,} bytes are still held"
-    )
+    what = f"freed {freed.bytes:,}" if deletes else f"would free {plan.total.bytes:,}"
+    objects = (freed if deletes else plan.total).objects
+    until = f", until {when(plan.held_until)}" if plan.held_until is not None else ""
+    print(f"vaultik: {what} bytes in {objects:,} objects; {held:,} bytes are still held{until}")  # noqa: T201 - there is no cli above the luigi command
 
 
 def _end_restore(session: RestoreSession, record: process.Record, owner: int) -> None:

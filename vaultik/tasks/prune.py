@@ -109,7 +109,7 @@ class Prune(luigi.Task):
     keep_yearly = luigi.Parameter(default="", description="of how many years")
     keep_within = luigi.Parameter(default="", description="all within that of the newest, as in 1y6m14d12h")
     grace = luigi.Parameter(default="", description="in place of 7d; see vaultik prune --help")
-    exclusive = luigi.BoolParameter(default=False, description="no other host uses the prefix")
+    exclusive = luigi.BoolParameter(default=False, description="no host is backing up to the prefix")
     drop = luigi.Parameter(default="", description="snapshots to give up, commas between")
     forget_source = luigi.Parameter(default="", description="sources to give up, commas between")
     allow_shrink = luigi.BoolParameter(default=False, description="a snapshot may be far smaller than the one before")
