@@ -153,6 +153,31 @@ def without_the_fence(patch):
     patch.setattr(reconcile, "FENCE_S", 10**9)
 
 
+def a_machine_that_is_saved_before_the_put(world):
+    host = a_host(world)
+    host.write("new", 3_000)
+    run = before_the_put(host)
+    world.pass_time(8 * DAY, standing_still=True)
+    world.prune(last=1)
+    go_on(run)
+
+
+def without_the_fence_by_the_store_s_time(patch):
+    original = worlds._Session.reconcile
+    patch.setattr(worlds._Session, "reconcile", lambda self: original(self)._replace(expires=math.inf))
+
+
+def a_machine_that_is_saved_before_its_last_look(world):
+    host = a_host(world)
+    host.write("new", 3_000)
+    run = until(host.begin(), worlds, "commit_snapshot")
+    world.pass_time(7.2 * DAY, standing_still=True)
+    until(run, commit, "_put_db")
+    world.pass_time(HOUR)
+    world.prune(last=1)
+    go_on(run)
+
+
 def a_file_that_went_comes_back(world):
     """No clause can be taken out here: a snapshot lists all that the index keeps, so what it forgets nobody relies on."""
     host = a_host(world)
@@ -191,7 +216,7 @@ def without_a_second_look(patch):
     def once(self):
         if self.run_id not in found:
             found[self.run_id] = original(self)
-        return found[self.run_id]._replace(until=math.inf)
+        return found[self.run_id]._replace(until=math.inf, expires=math.inf)
 
     patch.setattr(worlds._Session, "reconcile", once)
 
@@ -271,6 +296,11 @@ def a_run_beside_a_prune_without_grace(world):
     go_on(run)
 
 
+def with_manifests_by_the_short_grace(patch):
+    original = prune.PruneSession._doom
+    patch.setattr(prune.PruneSession, "_doom", lambda *args: original(*args[:-1], args[-1] + 8 * DAY))
+
+
 def without_the_newest_db(patch):
     patch.setattr(prune.PruneSession, "_cut", lambda self, _decision, now: now - self._request.grace_s)
 
@@ -287,6 +317,9 @@ CLAUSES = [
     (a_prune_that_takes_a_week, with_a_late_now),
     (a_prune_killed_in_the_middle, with_blobs_deleted_first),
     (a_run_beside_a_prune_without_grace, without_the_newest_db),
+    (a_run_beside_a_prune_without_grace, with_manifests_by_the_short_grace),
+    (a_machine_that_is_saved_before_the_put, without_the_fence_by_the_store_s_time),
+    (a_machine_that_is_saved_before_its_last_look, without_the_fence_by_the_store_s_time),
 ]
 
 

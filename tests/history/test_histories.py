@@ -30,7 +30,7 @@ SPANS = [2.5 * DAY, 60.0, 5 * HOUR, DAY, 4 * DAY, 6.3 * DAY, 7.1 * DAY, 8 * DAY]
 OFTEN = ["change", "back_up", "back_up_a_little", "wait", "prune", "prune_a_little"]
 SELDOM = [
     "kill", "kill_prune", "save", "roll_back", "clone", "lose_index", "fail_a_put", "set_clock", "write_a_lot", "remove_a_blob",
-    "remove_a_snapshot", "lag",
+    "remove_a_snapshot", "lag", "stand_still",
 ]  # fmt: skip
 
 
@@ -147,6 +147,9 @@ class Histories(RuleBasedStateMachine):
 
     def _wait(self, _host, count):
         self.world.pass_time(SPANS[count])
+
+    def _stand_still(self, _host, count):
+        self.world.pass_time(SPANS[count], standing_still=True)
 
     def _fail_a_put(self, _host, count):
         self.world.faults = [None] * (count // 2) + [["no", "yes"][count % 2]]

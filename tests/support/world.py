@@ -112,6 +112,7 @@ class WorldStore(MemoryStore):
         self._host = host
         self.put_only = host is not None and host.put_only
         self.actor = None
+        self._told = None
 
     def _call(self, what):
         if self.actor is not None:
@@ -119,6 +120,18 @@ class WorldStore(MemoryStore):
         self._world.calls += 1
         if self.put_only:
             assert what in ("put", "now"), f"{what} with a credential that can only put"
+        # As the real ones: the time of the last answer, and what the machine counts since.
+        self._told = self._world.store_time(), self._world.boottime()
+
+    def now(self):
+        if self._told is None:
+            return self.ask_time()
+        seconds, at = self._told
+        return seconds + self._world.boottime() - at
+
+    def ask_time(self):
+        self._call("now")
+        return self.now()
 
     def put(self, key, body, *, sha256, until=None):
         self._call("put")
@@ -326,6 +339,7 @@ class World:
         self.now = 1_800_000_000.0
         self.skew = 0.0
         self.coarse = coarse
+        self.stood_still = 0.0
         self.lag = False
         self.calls = 0
         self.faults = []
@@ -343,10 +357,12 @@ class World:
         return now - now % self.coarse if self.coarse else now
 
     def boottime(self):
-        return self.now
+        return self.now - self.stood_still
 
-    def pass_time(self, seconds):
+    def pass_time(self, seconds, *, standing_still=False):
+        """Time goes by; machines that stand still (saved, and taken up again) don't count it."""
         self.now += seconds
+        self.stood_still += seconds if standing_still else 0.0
         self._before = dict(self.objects)
 
     def listed(self):
@@ -426,9 +442,11 @@ class World:
             assert key not in snapshot["blobs"], f"{key} was deleted, but {snapshot['id']} refers to it"
 
     def check(self):
-        """Every snapshot that is there has all that it refers to."""
+        """Every snapshot that is there has its manifest and all that it refers to."""
+        manifests = {key.rsplit(".", 4)[0] for key in self.objects if key.endswith(".manifest.zst.age")}
         for key, snapshot in self.snapshots.items():
             if key in self.objects:
+                assert key.rsplit(".", 4)[0] in manifests, f"the manifest of {snapshot['id']} is gone"
                 for blob in snapshot["blobs"]:
                     assert blob in self.objects or blob in self.by_hand, f"{blob} of {snapshot['id']} is gone"
 

@@ -110,6 +110,9 @@ def test_a_put_that_nobody_heard_of_is_found_by_the_next_listing(world, host):
     world.faults = [None, None, "yes"]  # blob, manifest, DB
     host.backup()
     assert len(world.snapshots) == 1
+    world.pass_time(10 * DAY)
+    # It is the base of all that it lists.
+    assert host.backup().counts["bytes_new"] == 0
 
 
 def test_a_put_that_failed_is_sent_again_with_the_same_bytes(world, host):
@@ -139,6 +142,17 @@ def test_a_db_is_not_put_long_after_its_listing(world, host):
     run.finish()
     # The first put came too late; another listing was made, and the same bytes sent.
     assert len([key for key in world.objects if key.endswith(".manifest.zst.age")]) == 1
+    assert len(world.snapshots) == 1
+
+
+def test_a_db_is_not_put_by_a_machine_that_stood_still_since_its_listing(world, host):
+    run = host.begin()
+    while not any(key.endswith(".manifest.zst.age") for key in world.objects):
+        run.step()
+    world.pass_time(7 * HOUR, standing_still=True)
+    listed = host.listed
+    run.finish()
+    assert host.listed > listed
     assert len(world.snapshots) == 1
 
 

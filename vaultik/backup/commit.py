@@ -200,7 +200,7 @@ def _put(session: Session, sealed: _Sealed, reliance: Reliance) -> bool:
     session.store().put(name.key, path, sha256=name.sha256)
     for pause_s in (*_PAUSES_S, None):
         try:
-            _put_db(session, sealed, reliance.until)
+            _put_db(session, sealed, reliance)
         except StoreUnavailableError:
             if pause_s is None or session.put_only:
                 raise
@@ -215,9 +215,11 @@ def _put(session: Session, sealed: _Sealed, reliance: Reliance) -> bool:
     raise AssertionError("the last put raises or returns")
 
 
-def _put_db(session: Session, sealed: _Sealed, until: float) -> None:
+def _put_db(session: Session, sealed: _Sealed, reliance: Reliance) -> None:
     name, path = sealed.db
-    session.store().put(name.key, path, sha256=name.sha256, until=until)
+    if session.store().ask_time() > reliance.expires:
+        raise StoreUnavailableError("put of the snapshot: too late after the listing that it relies on")
+    session.store().put(name.key, path, sha256=name.sha256, until=reliance.until)
 
 
 def _seal_db(session: Session, draft: _Draft, target: Path) -> tuple[age.Sealed, Totals]:

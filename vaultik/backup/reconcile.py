@@ -52,6 +52,8 @@ class Reliance(NamedTuple):
     """Whether the snapshot that an earlier try put without hearing of it was found and is the base now."""
     until: float
     """When a snapshot that is judged by this look must be put at the latest, as `linux.boottime` counts."""
+    expires: float
+    """The same by the store's time: a virtual machine that is saved and taken up again counts no time meanwhile."""
 
     @property
     def forgotten(self) -> int:
@@ -78,7 +80,8 @@ def reconcile(
         StoreError: the store couldn't be listed.
     """
     until = boottime() + FENCE_S
-    after = store.now() - RELIANCE_S
+    now = store.now()
+    after = now - RELIANCE_S
     listed = {} if put_only else _snapshot_dbs(store, source8(source))
     adopted = not put_only and _adopt(index, listed)
     base = state.get_base(index)
@@ -89,7 +92,9 @@ def reconcile(
     with transaction(index):
         chunks.forget_blobs(index, [blob for blob, _ in doubtful])
     why = [reason for _, reason in doubtful]
-    return Reliance(why.count(_LOST), why.count(_OUTDATED), why.count(_EXPIRED), superseded, adopted, until)
+    return Reliance(
+        why.count(_LOST), why.count(_OUTDATED), why.count(_EXPIRED), superseded, adopted, until, now + FENCE_S
+    )
 
 
 def _snapshot_dbs(store: Store, source: str) -> dict[str, tuple[SnapshotName, ObjectInfo]]:
@@ -109,9 +114,10 @@ def _adopt(index: sqlite3.Connection, listed: Mapping[str, tuple[SnapshotName, O
 
 
 def commit_base(index: sqlite3.Connection, base: Base) -> None:
-    """Record, within a transaction, that the snapshot which was sent last stands in the store."""
-    state.set_base(index, base)
-    chunks.set_based(index)
+    """Record, within a transaction, that the snapshot which was sent last stands in the store; once."""
+    if state.get_pending(index) is not None:
+        state.set_base(index, base)
+        chunks.set_based(index)
 
 
 def _is_superseded(

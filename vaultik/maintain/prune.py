@@ -181,7 +181,9 @@ class PruneSession:
         horizon = now - self._request.grace_s
         rows = [(SNAPSHOTS, s.name.key, s.size_bytes) for s in dropped]
         rows += [(MANIFESTS, s.manifest.key, s.manifest_bytes) for s in dropped if s.manifest is not None]
-        rows += [(ORPHANS, o.name.key, o.size_bytes) for o in orphans if o.modified < horizon]
+        # Whatever the grace: a run that is going on may be about to put the DB.
+        old = min(horizon, now - GRACE_S)
+        rows += [(ORPHANS, o.name.key, o.size_bytes) for o in orphans if o.modified < old]
         db = self.db()
         db.execute("BEGIN")
         db.executemany("INSERT INTO doomed (step, name, size) VALUES (?, ?, ?)", rows)

@@ -69,6 +69,14 @@ class Store(Protocol):
         """
         ...
 
+    def ask_time(self) -> float:
+        """Ask the store for its time and return it: a machine that was saved and taken up again has a stale one.
+
+        Raises:
+            StoreUnavailableError: it didn't answer.
+        """
+        ...
+
     def put(self, key: str, body: Path | bytes, *, sha256: bytes, until: float | None = None) -> bool:
         """Store `body` under `key` unless an object stands there; durable on return.
 

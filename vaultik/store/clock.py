@@ -28,7 +28,18 @@ class StoreClock:
             StoreUnavailableError: it doesn't tell.
         """
         if self._told is None:
-            ask()
+            return self.ask(ask)
+        seconds, at = self._told
+        return seconds + boottime() - at
+
+    def ask(self, ask: Callable[[], None]) -> float:
+        """Make the store tell its time, and return it.
+
+        Raises:
+            StoreUnavailableError: it doesn't tell.
+        """
+        self._told = None
+        ask()
         if self._told is None:
             raise StoreUnavailableError("the store's answers tell no time", hint="a proxy that strips the Date header?")
         seconds, at = self._told

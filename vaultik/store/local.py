@@ -73,6 +73,10 @@ class LocalStore:
         """Return the time of the file system that holds the bucket."""
         return self._clock.now(self._touch)
 
+    def ask_time(self) -> float:
+        """Return that time as a file that is written just now has it."""
+        return self._clock.ask(self._touch)
+
     def put(self, key: str, body: Path | bytes, *, sha256: bytes, until: float | None = None) -> bool:
         """Store an object unless one stands there (see `Store.put`).
 

@@ -108,6 +108,10 @@ class S3Store:
         """Return the time by the server's Date headers."""
         return self._clock.now(self._ask_time)
 
+    def ask_time(self) -> float:
+        """Return the Date of an answer that is asked for just now."""
+        return self._clock.ask(self._ask_time)
+
     def put(self, key: str, body: Path | bytes, *, sha256: bytes, until: float | None = None) -> bool:
         """Store an object unless one stands there (see `Store.put`).
 
