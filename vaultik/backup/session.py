@@ -273,7 +273,7 @@ class Session:
 
     def _excludes(self) -> Excludes:
         config, index_path = self.config, self.config.index_path
-        own = [index_path.with_name(index_path.name + end) for end in ("", "-wal", "-shm", ".lock", ".source")]
+        own = [index_path.with_name(index_path.name + end) for end in ("", "-wal", "-shm", ".lock", ".source", ".pid")]
         own.append(plain_path(index_path))
         return Excludes(
             config.exclude,

@@ -42,11 +42,14 @@ class Problem(NamedTuple):
 
 
 def add_run(index: sqlite3.Connection, run_id: str, started: float) -> int:
-    """Record that a run begins, and forget the oldest ones. Returns its row id."""
+    """Record that a run begins, and forget the oldest ones but the last that was done. Returns its row id."""
     (run,) = index.execute(
         "INSERT INTO runs (run_id, started) VALUES (?, ?) RETURNING id", (run_id, started)
     ).fetchone()
-    index.execute("DELETE FROM runs WHERE id <= ?", (run - _RUNS_KEPT,))
+    index.execute(
+        "DELETE FROM runs WHERE id <= ? AND id <> (SELECT coalesce(max(id), 0) FROM runs WHERE exit_code IS NOT NULL)",
+        (run - _RUNS_KEPT,),
+    )
     index.execute("DELETE FROM commits WHERE run <= ?", (run - _RUNS_KEPT,))
     index.execute("DELETE FROM problems WHERE run <= ?", (run - _PROBLEMS_KEPT,))
     return int(run)
@@ -127,3 +130,8 @@ def set_receipt(
         "UPDATE runs SET snapshot = coalesce(?, snapshot), exit_code = ?, finished = ? WHERE id = ?",
         (snapshot, exit_code, finished, run),
     )
+
+
+def set_error(index: sqlite3.Connection, run_id: str, error: str, finished: float) -> None:
+    """Record why a run ends without a receipt."""
+    index.execute("UPDATE runs SET error = ?, finished = ? WHERE run_id = ?", (error, finished, run_id))

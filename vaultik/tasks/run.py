@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import threading
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vaultik.backup.session import Session
-from vaultik.errors import LocalIndexError, TaskFailedError
+from vaultik.errors import LocalIndexError, TaskFailedError, VaultikError
 from vaultik.index import bundles, runs
 from vaultik.index.db import mapped
 from vaultik.index.lock import RunLock
@@ -64,6 +67,9 @@ def run_backup(
         _build(session, workers)
         watcher.stop()
         return _result(session, watcher.errors)
+    except Exception as exc:
+        _note_error(session, exc)
+        raise
     finally:
         watcher.stop()
         runtime.deactivate()
@@ -97,6 +103,14 @@ def _result(session: Session, errors: list[dict[str, Any]]) -> BackupResult:
     raise LocalIndexError(
         "the run ended without a receipt", hint="a worker was killed? the next run goes on from what is done"
     )
+
+
+def _note_error(session: Session, exc: Exception) -> None:
+    """Leave in the index why the run failed, for `vaultik status`; where that can't be, the error itself says more."""
+    if session.run:
+        with contextlib.suppress(sqlite3.Error, OSError, VaultikError):
+            text = str(exc) if isinstance(exc, VaultikError) else f"{type(exc).__name__}: {exc}"
+            runs.set_error(session.index(), session.run_id, text, time.time())
 
 
 class Watcher:
