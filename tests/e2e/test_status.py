@@ -174,7 +174,9 @@ def test_the_last_success_is_not_forgotten_over_a_thousand_failures(host):
 def test_the_index_of_an_older_vaultik_is_read_and_left_as_it_is(host):
     snapshot = host.backup()["snapshot"]
     with contextlib.closing(sqlite3.connect(host.index)) as index, index:
-        index.execute("ALTER TABLE runs DROP COLUMN error")
+        index.executescript(
+            "DROP INDEX entries_again; ALTER TABLE runs DROP COLUMN error; ALTER TABLE runs DROP COLUMN full"
+        )
         index.execute("PRAGMA user_version = 3")
     before = everything(host.state)
     assert facts(host)["last_success"]["snapshot"] == snapshot

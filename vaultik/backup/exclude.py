@@ -7,13 +7,38 @@ import stat
 from typing import TYPE_CHECKING
 
 from vaultik.ignore import IgnoreRules
+from vaultik.snapshot.write import plain_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from vaultik.config import Config
+
 CACHE_TAG = b"CACHEDIR.TAG"
 CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
+
+
+_BESIDE_INDEX = ("", "-wal", "-shm", ".lock", ".source", ".pid")
+
+
+def excludes_of(config: Config) -> Excludes:
+    """Return a config's rules.
+
+    Raises:
+        ConfigError: a pattern can never fit.
+    """
+    return Excludes(
+        config.exclude, caches=config.exclude_caches, if_present=config.exclude_if_present, own=own_paths(config)
+    )
+
+
+def own_paths(config: Config) -> list[Path]:
+    """Return the files and directories of vaultik's own, of which no backup is made."""
+    index_path = config.index_path
+    beside = [index_path.with_name(index_path.name + end) for end in _BESIDE_INDEX]
+    store = [config.local_store] if config.local_store else []
+    return [*beside, plain_path(index_path), config.spool_dir, *store]
 
 
 class Excludes:

@@ -132,6 +132,6 @@ def _find(index: sqlite3.Connection, columns: set[str], where: str) -> tuple[int
 
 def _last_full_scan(index: sqlite3.Connection, columns: set[str]) -> float | None:
     # Before runs looked at dirty directories only, all were full.
-    full = "full = 1" if "full" in columns else "1"
+    full = '"full" = 1' if "full" in columns else "1"
     (started,) = index.execute(f"SELECT max(started) FROM runs WHERE exit_code IS NOT NULL AND {full}").fetchone()
     return None if started is None else float(started)

@@ -21,6 +21,7 @@ from vaultik.tasks.process import Record
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vaultik.backup.changes import Changes
     from vaultik.config import Config
     from vaultik.index.runs import Problem, Run
 
@@ -40,6 +41,7 @@ def run_backup(
     host: str,
     workers: int | None = None,
     adopt: bool = False,
+    changes: Changes | None = None,
     watch: Callable[[dict[str, Any]], None] = lambda _event: None,
 ) -> BackupResult:
     """Back up once.
@@ -49,6 +51,7 @@ def run_backup(
         host: name under which the snapshot says where it comes from.
         workers: Luigi processes; None for as many as the work merits.
         adopt: take over an index that belongs to a config file which was moved.
+        changes: what changed since the last run, if a watcher can tell; None has everything looked at.
         watch: told of every progress event and notice, from a thread that ends before this returns.
 
     Raises:
@@ -58,7 +61,7 @@ def run_backup(
     record = Record()
     watcher = Watcher(record, watch)
     # Before the lock: a config that can't be used leaves nothing behind.
-    session = Session(config, host=host, run_id=new_run_id(), emit=record.add)
+    session = Session(config, host=host, run_id=new_run_id(), changes=changes, emit=record.add)
     lock = RunLock(config.index_path)
     try:
         session.begin(adopt=adopt)
