@@ -140,6 +140,7 @@ def test_a_run_that_failed_is_remembered_with_its_reason(host):
     assert facts(host)["last_run"]["error"] is None
     host.store.rename(host.store.with_name("elsewhere"))
     host.run("backup", host.config, code=1)
+    host.luigi("Backup", code=1)
     found = facts(host)
     assert found["last_success"]["exit_code"] == 0
     assert found["last_run"]["exit_code"] is None

@@ -79,7 +79,7 @@ class Diary:
     def failed(self, outcome: Outcome, failures: int, pause: float) -> None:
         """A run failed."""
         self.last_error = outcome.error
-        times = "" if failures == 1 else f", the {failures:,}th time in a row"
+        times = "" if failures == 1 else f" {failures:,} times in a row"
         self.log.error("run failed%s: %s; again in %s", times, outcome.error, human_duration(pause))
         if outcome.hint:
             self.log.error("  hint: %s", outcome.hint)

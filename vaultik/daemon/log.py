@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import os
+import socket
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -60,12 +61,15 @@ def to_syslog(address: str = _SYSLOG) -> logging.Logger:
         ConfigError: there is none.
     """
     try:
-        handler = logging.handlers.SysLogHandler(address, logging.handlers.SysLogHandler.LOG_DAEMON)
+        # The handler would wait for one for ever.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+            probe.connect(address)
     except OSError as exc:
         raise ConfigError(
             f"no system log at {address}: {exc.strerror}",
             hint="log to a file with --log-file FILE, or to standard error with --foreground",
         ) from exc
+    handler = logging.handlers.SysLogHandler(address, logging.handlers.SysLogHandler.LOG_DAEMON)
     handler.append_nul = False
     return _logger(handler, "vaultik[%(process)d]: %(message)s")
 
