@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, NoReturn
 
 import daemon
 
+from vaultik import interrupts
 from vaultik.errors import VaultikError
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def _live(
         stderr=stderr,
     )
     context.open()
+    # Signals are this process's now.
+    interrupts.install()
 
     def ready(answer: str = _READY) -> None:
         os.write(write_fd, answer.encode())

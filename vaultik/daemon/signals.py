@@ -10,19 +10,28 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
-_TAKEN = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+_OTHERS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
 _MOST = 4096
 
 
 class SignalQueue:
-    """The signals that this process got since it last looked, while the block lasts. Main thread only."""
+    """The signals that this process got since it last looked, while the block lasts. Main thread only.
+
+    SIGTERM and SIGINT mean what they meant before until `take_ending` is called: nobody looks while the daemon begins.
+    """
 
     def __enter__(self) -> Self:
         self._read_fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        for number in _TAKEN:
+        for number in _OTHERS:
             signal.signal(number, _do_nothing)
         signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         return self
+
+    def take_ending(self) -> None:
+        """Take SIGTERM and SIGINT too, from now on."""
+        for number in _ENDING:
+            signal.signal(number, _do_nothing)
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
