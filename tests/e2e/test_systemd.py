@@ -2,12 +2,14 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.daemon import Daemon
 from tests.support.site import Site
 from vaultik.cli.systemd import UNITS
 
@@ -166,38 +168,49 @@ def expand(name, known={}):  # noqa: B006 - a cache
     return known[name]
 
 
-def test_a_backup_needs_no_system_call_that_is_filtered(units, site):
-    site.source.mkdir(exist_ok=True)
+def test_a_daemon_and_its_runs_need_no_system_call_that_is_filtered(units, site):
+    site.source.mkdir()
     (site.source / "a").write_bytes(os.urandom(3_000_000))
+    site.configure(workers=2)
     allowed = allowed_calls(units / "vaultik.service")
     assert {"openat", "inotify_add_watch", "syncfs"} <= allowed
     assert not {"mount", "init_module", "ptrace"} & allowed
     trace = site.tmp / "trace"
-    subprocess.run(
-        ["strace", "-f", "-qq", "-o", trace, *site.command("backup", site.config, "--workers", "2")],
-        env=site.environment(),
-        check=True,
-        capture_output=True,
-    )
-    used = set(re.findall(r"^\d+ (?:<\.\.\. )?(\w+)[( ]", trace.read_text(errors="replace"), re.MULTILINE))
-    assert "openat" in used
-    assert not used - allowed - {"resumed"}
+    with Daemon(site, before=["strace", "-f", "-qq", "-o", trace]) as daemon:
+        daemon.wait_for_snapshot()
+        os.kill(int(site.index.with_name("index.sqlite.pid").read_text()), signal.SIGTERM)
+        assert daemon.process.wait(60) == 0
+    calls = re.findall(r"^\d+ +(?:<\.\.\. )?(\w+)(?:\(| resumed)", trace.read_text(errors="replace"), re.MULTILINE)
+    assert {"openat", "inotify_add_watch"} <= set(calls)
+    assert not set(calls) - allowed
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")
 def test_a_backup_needs_no_right_but_those_that_are_left(units, local_site):
     source = local_site.source
-    source.mkdir(exist_ok=True)
+    source.mkdir()
     private = source / "private"
     private.write_text("of somebody else")
     private.chmod(0)
     os.utime(private, (1, 1))
     os.chown(private, 1234, 1234)
-    rights = dict(settings_of(units / "vaultik.service"))["CapabilityBoundingSet"].lower().replace("cap_", "+").split()
+    found = dict(settings_of(units / "vaultik.service"))
+    rights = found["CapabilityBoundingSet"].lower().replace("cap_", "+").split()
     bounds = [f"--bounding-set=-all,{','.join(rights)}", "--inh-caps=-all", "--no-new-privs"]
+    writable = [
+        value.removeprefix("-") for key, value in settings_of(units / "vaultik.service") if key == "ReadWritePaths"
+    ]
+    assert (found["RuntimeDirectory"], found["Environment"]) == ("%N", "TMPDIR=%t/%N")
+    runtime = local_site.tmp / "runtime"
+    runtime.mkdir()
+    mount_point = next(path for path in local_site.tmp.parents if os.path.ismount(path))
     done = subprocess.run(
-        ["setpriv", *bounds, sys.executable, "-c", NO_NEW_CODE, *local_site.command("backup", local_site.config)],
-        env=local_site.environment(),
+        [
+            *("unshare", "--mount", "sh", "-euc", READ_ONLY, "sh", mount_point, runtime, *writable, "--"),
+            *("setpriv", *bounds, sys.executable, "-c", NO_NEW_CODE),
+            *local_site.command("backup", local_site.config),
+        ],
+        env=local_site.environment(OUTSIDE=str(local_site.tmp / "outside"), TMPDIR=str(runtime)),
         capture_output=True,
         text=True,
         check=False,
@@ -207,6 +220,16 @@ def test_a_backup_needs_no_right_but_those_that_are_left(units, local_site):
     local_site.restore(local_site.tmp / "back")
     assert (local_site.restored(local_site.tmp / "back") / "private").read_text() == "of somebody else"
 
+
+READ_ONLY = """
+mount_point=$1; shift
+while [ "$1" != -- ]; do mount --bind "$1" "$1"; shift; done
+shift
+mount -o remount,bind,ro "$mount_point"
+if touch "$OUTSIDE" 2>/dev/null; then echo "$OUTSIDE can be written" >&2; exit 9; fi
+exec "$@"
+"""
+"""What ProtectSystem=strict and ReadWritePaths make, in a mount namespace that ends with the process."""
 
 NO_NEW_CODE = """
 import ctypes, os, sys

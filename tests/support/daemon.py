@@ -24,8 +24,17 @@ def wait_until(condition, what):
 class Daemon:
     """`vaultik backup CONFIG --daemon --foreground`, until its context ends."""
 
-    def __init__(self, site, *arguments, **environment):
+    def __init__(self, site, *arguments, before=(), **environment):
+        """Prepare one.
+
+        Args:
+            site: whose.
+            arguments: more of the command line.
+            before: a command that runs it, as strace does.
+            environment: more variables.
+        """
         self.site = site
+        self._before = before
         self._log = site.tmp / f"daemon-{time.monotonic_ns()}.log"
         self._arguments = arguments
         self._environment = environment
@@ -34,7 +43,10 @@ class Daemon:
     def __enter__(self):
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                self.site.command("backup", self.site.config, "--daemon", "--foreground", *self._arguments),
+                [
+                    *self._before,
+                    *self.site.command("backup", self.site.config, "--daemon", "--foreground", *self._arguments),
+                ],
                 env=self.site.environment(**self._environment),
                 stdout=log,
                 stderr=log,
@@ -45,7 +57,8 @@ class Daemon:
 
     def __exit__(self, *_):
         if self.process.poll() is None:
-            self.process.kill()
+            # All of its group: what runs it, and itself.
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     @property

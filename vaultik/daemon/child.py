@@ -39,6 +39,8 @@ class Outcome(NamedTuple):
 
     exit_code: int
     snapshot: str | None = None
+    full: bool = False
+    """Everything was looked at, asked for or not."""
     seconds: float = 0.0
     counts: dict[str, int] | None = None
     unreadable: int = 0
@@ -249,6 +251,7 @@ def _told(result: BackupResult, seconds: float) -> dict[str, Any]:
     return {
         "exit_code": result.run.exit_code,
         "snapshot": result.run.snapshot,
+        "full": result.run.full,
         "seconds": seconds,
         "counts": result.run.counts,
         "unreadable": kinds.count("unreadable"),

@@ -225,7 +225,7 @@ class Service:
 
     def _done(self, going: _Going, outcome: Outcome) -> None:
         self._ended, self._failures = _now(), 0
-        if going.process.full:
+        if outcome.full:
             self._full, self._answered = going.begun, going.doubt
         self._diary.ended(outcome)
 
