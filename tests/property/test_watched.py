@@ -93,7 +93,7 @@ def test_a_told_run_and_a_full_scan_come_to_the_same(tmp_path, seed, links):
             mutator.step()
         world.run(None)
         for _ in range(RUNS):
-            mutator.log.clear()
+            mutator.begin()
             for _ in range(mutator.rng.randint(1, LONGEST_BATCH)):
                 mutator.step()
                 if mutator.rng.random() < 0.2:
@@ -122,7 +122,7 @@ def test_what_changes_during_a_run_is_in_the_next(tmp_path, links):
             mutator.step()
         world.run(None)
         for _ in range(4 + MORE // 50):
-            mutator.log.clear()
+            mutator.begin()
             stop.clear()
             thread = threading.Thread(target=mutate)
             thread.start()

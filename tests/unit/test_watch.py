@@ -542,6 +542,12 @@ class TestMounts:
         with self._mounted(watched.source / "proc", "-t", "proc", "none"), watched.watching() as watcher:
             assert watcher.watching == 1 + len(watched.source.parents)
 
+    def test_nor_are_those_that_are_mounted_later(self, watched):
+        (watched.source / "proc").mkdir()
+        with watched.watching() as watcher, self._mounted(watched.source / "proc", "-t", "proc", "none"):
+            assert watched.taken(watcher) == ({"."}, set())
+            assert watcher.watching == 1 + len(watched.source.parents)
+
     @pytest.mark.parametrize("after", [False, True])
     def test_a_source_that_is_mounted_over_or_unmounted(self, watched, after):
         fill(watched.source, "a/1")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vaultik.backup.exclude import Excludes
     from vaultik.daemon.inotify import Inotify
     from vaultik.daemon.nodes import Node
+    from vaultik.index.mounts import Mount
 
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _UNREADABLE = (errno.EACCES, errno.EPERM, errno.EBADF)
@@ -69,7 +70,7 @@ class Placer:
         self._excludes = excludes
         self._one_file_system = one_file_system
         self._dropped = dropped
-        self._mounts = parse_mountinfo(Path("/proc/self/mountinfo").read_text(encoding="latin-1"))
+        self._mounts = _mounted()
         self._watches = Watches(instance)
         self.tree = self._watches.tree
         self.failure: OSError | None = None
@@ -205,6 +206,8 @@ class Placer:
         return name != at.tag and (self._excludes.is_own(path) or self._excludes.excludes(path, st))
 
     def _is_pseudo(self, device: int) -> bool:
+        if device not in self._mounts:
+            self._mounts = _mounted()
         mount = self._mounts.get(device)
         return mount is not None and mount.is_pseudo
 
@@ -260,6 +263,10 @@ def place_all(placer: Placer, sources: Iterable[bytes]) -> list[str]:
         problems.append(f"a directory can't be watched: {placer.failure.strerror}")
     placer.release()
     return problems
+
+
+def _mounted() -> dict[int, Mount]:
+    return parse_mountinfo(Path("/proc/self/mountinfo").read_text(encoding="latin-1"))
 
 
 def _directories(fd: int) -> list[bytes]:
