@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.site import NO_RIGHTS, Site
+from vaultik import linux
 from vaultik.backup.changes import Changes
 from vaultik.config import load_config
 from vaultik.daemon import limits
@@ -20,6 +21,7 @@ from vaultik.daemon.mounted import parse_mount_points
 from vaultik.daemon.watch import Watcher
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+RENAME_EXCHANGE = 2
 LIMITS = Path("/proc/sys/fs/inotify")
 
 
@@ -205,6 +207,18 @@ class TestTrees:
             shutil.rmtree(watched.source / "b")
             (watched.source / "c").rename(watched.source / "b")
             assert watched.taken(watcher) == ({"."}, set())
+
+    def test_two_directories_that_are_exchanged_at_once(self, watched):
+        fill(watched.source, "a/x/1", "b/y/2")
+        with watched.watching() as watcher:
+            before = watcher.watching
+            one, two = (os.fsencode(watched.source / name) for name in ("a", "b"))
+            assert linux._libc.renameat2(linux.AT_FDCWD, one, linux.AT_FDCWD, two, RENAME_EXCHANGE) == 0
+            assert watched.taken(watcher) == ({"."}, {"a", "b"})
+            assert watcher.watching == before
+            for place in ("a/y", "b/x"):
+                fill(watched.source, f"{place}/3")
+                assert watched.taken(watcher) == ({place}, set())
 
     def test_renames_that_are_read_of_late(self, watched):
         """Each event tells of a place that is another one by the time it is read."""
