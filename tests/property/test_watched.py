@@ -164,7 +164,6 @@ def test_real_runs_with_several_processes_leave_the_watcher_alone(tmp_path):
         assert changes == Changes(frozenset([os.fsencode(world.root / "0")]))
         told = run_backup(world.config, host="here", changes=changes, workers=2, watch=watch).run
         assert not told.full
-        assert told.counts["files"] == 2
         world.watcher.read()
         assert world.watcher.dirty == 1
         run_backup(world.config, host="here", changes=world.watcher.take())
