@@ -147,9 +147,12 @@ def test_what_changes_during_a_run_is_in_the_next(tmp_path, links):
 def test_real_runs_with_several_processes_leave_the_watcher_alone(tmp_path):
     """Workers are forked beside it; a progress thread takes the events, so that none are lost in a long run."""
     world = Watched(tmp_path)
+    for site in (world.told, world.other):
+        site.configure(chunk_size="64KiB", blob_size_limit="4MB")
+    config = load_config(world.told.config)
     for number in range(3):
         (world.root / f"{number}").mkdir()
-        (world.root / f"{number}/big").write_bytes(random.Random(number).randbytes(40_000_000))
+        (world.root / f"{number}/big").write_bytes(random.Random(number).randbytes(4_000_000))
 
     def watch(event):
         world.watcher.read()
@@ -158,15 +161,16 @@ def test_real_runs_with_several_processes_leave_the_watcher_alone(tmp_path):
 
     with closing(world.watcher):
         world.watcher.take()
-        full = run_backup(world.config, host="here", workers=2, watch=watch)
+        full = run_backup(config, host="here", workers=2, watch=watch)
         assert full.run.full
+        assert full.run.counts["blobs"] > 2
         changes = world.watcher.take()
         assert changes == Changes(frozenset([os.fsencode(world.root / "0")]))
-        told = run_backup(world.config, host="here", changes=changes, workers=2, watch=watch).run
+        told = run_backup(config, host="here", changes=changes, workers=2, watch=watch).run
         assert not told.full
         world.watcher.read()
         assert world.watcher.dirty == 1
-        run_backup(world.config, host="here", changes=world.watcher.take())
+        run_backup(config, host="here", changes=world.watcher.take())
         world.compare("real runs")
         assert not world.watcher.take()
         # Nobody wakes for the watches of a worker that is gone.
