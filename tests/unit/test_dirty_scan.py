@@ -311,6 +311,26 @@ class TestTriedAgain:
         assert self._backup(pair)["unreadable"] == 0
         pair.told_only()
 
+    @pytest.mark.skipif(
+        os.geteuid() != 0 or not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="needs root and FUSE to mount"
+    )
+    def test_a_name_of_which_nothing_can_be_told(self, pair):
+        """As of a mount whose server is gone: the index has no row of it, and it is an error every time."""
+        fill(pair.source, "a/1", "b/2")
+        (pair.source / "a/dead").mkdir()
+        pair.begin()
+        end = os.open("/dev/fuse", os.O_RDWR)
+        options = f"fd={end},rootmode=40000,user_id=0,group_id=0"
+        mount = ["mount", "-i", "-t", "fuse", "none", pair.source / "a/dead", "-o", options]
+        subprocess.run(mount, pass_fds=[end], check=True)
+        os.close(end)
+        try:
+            assert pair.told_only("a").exit_code == 3
+            assert pair.told_only("b").exit_code == 3
+        finally:
+            subprocess.run(["umount", "-l", pair.source / "a/dead"], check=True)
+        assert pair.told_only().exit_code == 0
+
     def _backup(self, pair, *directories):
         """A run without any of root's rights."""
         code = (
