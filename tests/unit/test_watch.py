@@ -362,6 +362,20 @@ class TestFilesAsSources:
             assert watcher.take().directories == {fstab, os.fsencode(tmp_path / "etc/sub")}
 
 
+def test_the_whole_machine_as_source(tmp_path):
+    watched = Watched(tmp_path)
+    fill(watched.source, "a/1")
+    way = [*reversed(watched.source.parents)][1:]
+    excludes = [pattern for at in way for pattern in (f"{at.parent}/*".replace("//", "/"), f"!{at}")]
+    watched.site.configure(source_dirs=["/"], exclude=[*excludes, f"{tmp_path}/*", f"!{watched.source}"])
+    with watched.watching() as watcher:
+        fill(watched.source, "a/2", "b/3")
+        changes = watcher.take()
+        assert {os.fsencode(watched.source / "a"), os.fsencode(watched.source)} <= changes.directories
+        assert changes.trees == {os.fsencode(watched.source / "b")}
+        assert watcher.watching < 20
+
+
 class TestGivenBack:
     def test_what_a_failed_run_should_have_seen_is_dirty_still(self, watched):
         fill(watched.source, "a/1", "b/2")

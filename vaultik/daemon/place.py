@@ -203,7 +203,9 @@ class Placer:
         if st.st_dev != at.device and (self._one_file_system or self._is_pseudo(st.st_dev)):
             return True
         path = at.path + b"/" + name
-        return name != at.tag and (self._excludes.is_own(path) or self._excludes.excludes(path, st))
+        # Never by inode number: that of a file which is gone may be another's by now.
+        left_out = self._excludes.is_own(path) or self._excludes.excludes_name(path, is_directory=True)
+        return name != at.tag and left_out
 
     def _is_pseudo(self, device: int) -> bool:
         if device not in self._mounts:
