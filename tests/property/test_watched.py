@@ -1,6 +1,8 @@
 """Random changes under a running watcher: a run that is told of them comes to what a full scan comes to."""
 
 import os
+import random
+import select
 import stat
 import threading
 from contextlib import closing
@@ -11,9 +13,11 @@ from tests.support.mutate import Mutator
 from tests.support.run import Run
 from tests.support.site import Site
 from tests.support.snapshots import differences, dump
+from vaultik.backup.changes import Changes
 from vaultik.backup.exclude import excludes_of
 from vaultik.config import load_config
 from vaultik.daemon.watch import Watcher
+from vaultik.tasks.run import run_backup
 
 MORE = int(os.environ.get("VAULTIK_HISTORIES", "0"))
 HISTORIES = range(2 + MORE // 10)
@@ -93,7 +97,7 @@ def test_a_told_run_and_a_full_scan_come_to_the_same(tmp_path, seed, links):
             mutator.step()
         world.run(None)
         for _ in range(RUNS):
-            mutator.log.clear()
+            mutator.begin()
             for _ in range(mutator.rng.randint(1, LONGEST_BATCH)):
                 mutator.step()
                 if mutator.rng.random() < 0.2:
@@ -122,7 +126,7 @@ def test_what_changes_during_a_run_is_in_the_next(tmp_path, links):
             mutator.step()
         world.run(None)
         for _ in range(4 + MORE // 50):
-            mutator.log.clear()
+            mutator.begin()
             stop.clear()
             thread = threading.Thread(target=mutate)
             thread.start()
@@ -138,3 +142,39 @@ def test_what_changes_during_a_run_is_in_the_next(tmp_path, links):
             assert world.watched_directories() == world.expected_directories(), mutator.log
             world.run(changes)
             world.compare(mutator.log)
+
+
+def test_real_runs_with_several_processes_leave_the_watcher_alone(tmp_path):
+    """Workers are forked beside it; a progress thread takes the events, so that none are lost in a long run."""
+    world = Watched(tmp_path)
+    for site in (world.told, world.other):
+        site.configure(chunk_size="64KiB", blob_size_limit="4MB")
+    config = load_config(world.told.config)
+    for number in range(3):
+        (world.root / f"{number}").mkdir()
+        (world.root / f"{number}/big").write_bytes(random.Random(number).randbytes(4_000_000))
+
+    def watch(event):
+        world.watcher.read()
+        if "planned_bundles" in event:
+            (world.root / "0/during").write_text("a run")
+
+    with closing(world.watcher):
+        world.watcher.take()
+        full = run_backup(config, host="here", workers=2, watch=watch)
+        assert full.run.full
+        assert full.run.counts["blobs"] > 2
+        changes = world.watcher.take()
+        assert changes == Changes(frozenset([os.fsencode(world.root / "0")]))
+        told = run_backup(config, host="here", changes=changes, workers=2, watch=watch).run
+        assert not told.full
+        world.watcher.read()
+        assert world.watcher.dirty == 1
+        run_backup(config, host="here", changes=world.watcher.take())
+        world.compare("real runs")
+        assert not world.watcher.take()
+        # Nobody wakes for the watches of a worker that is gone.
+        poll = select.poll()
+        poll.register(world.watcher.fileno(), select.POLLIN)
+        assert poll.poll(0) == []
+        assert world.notes == []

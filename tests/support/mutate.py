@@ -15,42 +15,51 @@ class Mutator:
     """Changes what lies below `root`; `outside` is a place that nobody watches.
 
     Names that stay out of a backup and hard links don't go together: what happens to a link that is out of sight
-    changes the one in sight without an event.
+    changes the one in sight without an event. Nor is a link removed before a run has seen it.
     """
 
     def __init__(self, root: Path, outside: Path, seed, *, links):
         self.links = links
         self.moved = 0
+        self.linked = False
         self.root = os.fsencode(root)
         self.outside = os.fsencode(outside)
         self.rng = random.Random(seed)
         self.log = []
 
+    def begin(self):
+        """Begin a series of changes; a run has seen all earlier ones."""
+        self.log.clear()
+        self.linked = False
+
     def step(self):
         """One change; whatever can't be done is left out."""
-        kinds = [
-            (self.create, 12),
-            (self.write, 6),
-            (self.append, 4),
-            (self.truncate, 2),
-            (self.make_directory, 6),
-            (self.make_tree, 6),
+        removing = [
             (self.rename, 10),
             (self.replace, 4),
             (self.exchange, 1),
-            (self.chmod, 4),
-            (self.xattr, 3),
-            (self.times, 2),
-            (self.link, 8 if self.links else 0),
-            (self.write_linked, 6 if self.links else 0),
-            (self.symlink, 2),
-            (self.fifo, 1),
             (self.delete, 5),
             (self.delete_tree, 1),
             (self.recreate, 2),
             (self.become_other, 2),
             (self.move_out, 1),
             (self.move_in, 2),
+        ]
+        kinds = [
+            *([] if self.linked else removing),
+            (self.create, 12),
+            (self.write, 6),
+            (self.append, 4),
+            (self.truncate, 2),
+            (self.make_directory, 6),
+            (self.make_tree, 6),
+            (self.chmod, 4),
+            (self.xattr, 3),
+            (self.times, 2),
+            (self.link, 4 if self.links else 0),
+            (self.write_linked, 6 if self.links else 0),
+            (self.symlink, 2),
+            (self.fifo, 1),
         ]
         kind = self.rng.choices([k for k, _ in kinds], [w for _, w in kinds])[0]
         try:
@@ -197,6 +206,7 @@ class Mutator:
         old, new = self._one(self.others()), self.place()
         self._said("link", old, new)
         os.link(old, new, follow_symlinks=False)
+        self.linked = True
 
     def write_linked(self):
         path = self.any_file(lambda st: st.st_nlink > 1)

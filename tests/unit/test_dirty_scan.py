@@ -311,6 +311,26 @@ class TestTriedAgain:
         assert self._backup(pair)["unreadable"] == 0
         pair.told_only()
 
+    @pytest.mark.skipif(
+        os.geteuid() != 0 or not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="needs root and FUSE to mount"
+    )
+    def test_a_name_of_which_nothing_can_be_told(self, pair):
+        """As of a mount whose server is gone: the index has no row of it, and it is an error every time."""
+        fill(pair.source, "a/1", "b/2")
+        (pair.source / "a/dead").mkdir()
+        pair.begin()
+        end = os.open("/dev/fuse", os.O_RDWR)
+        options = f"fd={end},rootmode=40000,user_id=0,group_id=0"
+        mount = ["mount", "-i", "-t", "fuse", "none", pair.source / "a/dead", "-o", options]
+        subprocess.run(mount, pass_fds=[end], check=True)
+        os.close(end)
+        try:
+            assert pair.told_only("a").exit_code == 3
+            assert pair.told_only("b").exit_code == 3
+        finally:
+            subprocess.run(["umount", "-l", pair.source / "a/dead"], check=True)
+        assert pair.told_only().exit_code == 0
+
     def _backup(self, pair, *directories):
         """A run without any of root's rights."""
         code = (
@@ -432,13 +452,15 @@ def test_vaultiks_own_files_below_a_source(tmp_path):
         site.state = home / "state"
         site.configure(index_path=str(site.state / "index.sqlite"), exclude=["/**/other/"])
     pair.begin()
+    before = dump(pair.told)
     (pair.source / "a/1").write_text("changed")
-    pair.configure(exclude=["/**/other/"])
     run = Run(pair.told, pair.changes("a"))
     assert not run.all().full
     seen = dump(pair.told)
     state = os.fsencode(told / "state")
     assert {path for path in seen if path.startswith(state)} == {state}
+    changed = {path for path in seen if seen[path] != before[path]}
+    assert changed - {os.fsencode(pair.source)} == {os.fsencode(pair.source / "a/1"), state}
     Run(pair.told).all()
     again = dump(pair.told)
     changed = {path for path in seen if seen[path] != again.get(path)}
@@ -461,6 +483,29 @@ def test_what_is_mounted_and_unmounted(tmp_path, stay):
     finally:
         subprocess.run(["umount", pair.source / "mounted"], check=True)
     pair.told_only(trees=["mounted"])
+
+
+def test_the_whole_machine_as_source(tmp_path):
+    """All of it but for one tree is excluded; told of that, a run looks at nothing else."""
+    pair = Pair(tmp_path)
+    fill(pair.source, "a/1", "b/2")
+    way = [*reversed(pair.source.parents)][1:]
+    excludes = [pattern for at in way for pattern in (f"{at.parent}/*".replace("//", "/"), f"!{at}")]
+    pair.configure(source_dirs=["/"], exclude=[*excludes, f"{pair.tree}/*", f"!{pair.source}"])
+    pair.begin()
+    (pair.source / "a/1").write_text("changed")
+    run = Run(pair.told, pair.changes("a"))
+    row = run.all()
+    assert not row.full
+    assert row.counts["files"] == 1
+    Run(pair.other).all()
+    ours, theirs = (
+        {path: entry for path, entry in dump(site).items() if path.startswith(os.fsencode(pair.source))}
+        for site in (pair.told, pair.other)
+    )
+    assert len(ours) == 5
+    assert not differences(ours, theirs)
+    assert not Run(pair.told, Changes(frozenset([b"/"]))).all().full
 
 
 def test_a_file_as_source_is_always_looked_at(tmp_path):

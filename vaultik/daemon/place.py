@@ -1,10 +1,8 @@
 """Place watches on the directories that a scan would look into, and keep them where those are.
 
 Theory: an event is a hint; what holds is what stands on the disk when the hint is followed. A directory
-is watched before it is listed, so whatever appears in it is either listed or announced. A watch belongs
-to a directory whatever its path: the kernel gives the same number again for one that is watched already,
-which tells whether the directory that was reached by a path is the one that was meant. If it is not, it
-was moved meanwhile, and the event of that is still to come.
+is watched before it is listed, so whatever appears in it is either listed or announced. One that can't
+be reached at its path any more was moved, of which an event is still to come.
 """
 
 from __future__ import annotations
@@ -17,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.backup.sources import check_source
 from vaultik.daemon import inotify
-from vaultik.daemon.nodes import Node, Tree
-from vaultik.directories import OPEN_DIRECTORY, DirectoryCache
+from vaultik.daemon.watches import Watches
+from vaultik.directories import OPEN_DIRECTORY
 from vaultik.errors import SourceError
 from vaultik.index.mounts import parse_mountinfo
 
@@ -27,6 +25,8 @@ if TYPE_CHECKING:
 
     from vaultik.backup.exclude import Excludes
     from vaultik.daemon.inotify import Inotify
+    from vaultik.daemon.nodes import Node
+    from vaultik.index.mounts import Mount
 
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _UNREADABLE = (errno.EACCES, errno.EPERM, errno.EBADF)
@@ -46,49 +46,47 @@ class _At(NamedTuple):
 
 
 class Placer:
-    """The watches of one inotify instance."""
+    """Keeps the directories below the sources watched."""
 
     def __init__(
         self,
-        watches: Inotify,
+        instance: Inotify,
         excludes: Excludes,
         *,
         one_file_system: bool,
         dropped: Callable[[Node], object],
     ) -> None:
-        """Begin with a watch on "/", for what happens to itself.
+        """Begin with nothing but "/".
 
         Args:
-            watches: where to place them.
+            instance: where to place watches.
             excludes: what a backup leaves out is not watched.
             one_file_system: nor is another file system.
             dropped: told of every directory that is watched no longer.
 
         Raises:
-            OSError: not even that can be watched.
+            OSError: it can't be watched for what happens to itself.
         """
-        self._watches = watches
         self._excludes = excludes
         self._one_file_system = one_file_system
         self._dropped = dropped
-        self._mounts = parse_mountinfo(Path("/proc/self/mountinfo").read_text(encoding="latin-1"))
-        self._cache: DirectoryCache | None = None
-        self._root_fd = -1
-        self._stand_in = 0
-        self.is_full = False
-        """No more watches may be placed: what is missing is only counted."""
+        self._mounts = _mounted()
+        self._watches = Watches(instance)
+        self.tree = self._watches.tree
         self.failure: OSError | None = None
         """Why a directory can't be watched."""
         self.files: dict[Node, dict[bytes, bytes]] = {}
         """Sources that are files, by the directory that they stand in and their name there."""
-        self.ways: set[Node] = set()
+        self.ways = {self.tree.root}
         """Directories that only lead to sources."""
         self.sources: set[Node] = set()
         self.marked: set[Node] = set()
         """Directories of which something in them keeps the other contents out."""
-        self._root_fd = os.open(b"/", OPEN_DIRECTORY)
-        self.tree = Tree(self._add(self._root_fd, inotify.SELF))
-        self.ways.add(self.tree.root)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are more directories than this user may watch; those that aren't watched are only counted."""
+        return self._watches.is_full
 
     def place_source(self, source: bytes) -> None:
         """Watch a source with all below it, and the way to it for what may replace it.
@@ -102,14 +100,14 @@ class Placer:
         *way, last = [name for name in source.split(b"/") if name] or [b""]
         for name in way:
             node = self._on_the_way(node, name)
-        fd = self._open_cache().open(node.watch)
+        fd = self._watches.open(node)
         if not last:
-            self._add(fd, inotify.ENTRIES | inotify.SELF)
+            self._watches.add(fd, inotify.ENTRIES | inotify.SELF)
             self.ways.discard(node)
         elif stat.S_ISDIR(os.stat(last, dir_fd=fd, follow_symlinks=False).st_mode):
             node = self._hang(node, fd, last, inotify.ENTRIES | inotify.SELF)
         else:
-            self._add(fd, inotify.ENTRIES | inotify.SELF)
+            self._watches.add(fd, inotify.ENTRIES | inotify.SELF)
             self.files.setdefault(node, {})[last] = source
             return
         self.sources.add(node)
@@ -141,22 +139,17 @@ class Placer:
 
     def drop(self, top: Node) -> None:
         """Watch a directory no longer, nor anything below it."""
-        for node in self.tree.drop(top):
-            if node.watch > 0:
-                self._watches.remove(node.watch)
+        for node in self._watches.drop(top):
             self.marked.discard(node)
             self._dropped(node)
 
     def release(self) -> None:
-        """Close what was opened to reach directories: an open one would keep its disk from being unmounted."""
-        if self._cache is not None:
-            self._cache.close()
-            self._cache = None
+        """Hold no directory open any longer."""
+        self._watches.release()
 
     def close(self) -> None:
-        """Close everything; the inotify instance stays its owner's."""
-        self.release()
-        os.close(self._root_fd)
+        """Close everything but the instance."""
+        self._watches.close()
 
     # -- one directory ----------------------------------------------------------------------------
 
@@ -179,7 +172,7 @@ class Placer:
         return [child for child in found if child is not None]
 
     def _at(self, node: Node) -> _At:
-        fd = self._open(node)
+        fd = self._watches.open(node, inotify.ENTRIES | (inotify.SELF if node in self.sources else 0))
         return _At(node, node.path().rstrip(b"/"), fd, os.fstat(fd).st_dev, self._excludes.find_tag(fd))
 
     def _look(self, at: _At, name: bytes) -> Node | None:
@@ -198,7 +191,7 @@ class Placer:
                 if before is not None:
                     self.drop(before)
                 return None
-            watch = self._add(child, inotify.ENTRIES)
+            watch = self._watches.add(child, inotify.ENTRIES)
         except OSError as exc:
             self._note(exc)
             return None
@@ -210,9 +203,13 @@ class Placer:
         if st.st_dev != at.device and (self._one_file_system or self._is_pseudo(st.st_dev)):
             return True
         path = at.path + b"/" + name
-        return name != at.tag and (self._excludes.is_own(path) or self._excludes.excludes(path, st))
+        # Never by inode number: that of a file which is gone may be another's by now.
+        left_out = self._excludes.is_own(path) or self._excludes.excludes_name(path, is_directory=True)
+        return name != at.tag and left_out
 
     def _is_pseudo(self, device: int) -> bool:
+        if device not in self._mounts:
+            self._mounts = _mounted()
         mount = self._mounts.get(device)
         return mount is not None and mount.is_pseudo
 
@@ -235,7 +232,7 @@ class Placer:
     def _on_the_way(self, parent: Node, name: bytes) -> Node:
         node = parent.child(name)
         if node is None:
-            node = self._hang(parent, self._open_cache().open(parent.watch), name, inotify.SELF)
+            node = self._hang(parent, self._watches.open(parent), name, inotify.SELF)
             self.ways.add(node)
         return node
 
@@ -244,54 +241,14 @@ class Placer:
             child = os.open(name, OPEN_DIRECTORY, dir_fd=fd)
         except PermissionError:
             # To be passed through only: what happens to it isn't told.
-            return self.tree.hang(self._stand_in_watch(), parent, name)
+            return self.tree.hang(self._watches.stand_in(), parent, name)
         try:
-            watch = self._add(child, mask)
+            watch = self._watches.add(child, mask)
         finally:
             os.close(child)
         if self.tree.find(watch) is not None:
             raise OSError(errno.EEXIST, "stands at another place below a source, or on the way to one, as well")
         return self.tree.hang(watch, parent, name)
-
-    # -- watches and descriptors ------------------------------------------------------------------
-
-    def _add(self, fd: int, mask: int) -> int:
-        if self.is_full:
-            return self._stand_in_watch()
-        try:
-            return self._watches.add(fd, mask)
-        except OSError as exc:
-            if exc.errno != errno.ENOSPC:
-                raise
-            self.is_full = True
-            return self._stand_in_watch()
-
-    def _stand_in_watch(self) -> int:
-        self._stand_in -= 1
-        return self._stand_in
-
-    def _open(self, node: Node) -> int:
-        """Return a descriptor of a watched directory, valid until the next call.
-
-        Raises:
-            OSError: it can't be reached, or another one stands at its path by now.
-        """
-        fd = self._open_cache().open(node.watch)
-        if self.is_full or node.watch < 0:
-            return fd
-        mask = inotify.ENTRIES | (inotify.SELF if node in self.sources else 0)
-        watch = self._add(fd, mask)
-        if watch != node.watch:
-            if watch > 0 and self.tree.find(watch) is None:
-                self._watches.remove(watch)
-            self._open_cache().forget(node.watch)
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        return fd
-
-    def _open_cache(self) -> DirectoryCache:
-        if self._cache is None:
-            self._cache = DirectoryCache(self.tree.root.watch, self._root_fd, self.tree.place_of)
-        return self._cache
 
 
 def place_all(placer: Placer, sources: Iterable[bytes]) -> list[str]:
@@ -308,6 +265,10 @@ def place_all(placer: Placer, sources: Iterable[bytes]) -> list[str]:
         problems.append(f"a directory can't be watched: {placer.failure.strerror}")
     placer.release()
     return problems
+
+
+def _mounted() -> dict[int, Mount]:
+    return parse_mountinfo(Path("/proc/self/mountinfo").read_text(encoding="latin-1"))
 
 
 def _directories(fd: int) -> list[bytes]:

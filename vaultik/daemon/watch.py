@@ -4,8 +4,9 @@ It has no gap or says so. Watches are placed before the full scan that all else 
 be told after that (lost events, too few watches, a source that is not where it was) is a doubt: the next
 run scans everything, and the watches are placed anew before it begins.
 
-    inotify    the kernel's events               nodes   which watch stands where
-    place      watches on the disk's directories  watch   what an event means, what is dirty, what is in doubt
+    inotify   the kernel's events                   place     which directories are watched
+    nodes     which watch stands where              mounted   what gives no event
+    watches   from a node to its open directory     watch     what an event means, what is dirty or in doubt
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from vaultik.backup.changes import Changes
 from vaultik.backup.exclude import excludes_of
 from vaultik.daemon import inotify, limits
 from vaultik.daemon.inotify import Inotify
-from vaultik.daemon.mounted import mount_points
+from vaultik.daemon.mounted import Surroundings
 from vaultik.daemon.place import Placer, place_all
 
 if TYPE_CHECKING:
@@ -55,8 +56,7 @@ class Watcher:
         """Directories that changed, and whether all below them has to be looked at."""
         self._files: set[bytes] = set()
         self._given = Changes()
-        self._mounts: dict[bytes, tuple[bytes, ...]] = {}
-        self._identities: dict[bytes, tuple[int, int] | None] = {}
+        self._surroundings = Surroundings(())
         self._looked = 0.0
         self._is_stale = True
         self._said: str | None = None
@@ -71,7 +71,8 @@ class Watcher:
     @property
     def watching(self) -> int:
         """How many directories are watched."""
-        return len(self._placer.tree) if self._placer is not None else 0
+        placer = self._placer
+        return len(placer.tree) if placer is not None else 0
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when `read` has something to take; always the same one."""
@@ -157,8 +158,7 @@ class Watcher:
         self._end()
         self._forget()
         self._excludes = excludes_of(self._config)
-        self._mounts = mount_points()
-        self._identities = {source: _identity(source) for source in self._config.source_dirs}
+        self._surroundings = Surroundings(self._config.source_dirs)
         self._looked = time.monotonic()
         try:
             self._inotify = Inotify()
@@ -204,14 +204,12 @@ class Watcher:
     def _look_around(self, placer: Placer) -> None:
         """Look for what gives no event: another directory at a source's path, mounts."""
         self._looked = time.monotonic()
-        for source, identity in self._identities.items():
-            if _identity(source) != identity:
-                self._doubt(f"source {os.fsdecode(source)}: it was replaced, removed or mounted")
-                return
-        before, self._mounts = self._mounts, mount_points()
-        for point in sorted(before.keys() | self._mounts.keys()):
-            if before.get(point) != self._mounts.get(point):
-                self._mounted(placer, point)
+        source = self._surroundings.replaced()
+        if source is not None:
+            self._doubt(f"source {os.fsdecode(source)}: it was replaced, removed or mounted")
+            return
+        for point in self._surroundings.remounted():
+            self._mounted(placer, point)
 
     def _mounted(self, placer: Placer, point: bytes) -> None:
         above, _, name = point.rpartition(b"/")
@@ -291,14 +289,6 @@ class Watcher:
 
     def _is_left_out(self, placer: Placer, node: Node, path: bytes, *, is_directory: bool) -> bool:
         return node in placer.marked or self._excludes.excludes_name(path, is_directory=is_directory)
-
-
-def _identity(path: bytes) -> tuple[int, int] | None:
-    try:
-        st = os.lstat(path)
-    except OSError:
-        return None
-    return st.st_dev, st.st_ino
 
 
 def _unregister(poll: select.epoll, fd: int) -> None:
