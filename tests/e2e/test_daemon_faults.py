@@ -60,7 +60,7 @@ def test_sigterm_in_the_middle_of_an_upload_ends_it_in_time_and_the_next_start_g
             begun = time.monotonic()
             assert daemon.end() == 0
             assert time.monotonic() - begun < ENDS_S
-            assert "the run ended; what is done is kept" in daemon.said()
+            assert "the run: ended by a signal, at a safe point; what is done is kept" in daemon.said()
             wait_until(lambda: not lock_is_held(site), "the lock is free")
         let_go.set()
         first = [r.target for r in proxy.operations("PutObject") if "/blobs/" in r.target]

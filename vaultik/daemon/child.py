@@ -230,7 +230,7 @@ def _run(fd: int, config: Config, changes: Changes | None, workers: int | None) 
     except KeyboardInterrupt as exc:
         interrupts.acknowledge()
         code = 143 if isinstance(exc, interrupts.Terminated) else 130
-        _tell(fd, exit_code=code, error="ended by a signal")
+        _tell(fd, exit_code=code, error="ended by a signal, at a safe point")
         os._exit(code)
     except VaultikError as exc:
         busy = isinstance(exc, IndexLockedError)

@@ -272,8 +272,8 @@ class Service:
         self._manager.stopping()
         self._diary.log.info("ending on %s", signal.Signals(number).name)
         if self._going:
-            self._going.process.end(number, _STOP_S, self._diary.note)
-            self._diary.log.info("the run ended; what is done is kept, the next start goes on")
+            outcome = self._going.process.end(number, _STOP_S, self._diary.note)
+            self._diary.log.info("the run: %s; what is done is kept, the next start goes on", outcome.error or "done")
         self._diary.stopped()
         return SIGINT_CODE if number == signal.SIGINT else 0
 
