@@ -77,7 +77,7 @@ def test_what_they_start_is_the_config_that_was_named(units, local_site):
     timer = dict(settings_of(units / "vaultik-backup.timer"))
     assert (timer["Persistent"], timer["RandomizedDelaySec"]) == ("true", "15min")
     writable = [value for key, value in settings_of(units / "vaultik.service") if key == "ReadWritePaths"]
-    assert writable == [f"-{local_site.state}", f"-{local_site.store}"]
+    assert writable == [f"{local_site.state}", f"-{local_site.store}"]
     assert local_site.state.stat().st_mode & 0o777 == 0o700
 
 
@@ -85,13 +85,11 @@ def test_an_index_in_its_usual_place_is_made_by_systemd(local_site):
     local_site.configure(index_path="/var/lib/vaultik-of-a-test/index.sqlite", spool_dir=str(local_site.tmp / "spool"))
     directory = local_site.tmp / "units"
     directory.mkdir()
-    try:
-        local_site.run("init", local_site.config, "--systemd", "--directory", directory)
-    finally:
-        Path("/var/lib/vaultik-of-a-test").rmdir()
+    local_site.run("init", local_site.config, "--systemd", "--directory", directory)
+    assert not Path("/var/lib/vaultik-of-a-test").exists()
     found = settings_of(directory / "vaultik.service")
     assert ("StateDirectory", "vaultik-of-a-test") in found
-    assert ("ReadWritePaths", f"-{local_site.tmp / 'spool'}") in found
+    assert ("ReadWritePaths", f"{local_site.tmp / 'spool'}") in found
     verify(directory)
 
 

@@ -45,9 +45,10 @@ def write_units(config: Path, directory: Path, *, force: bool) -> list[Path]:
         if path.exists() and not force:
             raise ConfigError(f"unit {path}: exists already", hint="--force overwrites it")
     try:
-        for place in (settings.index_path.parent, settings.spool_dir):
+        for place in _own(settings):
             # The service sees everything above them read-only.
-            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if _STATE not in place.parents:
+                place.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path, text in texts.items():
             _write(path, text)
     except OSError as exc:
@@ -82,19 +83,23 @@ def _template(name: str) -> str:
 
 def _writable(settings: Config) -> Iterator[str]:
     """Yield the lines that say where a run may write."""
-    places = [settings.index_path.parent, settings.spool_dir]
-    if settings.local_store is not None:
-        # The bucket is a folder that the first backup makes.
-        places.append(settings.local_store.parent)
-    outermost = [p for p in dict.fromkeys(places) if not any(other in p.parents for other in places)]
-    for place in outermost:
-        if place.parent == _STATE:
+    for place in _own(settings):
+        if _STATE in place.parents:
             # systemd makes it, for root alone.
             yield f"StateDirectory={_quoted(place.relative_to(_STATE))}"
             yield "StateDirectoryMode=0700"
         else:
-            # The minus: a disk that isn't mounted yet doesn't keep the service from starting.
-            yield f"ReadWritePaths={_quoted(place, prefix='-')}"
+            yield f"ReadWritePaths={_quoted(place)}"
+    if settings.local_store is not None:
+        # The bucket is a folder that the first backup makes. The minus: a disk that isn't mounted yet doesn't keep
+        # the service from starting.
+        yield f"ReadWritePaths={_quoted(settings.local_store.parent, prefix='-')}"
+
+
+def _own(settings: Config) -> list[Path]:
+    """Return the directories that are vaultik's own, none below another."""
+    index, spool = settings.index_path.parent, settings.spool_dir
+    return [index] if index == spool or index in spool.parents else [index, spool]
 
 
 def _command() -> str:
