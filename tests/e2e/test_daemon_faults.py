@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 
@@ -148,6 +149,37 @@ def test_nothing_outlives_a_daemon_that_is_killed(host):
     (host.source / "big").unlink()
     with Daemon(host) as daemon:
         daemon.wait_for_snapshot()
+
+
+FEW_WATCHES = [
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "sh",
+    "-c",
+    'echo 4 >/proc/sys/user/max_inotify_watches; exec "$@"',
+    "sh",
+]
+
+
+def test_too_few_watches_are_full_scans_at_their_time_and_no_sooner(host):
+    if subprocess.run([*FEW_WATCHES, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine allows no user namespaces")
+    for number in range(9):
+        (host.source / str(number)).mkdir()
+    host.configure(backup_interval="1h")
+    with Daemon(host, before=FEW_WATCHES) as daemon:
+        daemon.wait_for(r"WARNING everything will be scanned: .*max_inotify_watches=\d+")
+        daemon.wait_for_snapshot()
+        wait_until(lambda: (status(host)["daemon"].get("doubt") or "").startswith("the "), "it tells of its doubt")
+        assert "the next run is a full scan" in host.run("status", host.config).stdout
+        (host.source / "5" / "b").write_text("b")
+        daemon.send(signal.SIGUSR1)
+        snapshot = daemon.wait_for(r"snapshot (\S+) in ", 2)[1]
+        assert describe(restored(host, snapshot)) == describe(host.source)
+        assert daemon.end() == 0
+        assert daemon.count(r"full scan \(") == daemon.count("snapshot ") == 2
+        assert daemon.count("WARNING") == 1
 
 
 # -- full disks ---------------------------------------------------------------------------------------
