@@ -238,6 +238,25 @@ class TestTrees:
                 fill(watched.source, f"{place}/4")
                 assert watched.taken(watcher) == ({place}, set())
 
+    def test_a_directory_that_is_away_just_while_it_is_looked_for(self, watched):
+        fill(watched.source, "a/1", "b/x/2")
+        with watched.watching() as watcher:
+            (watched.source / "a/x").mkdir()
+            (watched.source / "a").rename(watched.source / "t")
+            (watched.source / "b").rename(watched.source / "a")
+            appeared, *moved = watcher._inotify.read()
+            # Where a stood there is another, with an x of its own.
+            watcher._event(watcher._placer, *appeared)
+            (watched.source / "a").rename(watched.source / "b")
+            (watched.source / "t").rename(watched.source / "a")
+            for event in moved:
+                watcher._event(watcher._placer, *event)
+            directories, trees = watched.taken(watcher)
+            assert "a" in directories | trees
+            for place in ("a/x", "b/x"):
+                fill(watched.source, f"{place}/3")
+                assert watched.taken(watcher) == ({place}, set())
+
     def test_deeper_than_a_path_may_be_long(self, watched):
         fd = os.open(watched.source, os.O_RDONLY)
         for _ in range(40):

@@ -80,6 +80,7 @@ class Placer:
         self.ways = {self.tree.root}
         """Directories that only lead to sources."""
         self.sources: set[Node] = set()
+        self._lost: set[Node] = set()
         self.marked: set[Node] = set()
         """Directories of which something in them keeps the other contents out."""
 
@@ -124,7 +125,7 @@ class Placer:
             at = self._at(parent)
             node = self._look(at, name) if at.tag in (None, name) else None
         except OSError as exc:
-            self._note(exc)
+            self._note(exc, parent)
             return None
         if node is None or node is before:
             return None
@@ -137,10 +138,22 @@ class Placer:
         while todo:
             todo.extend(self._below(todo.pop()))
 
+    def find_lost(self) -> list[Node]:
+        """Look again into directories that were elsewhere when they were looked for. Returns those that are back.
+
+        Mostly they moved, and are found where they are. But one that is moved away and back meanwhile is the same, at
+        the same place, for all that the events of it say.
+        """
+        lost, self._lost = self._lost, set()
+        for node in lost:
+            self.walk(node)
+        return [node for node in lost if node not in self._lost and self._is_watched(node)]
+
     def drop(self, top: Node) -> None:
         """Watch a directory no longer, nor anything below it."""
         for node in self._watches.drop(top):
             self.marked.discard(node)
+            self._lost.discard(node)
             self._dropped(node)
 
     def release(self) -> None:
@@ -159,7 +172,7 @@ class Placer:
             at = self._at(node)
             names = _directories(at.fd) if at.tag is None else [at.tag]
         except OSError as exc:
-            self._note(exc)
+            self._note(exc, node)
             return []
         if at.tag is None:
             self.marked.discard(node)
@@ -224,10 +237,20 @@ class Placer:
             self.drop(before)
         return node
 
-    def _note(self, exc: OSError) -> None:
-        """Take a failure as such unless it says that the directory is gone or moved, which is an event, or unreadable."""
+    def _note(self, exc: OSError, node: Node | None = None) -> None:
+        """Take a failure as such unless it says that a directory is gone, or unreadable for the scan as well.
+
+        Args:
+            exc: the failure.
+            node: the watched directory that is not where it was.
+        """
         if exc.errno not in (*_GONE, *_UNREADABLE):
             self.failure = self.failure or exc
+        elif node is not None and exc.errno in _GONE and self._is_watched(node):
+            self._lost.add(node)
+
+    def _is_watched(self, node: Node) -> bool:
+        return self.tree.find(node.watch) is node
 
     def _on_the_way(self, parent: Node, name: bytes) -> Node:
         node = parent.child(name)

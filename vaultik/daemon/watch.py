@@ -227,6 +227,9 @@ class Watcher:
         for event in self._inotify.read():
             if not self._is_stale:
                 self._event(self._placer, event.watch, event.mask, event.name)
+        if not self._is_stale:
+            for node in self._placer.find_lost():
+                self._mark(node, is_tree=True)
         if look_around and not self._is_stale:
             self._look_around(self._placer)
         self._placer.release()
