@@ -88,21 +88,27 @@ class Diary:
         """Another process was found to be backing up."""
         self.log.info("another run is going on; again in %s", human_duration(pause))
 
-    def status(self, **known: Any) -> None:
-        """Note what is known now, if that is new; None stands for what isn't known.
+    def status(self, **known: Any) -> float:
+        """Note what is known now, if that is new.
 
         Args:
-            **known: running, full, dirty, watching, doubt, failures, next_look and next_full_scan (by the wall clock).
+            **known: running, dirty, watching, doubt, failures, next_look and next_full_scan (by the wall clock; None
+                if it isn't known).
+
+        Returns:
+            In how many seconds to come again: what is new may have to wait.
         """
         self._manager.status(self._line(known))
         row = {"pid": os.getpid(), "last_error": self.last_error, **known}
         told = {key: row[key] for key in row if key not in _COUNTS}
         pause = _LATER_S if told == {key: self._written.get(key) for key in told} else _SOON_S
-        now = time.monotonic()
-        if row != self._written and now - self._written_at >= pause:
-            self._written_at = now
-            if write_daemon(self._config.index_path, row | {"noted": time.time()}):
-                self._written = row
+        rest = self._written_at + pause - time.monotonic()
+        if row == self._written or rest > 0:
+            return _LATER_S if row == self._written else rest
+        self._written_at = time.monotonic()
+        if write_daemon(self._config.index_path, row | {"noted": time.time()}):
+            self._written = row
+        return _LATER_S
 
     def stopped(self) -> None:
         """The daemon ends."""

@@ -140,7 +140,7 @@ class Service:
     def _turn(self) -> int | None:
         """Do what is due, wait for what comes, take it in. Returns an exit code when it is time to end."""
         wait_s = _NAP_S if self._going else self._step()
-        self._tell()
+        wait_s = min(wait_s, self._tell())
         self._manager.turn()
         self._wait(min(wait_s, _NAP_S, self._manager.watchdog_s or _NAP_S))
         for number in self._signals.take():
@@ -284,8 +284,8 @@ class Service:
         if self._next is None or abs(self._next[0] - until) > 1:
             self._next = (until, now.wall + until - now.boot)
 
-    def _tell(self) -> None:
-        self._diary.status(
+    def _tell(self) -> float:
+        return self._diary.status(
             running=self._going is not None,
             dirty=self._watcher.dirty,
             watching=self._watcher.watching,
