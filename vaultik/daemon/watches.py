@@ -84,6 +84,17 @@ class Watches:
         Raises:
             OSError: it can't be reached, or another one stands at its path by now.
         """
+        is_fresh = self._cache is None
+        try:
+            return self._open(node, mask)
+        except (FileNotFoundError, NotADirectoryError):
+            # A directory on the way may have been opened before it moved, or in another's place.
+            self.release()
+            if is_fresh:
+                raise
+        return self._open(node, mask)
+
+    def _open(self, node: Node, mask: int) -> int:
         if self._cache is None:
             self._cache = DirectoryCache(self.tree.root.watch, self._root_fd, self.tree.place_of)
         fd = self._cache.open(node.watch)
@@ -93,7 +104,7 @@ class Watches:
         if watch != node.watch:
             if watch > 0 and self.tree.find(watch) is None:
                 self._instance.remove(watch)
-            self._cache.forget(node.watch)
+            self.release()
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return fd
 
