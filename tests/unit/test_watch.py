@@ -477,7 +477,7 @@ class TestDoubt:
             "needed = 81 + len(watched.source.parents)\n"
             "watcher = Watcher(config, note=watched.notes.append); watcher.start()\n"
             "(note,) = watched.notes\n"
-            "assert f'the {needed} directories can\\'t all be watched, this user may watch 30' in note, note\n"
+            "assert f'the {needed} directories can\\'t all be watched, all programs of this user may watch 30' in note, note\n"
             "assert 'sysctl user.max_inotify_watches=256' in note, note\n"
             # What it can't use is left to others.
             "assert watcher.watching == 0\n"

@@ -19,7 +19,7 @@ def too_few_watches(needed: int) -> str:
     allowed = _effective("max_user_watches", "max_inotify_watches")
     fitting = 1 << (max(needed, allowed.value) * 3 // 2).bit_length()
     return (
-        f"the {needed:,} directories can't all be watched, this user may watch {allowed.value:,}:"
+        f"the {needed:,} directories can't all be watched, all programs of this user may watch {allowed.value:,}:"
         f" sysctl {allowed.sysctl}={fitting}"
     )
 
