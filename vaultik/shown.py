@@ -59,6 +59,17 @@ def human_bytes(count: float) -> str:
     return f"{count:.0f} B" if unit == 0 else f"{count:.1f} {_UNITS[unit]}"
 
 
+def human_duration(seconds: float) -> str:
+    """Return a duration for people, in its two largest units: `45 s`, `3 min`, `2 h 5 min`, `4 d 3 h`."""
+    rest = max(round(seconds), 0)
+    parts = []
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, rest = divmod(rest, size)
+        if count:
+            parts.append(f"{count:,} {unit}")
+    return " ".join(parts[:2]) or "0 s"
+
+
 def _escaped(char: str) -> str:
     code = ord(char)
     if 0xDC80 <= code <= 0xDCFF:  # noqa: PLR2004 - surrogateescape's bytes

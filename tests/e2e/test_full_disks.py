@@ -3,31 +3,16 @@
 Uses small tmpfs mounts, so it needs root; as a plain user it says so.
 """
 
-import contextlib
 import os
 import random
-import subprocess
 
 import pytest
 
+from tests.support.disks import grow, small_disk
 from tests.support.site import Site
 from tests.support.tree import describe
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small tmpfs")
-
-
-@contextlib.contextmanager
-def small_disk(folder, size):
-    folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
-
-
-def grow(folder, size):
-    subprocess.run(["mount", "-o", f"remount,size={size}", folder], check=True)
 
 
 @pytest.fixture

@@ -23,9 +23,25 @@ def upload(session, bundle):
 class Run:
     """One run."""
 
-    def __init__(self, site):
-        self.session = Session(load_config(site.config), host="here", run_id=os.urandom(4).hex())
+    def __init__(self, site, changes=None):
+        self.notices = []
+        self.session = Session(
+            load_config(site.config), host="here", run_id=os.urandom(4).hex(), changes=changes, emit=self._emit
+        )
         self.session.begin()
+
+    def _emit(self, **event):
+        if "notice" in event:
+            self.notices.append(event["notice"])
+
+    def all(self):
+        """Scan and all the rest. Returns the run's row."""
+        self.session.scan()
+        self.rest()
+        index = self.session.index()
+        row = runs.find_run(index, self.session.run_id)
+        self.session.close()
+        return row
 
     def rest(self):
         attempt = 0

@@ -7,13 +7,38 @@ import stat
 from typing import TYPE_CHECKING
 
 from vaultik.ignore import IgnoreRules
+from vaultik.snapshot.write import plain_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from vaultik.config import Config
+
 CACHE_TAG = b"CACHEDIR.TAG"
 CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
+
+
+_BESIDE_INDEX = ("", "-wal", "-shm", ".lock", ".source", ".pid")
+
+
+def excludes_of(config: Config) -> Excludes:
+    """Return a config's rules.
+
+    Raises:
+        ConfigError: a pattern can never fit.
+    """
+    return Excludes(
+        config.exclude, caches=config.exclude_caches, if_present=config.exclude_if_present, own=own_paths(config)
+    )
+
+
+def own_paths(config: Config) -> list[Path]:
+    """Return the files and directories of vaultik's own, of which no backup is made."""
+    index_path = config.index_path
+    beside = [index_path.with_name(index_path.name + end) for end in _BESIDE_INDEX]
+    store = [config.local_store] if config.local_store else []
+    return [*beside, plain_path(index_path), config.spool_dir, *store]
 
 
 class Excludes:
@@ -45,13 +70,25 @@ class Excludes:
         self._rules = IgnoreRules(patterns)
         self._caches = caches
         self._markers = [os.fsencode(name) for name in if_present]
+        own = list(own)
         self._own = set(_identities(own))
+        self._own_names = {os.path.join(os.path.realpath(os.fsencode(p.parent)), os.fsencode(p.name)) for p in own}  # noqa: PTH118 - bytes
+        self.markers = frozenset([*self._markers, *([CACHE_TAG] if caches else [])])
+        """Names of files that may keep what stands beside them out."""
+
+    def is_own(self, path: bytes) -> bool:
+        """Tell whether a path is one of vaultik's own, there or not."""
+        return path in self._own_names
+
+    def excludes_name(self, path: bytes, *, is_directory: bool) -> bool:
+        """Tell whether the patterns alone leave an absolute path out."""
+        return self._rules.fits(os.fsdecode(path[1:]), is_directory=is_directory)
 
     def excludes(self, path: bytes, st: os.stat_result) -> bool:
         """Tell whether the entry at an absolute path stays out."""
         if (st.st_dev, st.st_ino) in self._own:
             return True
-        return self._rules.fits(os.fsdecode(path[1:]), is_directory=stat.S_ISDIR(st.st_mode))
+        return self.excludes_name(path, is_directory=stat.S_ISDIR(st.st_mode))
 
     def tag_of(self, directory: int, names: Sequence[bytes]) -> bytes | None:
         """Return the name of the file that keeps a directory's other contents out, if one does.
@@ -66,6 +103,19 @@ class Excludes:
         if self._caches and CACHE_TAG in names and _has_signature(directory):
             return CACHE_TAG
         return None
+
+    def find_tag(self, directory: int) -> bytes | None:
+        """Return the same of an open directory that was not listed."""
+        present = [name for name in self.markers if _stands_in(directory, name)]
+        return self.tag_of(directory, present) if present else None
+
+
+def _stands_in(directory: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
 
 
 def _identities(paths: Iterable[Path]) -> Iterable[tuple[int, int]]:

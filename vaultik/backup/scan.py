@@ -2,8 +2,8 @@
 
 It reads no file content: regular files that changed go on the index's list. Invariants: one
 directory's names are in memory at a time; every directory is reached by descriptors without
-following a symlink; an entry whose type changed is a new entry; a changed regular file keeps its
-old row until its new content is recorded.
+following a symlink. Told what is dirty, it looks only at that, by the same steps, and leaves the
+rest of the index as it stands: what it comes to is what a scan of everything comes to.
 """
 
 from __future__ import annotations
@@ -13,42 +13,37 @@ import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from vaultik.backup import attributes, sources
+from vaultik.backup import sources
+from vaultik.backup.compare import Comparer, ScanCounts
 from vaultik.directories import OPEN_DIRECTORY, DirectoryCache
-from vaultik.index import contents, entries, mounts, runs
-from vaultik.model import EntryType, Mark, entry_type
+from vaultik.index import contents, entries, runs
+from vaultik.model import Mark
 from vaultik.snapshot.rules import LONGEST_NAME
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Iterator, Sequence
 
+    from vaultik.backup.dirty import Dirty
     from vaultik.backup.exclude import Excludes
     from vaultik.index.entries import Known
 
 _WRITES_PER_TRANSACTION = 20_000
 _GONE = (FileNotFoundError, NotADirectoryError)
-_KEPT_MARKS = Mark.CHANGED | Mark.STALE
-
-
-class ScanCounts:
-    """What a scan saw."""
-
-    def __init__(self) -> None:
-        self.files = self.directories = self.others = self.changed = self.removed = self.excluded = self.bytes = 0
-
-    def as_dict(self) -> dict[str, int]:
-        """Return the numbers by name."""
-        return dict(vars(self))
 
 
 class _Todo(NamedTuple):
-    """A directory to look into; `ways` are the names in an implied parent that lead to sources."""
+    """A directory to look into.
+
+    `ways` are the names in an implied parent that lead to sources.
+    """
 
     entry: int
     path: bytes
     device: int
     ways: sources.Ways | None
+    deep: bool
+    """Whether what is below directories in it is looked at too, though nothing tells that it changed."""
 
     def below(self, name: bytes) -> bytes:
         return (self.path if self.path.endswith(b"/") else self.path + b"/") + name
@@ -65,6 +60,7 @@ class Scan:
         source_dirs: Sequence[bytes],
         excludes: Excludes,
         one_file_system: bool = False,
+        dirty: Dirty | None = None,
         progress: Callable[[int, int], None] = lambda _files, _bytes: None,
     ) -> None:
         """Prepare a scan.
@@ -75,6 +71,7 @@ class Scan:
             source_dirs: absolute, normal paths of directories or single files, none below another.
             excludes: what stays out.
             one_file_system: don't look into directories on another file system than their source.
+            dirty: what changed since the index was up to date; None if nobody can tell.
             progress: told now and then how many files and bytes were seen since the last time.
         """
         self._index = index
@@ -84,11 +81,10 @@ class Scan:
         self._one_file_system = one_file_system
         self._progress = progress
         self._told = (0, 0)
-        self._mounts = mounts.Mounts(index)
-        self._new = entries.NewEntries(index)
         self._cache: DirectoryCache | None = None
-        self._writes = 0
+        self._dirty = dirty
         self.counts = ScanCounts()
+        self._comparer = Comparer(index, self.counts, dirty.links if dirty else None)
 
     def run(self) -> ScanCounts:
         """Scan everything.
@@ -116,19 +112,49 @@ class Scan:
     def _walk(self, root_fd: int, ways: sources.Ways) -> None:
         st = os.fstat(root_fd)
         whole = b"/" in self._sources
-        self._root(root_fd, st, Mark.SOURCE if whole else Mark.IMPLIED)
-        todo = [_Todo(entries.ROOT, b"/", st.st_dev, None if whole else ways)]
+        self._comparer.root(root_fd, st, Mark.SOURCE if whole else Mark.IMPLIED)
+        deep = self._dirty.take(entries.ROOT) if self._dirty else True
+        if deep is not None or not whole:
+            self._look(_Todo(entries.ROOT, b"/", st.st_dev, None if whole else ways, bool(deep)))
+        while self._dirty is not None and (entry := self._dirty.next()) is not None:
+            todo = self._name(entry)
+            if todo is not None:
+                self._look(todo)
+
+    def _look(self, first: _Todo) -> None:
+        todo = [first]
         while todo:
             # The last directory of a level comes first, so that what is open stays of use.
             todo.extend(self._directory(todo.pop()))
 
-    def _root(self, fd: int, st: os.stat_result, mark: Mark) -> None:
-        fresh = attributes.of_descriptor(fd, st, self._mounts.id_of(st.st_dev, fd, b"."))
-        if entries.find_known(self._index, entries.ROOT) is None:
-            self._new.add(None, b"", mark, fresh)
-            self._new.flush()
+    def _name(self, entry: int) -> _Todo | None:
+        """Look at one name that the index knows, by itself. Returns it if it is a directory to look into."""
+        assert self._cache is not None
+        assert self._dirty is not None
+        known = entries.find_known(self._index, entry)
+        if known is None or known.marks & (Mark.SOURCE | Mark.IMPLIED):
+            # It went with what it was in, or was looked at on the way to the sources.
+            self._dirty.take(entry)
+            return None
+        parent, name = entries.parent_and_name(self._index, entry)
+        at = _Todo(parent, entries.path_of(self._index, parent), 0, None, deep=False)
+        todo = None
+        try:
+            fd = self._cache.open(parent)
+            at = at._replace(device=os.fstat(fd).st_dev)
+        except OSError as exc:
+            self._no_directory(at, exc)
         else:
-            entries.set_attributes(self._index, entries.ROOT, mark, fresh)
+            # What the index knows is not left out; what becomes so is a change of its directory.
+            for _, st in self._stats(fd, at, [name], every=True):
+                todo = self._entry(at, fd, name, st, known)
+                break
+            else:
+                self._comparer.remove(entry)
+        self._dirty.take(entry)
+        self._comparer.flush()
+        self._pause()
+        return todo
 
     def _directory(self, at: _Todo) -> list[_Todo]:
         """Look into one directory. Returns those below it to look into."""
@@ -151,8 +177,8 @@ class Scan:
             text = f"source {os.fsdecode(at.path)}: nothing is left of what it held; is its disk mounted?"
             runs.add_problem(self._index, self._run, runs.WARNING, at.path, text)
         for gone in known.values():
-            self.counts.removed += entries.remove_tree(self._index, gone.id)
-        self._new.flush()
+            self._comparer.remove(gone.id)
+        self._comparer.flush()
         self._pause()
         return below
 
@@ -186,70 +212,34 @@ class Scan:
         """Bring one entry up to date. Returns it if it is a directory to look into."""
         ways = None if at.ways is None else at.ways[name]
         marks = Mark(0) if at.ways is None else Mark.SOURCE if ways is None else Mark.IMPLIED
-        self._count(st)
+        self.counts.add(st)
+        deep = self._is_deep(at, fd, name, st, known)
         try:
             if len(name) > LONGEST_NAME:
                 raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-            entry = self._update(at, fd, name, st, known, marks)
+            entry = self._comparer.update(at.entry, fd, name, st, known, marks)
         except OSError as exc:
             self._no_entry(at.below(name), exc)
             if known is not None:
-                self.counts.removed += entries.remove_tree(self._index, known.id)
+                self._comparer.remove(known.id)
             return None
-        if entry is None or not stat.S_ISDIR(st.st_mode):
+        if entry is None or not stat.S_ISDIR(st.st_mode) or (deep is None and ways is None):
             return None
-        if not marks and st.st_dev != at.device and (self._one_file_system or self._mounts.is_pseudo(st.st_dev)):
-            for below in entries.children(self._index, entry).values():
-                self.counts.removed += entries.remove_tree(self._index, below.id)
+        if not marks and st.st_dev != at.device and self._stays_out(st.st_dev):
+            self._comparer.remove_below(entry)
             return None
-        return _Todo(entry, at.below(name), st.st_dev, ways)
+        return _Todo(entry, at.below(name), st.st_dev, ways, bool(deep))
 
-    def _update(
-        self, at: _Todo, fd: int, name: bytes, st: os.stat_result, known: Known | None, marks: Mark
-    ) -> int | None:
-        """Write what changed of one entry. Returns its id, None if it has no place in a backup."""
-        try:
-            kind = entry_type(st.st_mode)
-        except KeyError:
-            return None
-        mount = self._mounts.id_of(st.st_dev, fd, name)
-        if known is not None and known.type != kind:
-            self.counts.removed += entries.remove_tree(self._index, known.id)
-            known = None
-        if known is not None and _is_unchanged(known, st, mount, kind):
-            if known.marks & ~_KEPT_MARKS != marks:
-                entries.set_marks(self._index, known.id, marks | Mark(known.marks) & _KEPT_MARKS)
-            return known.id
-        self._writes += 1
-        self.counts.changed += 1
-        if kind == EntryType.FILE:
-            return self._changed_file(at.entry, name, st, known, marks, mount)
-        read = self._directory_attributes if kind == EntryType.DIRECTORY else attributes.of_name
-        fresh = read(fd, name, st, mount)
-        if known is None:
-            return self._new.add(at.entry, name, marks, fresh)
-        entries.set_attributes(self._index, known.id, marks, fresh)
-        return known.id
+    def _stays_out(self, device: int) -> bool:
+        """Tell whether another file system is not looked into."""
+        return self._one_file_system or self._comparer.mounts.is_pseudo(device)
 
-    def _changed_file(
-        self, parent: int, name: bytes, st: os.stat_result, known: Known | None, marks: Mark, mount: int
-    ) -> int:
-        if known is None:
-            return self._new.add_file(parent, name, marks, attributes.of_stat(st, mount), st)
-        contents.set_inode(self._index, known.id, entries.signed(st.st_ino), mount, st.st_nlink)
-        entries.set_marks(self._index, known.id, marks | Mark(known.marks) & _KEPT_MARKS, again=True)
-        contents.set_changed(self._index, known.id, st, unread=bool(known.marks & Mark.UNREADABLE))
-        return known.id
-
-    def _directory_attributes(self, parent: int, name: bytes, st: os.stat_result, mount: int) -> entries.Attributes:
-        try:
-            fd = os.open(name, OPEN_DIRECTORY, dir_fd=parent)
-        except OSError:
-            return attributes.of_name(parent, name, st, mount)
-        try:
-            return attributes.of_descriptor(fd, st, mount)
-        finally:
-            os.close(fd)
+    def _is_deep(self, at: _Todo, fd: int, name: bytes, st: os.stat_result, known: Known | None) -> bool | None:
+        """Tell whether to look at everything in a directory: all below it (True), its entries, or nothing (None)."""
+        wanted = self._dirty.take(known.id) if self._dirty is not None and known is not None else None
+        if at.deep or known is None or not self._comparer.is_same_directory(known, fd, name, st):
+            return True
+        return wanted
 
     def _no_directory(self, at: _Todo, exc: OSError) -> None:
         """Keep a directory that can't be looked into, without what was in it; one that is gone goes.
@@ -260,10 +250,9 @@ class Scan:
         if at.ways is not None or at.path in self._sources:
             raise sources.missing(at.path, exc) from exc
         if isinstance(exc, _GONE):
-            self.counts.removed += entries.remove_tree(self._index, at.entry)
+            self._comparer.remove(at.entry)
             return
-        for below in entries.children(self._index, at.entry).values():
-            self.counts.removed += entries.remove_tree(self._index, below.id)
+        self._comparer.remove_below(at.entry)
         entries.set_marks(self._index, at.entry, Mark.UNREADABLE, again=True)
         self._problem(at.path, exc)
 
@@ -275,35 +264,15 @@ class Scan:
     def _problem(self, path: bytes, exc: OSError) -> None:
         runs.add_problem(self._index, self._run, runs.UNREADABLE, path, exc.strerror or str(exc))
 
-    def _count(self, st: os.stat_result) -> None:
-        if stat.S_ISREG(st.st_mode):
-            self.counts.files += 1
-            self.counts.bytes += st.st_size
-        elif stat.S_ISDIR(st.st_mode):
-            self.counts.directories += 1
-        else:
-            self.counts.others += 1
-
     def _pause(self) -> None:
         """Commit now and then, so that a killed scan of a big tree need not begin again."""
         self._tell()
-        if self._writes >= _WRITES_PER_TRANSACTION:
+        if self._comparer.writes >= _WRITES_PER_TRANSACTION:
             self._index.execute("COMMIT")
             self._index.execute("BEGIN IMMEDIATE")
-            self._writes = 0
+            self._comparer.writes = 0
 
     def _tell(self) -> None:
         files, size = self._told
         self._progress(self.counts.files - files, self.counts.bytes - size)
         self._told = (self.counts.files, self.counts.bytes)
-
-
-def _is_unchanged(known: Known, st: os.stat_result, mount: int, kind: EntryType) -> bool:
-    return (
-        known.mtime_ns == entries.time_ns(st.st_mtime_ns)
-        and known.ctime_ns == entries.time_ns(st.st_ctime_ns)
-        and (known.size == st.st_size or kind != EntryType.FILE)
-        and known.inode == entries.signed(st.st_ino)
-        and known.mount == mount
-        and not known.again
-    )

@@ -12,10 +12,10 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from vaultik.backup import plan, reseal, scan, spool
+from vaultik.backup import dirty, plan, reseal, scan, spool
 from vaultik.backup.binding import bind_store, ensure_sound_index
 from vaultik.backup.chunk import BundleSealer
-from vaultik.backup.exclude import Excludes
+from vaultik.backup.exclude import excludes_of
 from vaultik.backup.read import find_data_ranges
 from vaultik.backup.reconcile import reconcile
 from vaultik.backup.seal import seal_bundle
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from vaultik.backup.changes import Changes
+    from vaultik.backup.dirty import Dirty
     from vaultik.backup.reconcile import Reliance
     from vaultik.config import Config
     from vaultik.store.base import Store
@@ -56,6 +58,7 @@ class Session:
         *,
         host: str,
         run_id: str,
+        changes: Changes | None = None,
         emit: Callable[..., None] = lambda **_event: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -65,6 +68,7 @@ class Session:
             config: the run's configuration.
             host: name under which snapshots say where they come from.
             run_id: identity of the run, new for each.
+            changes: what changed since the last run, if a watcher can tell; None has everything looked at.
             emit: takes progress (numbers by name) and notices (`notice=text`).
             clock: this machine's wall clock.
 
@@ -75,6 +79,7 @@ class Session:
         self.config = config
         self.host = host
         self.run_id = run_id
+        self.changes = changes
         self.emit = emit
         self.recipients = [check_recipient(text) for text in config.recipients]
         if config.audit_recipient:
@@ -87,7 +92,7 @@ class Session:
         self.run = 0
         self._pid = 0
         self._open: dict[str, Any] = {}
-        self._excludes()
+        excludes_of(config)
 
     @property
     def chunker_name(self) -> str:
@@ -160,12 +165,17 @@ class Session:
         """ScanSource: reconcile, scan, plan."""
         index = self.index()
         bind_store(self)
+        scope = dirty.scope_of(self.config, self.chunker_name)
+        changed = self._dirty(scope)
+        if changed is None:
+            dirty.begin_full_scan(index)
         counts = scan.Scan(
             index,
             self.run,
             source_dirs=self.config.source_dirs,
-            excludes=self._excludes(),
+            excludes=excludes_of(self.config),
             one_file_system=self.config.one_file_system,
+            dirty=changed,
             progress=lambda files, size: self.emit(scanned_files=files, scanned_bytes=size),
         ).run()
         with transaction(index):
@@ -180,7 +190,9 @@ class Session:
             runs.add_counts(
                 index, self.run, counts.as_dict() | {"blobs_resealed": resealed.blobs, "bytes_resealed": resealed.bytes}
             )
-            runs.set_scanned(index, self.run)
+            runs.set_scanned(index, self.run, full=changed is None)
+            if changed is None:
+                dirty.end_full_scan(index, scope)
         self.emit(planned_bundles=planned, planned_bytes=bundles.planned_bytes(index, self.run))
 
     def plan(self) -> int:
@@ -251,6 +263,15 @@ class Session:
 
     # -- parts ------------------------------------------------------------------------------------
 
+    def _dirty(self, scope: str) -> Dirty | None:
+        """Return what is to be looked at, None for everything."""
+        if self.changes is None:
+            return None
+        found, doubt = dirty.plan_dirty(self.index(), self.config, self.changes, scope=scope, run=self.run)
+        if found is None:
+            self.emit(notice=f"everything is scanned: {doubt}")
+        return found
+
     def _open_store(self) -> Store:
         s3, index = self.config.s3, self.index()
         open_it = functools.partial(
@@ -270,14 +291,3 @@ class Session:
             return store
         # Only where nothing can be there yet is a bucket made: elsewhere a disk isn't mounted.
         return open_it(create=True)
-
-    def _excludes(self) -> Excludes:
-        config, index_path = self.config, self.config.index_path
-        own = [index_path.with_name(index_path.name + end) for end in ("", "-wal", "-shm", ".lock", ".source")]
-        own.append(plain_path(index_path))
-        return Excludes(
-            config.exclude,
-            caches=config.exclude_caches,
-            if_present=config.exclude_if_present,
-            own=[*own, config.spool_dir, *([config.local_store] if config.local_store else [])],
-        )

@@ -24,9 +24,11 @@ EPILOG = """\b
 Example:
   vaultik backup /etc/vaultik.yaml
   vaultik backup /etc/vaultik.yaml --cron      # silent unless something is wrong
+  vaultik backup /etc/vaultik.yaml --daemon    # in the background, by the config's intervals
 \b
 Exit codes: 0 done; 3 a snapshot was written but some files could not be read;
 1 failed, nothing new to rely on; 2 configuration; 130/143 interrupted.
+A daemon that SIGTERM ends exits with 0. SIGHUP: it reads CONFIG again; SIGUSR1: it runs now.
 """
 
 _SHOWN_PROBLEMS = 20
@@ -43,8 +45,35 @@ _SHOWN_PROBLEMS = 20
 @click.option("--adopt", is_flag=True, help="Take over the index of a config file that was moved here.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary; problems are still named.")
-def backup(config: Path, cron: bool, workers: int | None, adopt: bool, as_json: bool, quiet: bool) -> None:
+@click.option("--daemon", is_flag=True, help="Stay, watch the sources, and run when something changed.")
+@click.option("--foreground", is_flag=True, help="With --daemon: not in the background; log to standard error.")
+@click.option("--log-file", type=click.Path(path_type=Path), help="With --daemon: log here, not to the system's log.")
+def backup(
+    config: Path,
+    cron: bool,
+    workers: int | None,
+    adopt: bool,
+    as_json: bool,
+    quiet: bool,
+    daemon: bool,
+    foreground: bool,
+    log_file: Path | None,
+) -> None:
     """Back up what CONFIG names and write a snapshot."""
+    if daemon or foreground or log_file:
+        from vaultik.cli.daemon import run_daemon
+
+        others = {"--cron": cron, "--adopt": adopt, "--json": as_json, "--quiet": quiet}
+        sys.exit(
+            run_daemon(
+                config,
+                [name for name in others if others[name]],
+                daemon,
+                foreground,
+                log_file=log_file,
+                workers=workers,
+            )
+        )
     settings = load_config(config)
     if not cron:
         for warning in settings.warnings:

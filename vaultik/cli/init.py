@@ -1,4 +1,4 @@
-"""`vaultik init`: a commented configuration file."""
+"""`vaultik init`: a commented configuration file, and systemd units for it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from vaultik.errors import ConfigError
 EPILOG = """\b
 Example:
   vaultik init /etc/vaultik.yaml
+  vaultik init /etc/vaultik.yaml --systemd     # later, when it is filled in
 \b
-Exit codes: 0 done; 2 the file is there already or can't be written.
+Exit codes: 0 done; 2 a file is there already or can't be written.
 """
 
 TEMPLATE = """\
@@ -85,9 +86,19 @@ s3:
 
 @click.command(epilog=EPILOG)
 @click.argument("config", default="vaultik.yaml", type=click.Path(path_type=Path))
+@click.option("--systemd", is_flag=True, help="Write systemd units for CONFIG, which is there and filled in.")
+@click.option(
+    "--directory", type=click.Path(path_type=Path), help="With --systemd: where units go (/etc/systemd/system)."
+)
+@click.option("--force", is_flag=True, help="With --systemd: overwrite units that are there.")
 @json_option
-def init(config: Path, as_json: bool) -> None:
+def init(config: Path, systemd: bool, directory: Path | None, force: bool, as_json: bool) -> None:
     """Write a commented configuration to CONFIG (default ./vaultik.yaml); never overwrites one."""
+    if systemd:
+        _write_units(config, directory, force=force, as_json=as_json)
+        return
+    if directory or force:
+        raise click.UsageError("--directory and --force go with --systemd")
     try:
         fd = os.open(config, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "w") as file:
@@ -103,3 +114,15 @@ def init(config: Path, as_json: bool) -> None:
         return
     shown = printable(os.fspath(config))
     click.echo(f"Wrote {shown}. Fill in source_dirs, age_recipient and s3, then: vaultik check {shown}")
+
+
+def _write_units(config: Path, directory: Path | None, *, force: bool, as_json: bool) -> None:
+    from vaultik.cli.systemd import DIRECTORY, write_units
+
+    units = write_units(config, directory or DIRECTORY, force=force)
+    if as_json:
+        click.echo(json.dumps({"units": [str(path) for path in units]}))
+        return
+    for path in units:
+        click.echo(f"Wrote {printable(os.fspath(path))}")
+    click.echo("Then: systemctl daemon-reload; systemctl enable --now vaultik.service (or vaultik-backup.timer)")

@@ -21,6 +21,7 @@ _COMMANDS = {
     "keygen": "Make an identity and its recipient.",
     "check": "Try everything that a backup needs.",
     "backup": "Back up what a config names.",
+    "status": "Tell how the backups of a config are doing.",
     "snapshots": "List the snapshots of a store.",
     "ls": "List what is in a snapshot.",
     "restore": "Bring a snapshot back.",

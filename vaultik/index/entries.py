@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from vaultik.model import EntryType, Mark
 
@@ -54,8 +54,10 @@ class Known(NamedTuple):
     mount: int
     again: int
     marks: int
+    nlink: int
 
 
+_KNOWN = "SELECT name, id, type, size, mtime_ns, ctime_ns, inode, mount, again, marks, nlink FROM entries"
 _COLUMNS = (
     "type, mode, uid, gid, user_name, group_name, size, mtime_ns, ctime_ns, birth_ns, link_target, rdev, inode_flags,"
     " inode, mount, nlink"
@@ -92,19 +94,13 @@ def signed(inode: int) -> int:
 
 def children(index: sqlite3.Connection, parent: int) -> dict[bytes, Known]:
     """Return a directory's entries by name."""
-    rows = index.execute(
-        "SELECT name, id, type, size, mtime_ns, ctime_ns, inode, mount, again, marks FROM entries WHERE parent = ?",
-        (parent,),
-    )
+    rows = index.execute(f"{_KNOWN} WHERE parent = ?", (parent,))
     return {row[0]: Known._make(row) for row in rows}
 
 
 def find_known(index: sqlite3.Connection, entry: int) -> Known | None:
     """Return one entry for the change test."""
-    row = index.execute(
-        "SELECT name, id, type, size, mtime_ns, ctime_ns, inode, mount, again, marks FROM entries WHERE id = ?",
-        (entry,),
-    ).fetchone()
+    row = index.execute(f"{_KNOWN} WHERE id = ?", (entry,)).fetchone()
     return Known._make(row) if row else None
 
 
@@ -131,6 +127,23 @@ def path_of(index: sqlite3.Connection, entry: int) -> bytes:
         at = row[0]
         names.append(row[1])
     return b"/" + b"/".join(reversed(names))
+
+
+def find_way(index: sqlite3.Connection, path: bytes) -> list[int]:
+    """Return the ids of the directories on the way from / to an absolute path, and its own, as far as they are known."""
+    way = [ROOT]
+    for name in path.split(b"/"):
+        if name:
+            row = index.execute("SELECT id FROM entries WHERE parent = ? AND name = ?", (way[-1], name)).fetchone()
+            if row is None:
+                break
+            way.append(row[0])
+    return way
+
+
+def iter_again(index: sqlite3.Connection) -> Iterator[int]:
+    """Yield the ids of what every scan looks at again, whatever its stat says."""
+    return (row[0] for row in index.execute("SELECT id FROM entries WHERE again <> 0"))
 
 
 class NewEntries:

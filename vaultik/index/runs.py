@@ -31,6 +31,8 @@ class Run(NamedTuple):
     snapshot: SnapshotId | None
     exit_code: int | None
     counts: dict[str, int]
+    full: bool
+    """Whether the scan looked at everything, not only at what a watcher had named."""
 
 
 class Problem(NamedTuple):
@@ -42,11 +44,14 @@ class Problem(NamedTuple):
 
 
 def add_run(index: sqlite3.Connection, run_id: str, started: float) -> int:
-    """Record that a run begins, and forget the oldest ones. Returns its row id."""
+    """Record that a run begins, and forget the oldest ones but the last that was done. Returns its row id."""
     (run,) = index.execute(
         "INSERT INTO runs (run_id, started) VALUES (?, ?) RETURNING id", (run_id, started)
     ).fetchone()
-    index.execute("DELETE FROM runs WHERE id <= ?", (run - _RUNS_KEPT,))
+    index.execute(
+        "DELETE FROM runs WHERE id <= ? AND id <> (SELECT coalesce(max(id), 0) FROM runs WHERE exit_code IS NOT NULL)",
+        (run - _RUNS_KEPT,),
+    )
     index.execute("DELETE FROM commits WHERE run <= ?", (run - _RUNS_KEPT,))
     index.execute("DELETE FROM problems WHERE run <= ?", (run - _PROBLEMS_KEPT,))
     return int(run)
@@ -55,11 +60,11 @@ def add_run(index: sqlite3.Connection, run_id: str, started: float) -> int:
 def find_run(index: sqlite3.Connection, run_id: str) -> Run | None:
     """Return a run by its id, or None."""
     row = index.execute(
-        "SELECT id, run_id, started, scanned, snapshot, exit_code, counts FROM runs WHERE run_id = ?", (run_id,)
+        'SELECT id, run_id, started, scanned, snapshot, exit_code, counts, "full" FROM runs WHERE run_id = ?', (run_id,)
     ).fetchone()
     if row is None:
         return None
-    number, run_id, started, scanned, snapshot, exit_code, counts = row
+    number, run_id, started, scanned, snapshot, exit_code, counts, full = row
     return Run(
         number,
         run_id,
@@ -68,7 +73,14 @@ def find_run(index: sqlite3.Connection, run_id: str) -> Run | None:
         SnapshotId(snapshot) if snapshot else None,
         exit_code,
         json.loads(counts),
+        bool(full),
     )
+
+
+def last_full_scan(index: sqlite3.Connection) -> float | None:
+    """Return when the last run began that looked at everything and wrote its snapshot; None if none is remembered."""
+    (started,) = index.execute('SELECT max(started) FROM runs WHERE "full" = 1 AND exit_code IN (0, 3)').fetchone()
+    return None if started is None else float(started)
 
 
 def committed_snapshots(index: sqlite3.Connection) -> set[str]:
@@ -97,9 +109,9 @@ def total_since(index: sqlite3.Connection, since: float, name: str) -> int:
     return int(index.execute(query, (name, since)).fetchone()[0])
 
 
-def set_scanned(index: sqlite3.Connection, run: int) -> None:
-    """Record that a run's scan is complete."""
-    index.execute("UPDATE runs SET scanned = 1 WHERE id = ?", (run,))
+def set_scanned(index: sqlite3.Connection, run: int, *, full: bool) -> None:
+    """Record that a run's scan is complete, and whether it looked at everything."""
+    index.execute('UPDATE runs SET scanned = 1, "full" = ? WHERE id = ?', (full, run))
 
 
 def add_problem(index: sqlite3.Connection, run: int, kind: str, path: bytes, reason: str) -> None:
@@ -111,6 +123,15 @@ def get_problems(index: sqlite3.Connection, run: int) -> list[Problem]:
     """Return what a run said of paths, in order."""
     rows = index.execute("SELECT kind, path, reason FROM problems WHERE run = ? ORDER BY id", (run,))
     return [Problem._make(row) for row in rows]
+
+
+def unreadable_before(index: sqlite3.Connection, run: int) -> list[bytes]:
+    """Return the paths that the last run before this one which scanned could not read."""
+    rows = index.execute(
+        "SELECT path FROM problems WHERE kind = ? AND run = (SELECT max(id) FROM runs WHERE scanned = 1 AND id < ?)",
+        (UNREADABLE, run),
+    )
+    return [row[0] for row in rows]
 
 
 def count_problems(index: sqlite3.Connection, run: int, kind: str) -> int:
@@ -127,3 +148,8 @@ def set_receipt(
         "UPDATE runs SET snapshot = coalesce(?, snapshot), exit_code = ?, finished = ? WHERE id = ?",
         (snapshot, exit_code, finished, run),
     )
+
+
+def set_error(index: sqlite3.Connection, run_id: str, error: str, finished: float) -> None:
+    """Record why a run ends without a receipt."""
+    index.execute("UPDATE runs SET error = ?, finished = ? WHERE run_id = ?", (error, finished, run_id))

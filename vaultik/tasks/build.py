@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 from typing import TYPE_CHECKING, Any
 
 import luigi
@@ -71,4 +72,7 @@ def build(tasks: Sequence[luigi.Task], workers: int = 1) -> bool:
             no_lock=True,
             log_level="CRITICAL",
         )
+        for worker in multiprocessing.active_children():
+            # Done with its task, but until it is gone it holds the run's lock, too.
+            worker.join()
     return bool(done)

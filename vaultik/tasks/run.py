@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import threading
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vaultik.backup.session import Session
-from vaultik.errors import LocalIndexError, TaskFailedError
+from vaultik.errors import LocalIndexError, TaskFailedError, VaultikError
 from vaultik.index import bundles, runs
 from vaultik.index.db import mapped
 from vaultik.index.lock import RunLock
@@ -18,6 +21,7 @@ from vaultik.tasks.process import Record
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vaultik.backup.changes import Changes
     from vaultik.config import Config
     from vaultik.index.runs import Problem, Run
 
@@ -37,6 +41,7 @@ def run_backup(
     host: str,
     workers: int | None = None,
     adopt: bool = False,
+    changes: Changes | None = None,
     watch: Callable[[dict[str, Any]], None] = lambda _event: None,
 ) -> BackupResult:
     """Back up once.
@@ -46,6 +51,7 @@ def run_backup(
         host: name under which the snapshot says where it comes from.
         workers: Luigi processes; None for as many as the work merits.
         adopt: take over an index that belongs to a config file which was moved.
+        changes: what changed since the last run, if a watcher can tell; None has everything looked at.
         watch: told of every progress event and notice, from a thread that ends before this returns.
 
     Raises:
@@ -55,7 +61,7 @@ def run_backup(
     record = Record()
     watcher = Watcher(record, watch)
     # Before the lock: a config that can't be used leaves nothing behind.
-    session = Session(config, host=host, run_id=new_run_id(), emit=record.add)
+    session = Session(config, host=host, run_id=new_run_id(), changes=changes, emit=record.add)
     lock = RunLock(config.index_path)
     try:
         session.begin(adopt=adopt)
@@ -64,6 +70,9 @@ def run_backup(
         _build(session, workers)
         watcher.stop()
         return _result(session, watcher.errors)
+    except Exception as exc:
+        _note_error(session, exc)
+        raise
     finally:
         watcher.stop()
         runtime.deactivate()
@@ -97,6 +106,14 @@ def _result(session: Session, errors: list[dict[str, Any]]) -> BackupResult:
     raise LocalIndexError(
         "the run ended without a receipt", hint="a worker was killed? the next run goes on from what is done"
     )
+
+
+def _note_error(session: Session, exc: Exception) -> None:
+    """Leave in the index why the run failed, for `vaultik status`; where that can't be, the error itself says more."""
+    if session.run:
+        with contextlib.suppress(sqlite3.Error, OSError, VaultikError):
+            text = str(exc) if isinstance(exc, VaultikError) else f"{type(exc).__name__}: {exc}"
+            runs.set_error(session.index(), session.run_id, text, time.time())
 
 
 class Watcher:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+import time
 from typing import TYPE_CHECKING
 
 from vaultik.errors import VaultikError
+from vaultik.index import runs
 from vaultik.index.db import map_error
 
 if TYPE_CHECKING:
@@ -68,8 +71,14 @@ def note_failure(exception: BaseException) -> str:
     """Keep a task's error for the message and exit code of the run. Returns what luigid may see of it."""
     if isinstance(exception, sqlite3.Error) and _session is not None:
         exception = map_error(exception, _session.config.index_path)
+    known = isinstance(exception, VaultikError)
+    text = str(exception) if known else f"{type(exception).__name__}: {exception}"
     if _record is not None and isinstance(exception, VaultikError):
-        _record.add(error=str(exception), hint=exception.hint, exit_code=exception.exit_code)
+        _record.add(error=text, hint=exception.hint, exit_code=exception.exit_code)
     elif _record is not None:
-        _record.add(error=f"{type(exception).__name__}: {exception}", hint=None, exit_code=1)
+        _record.add(error=text, hint=None, exit_code=1)
+    if _session is not None:
+        # For `vaultik status`; where the index is what failed, the message has to do.
+        with contextlib.suppress(sqlite3.Error, OSError, VaultikError):
+            runs.set_error(_session.index(), _session.run_id, text, time.time())
     return type(exception).__name__

@@ -1,0 +1,134 @@
+"""The systemd units that `vaultik init --systemd` writes: the daemon's, and a timer with what it starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vaultik.config import load_config
+from vaultik.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vaultik.config import Config
+
+DIRECTORY = Path("/etc/systemd/system")
+UNITS = ("vaultik.service", "vaultik-backup.service", "vaultik-backup.timer")
+
+_STATE = Path("/var/lib")
+
+
+def write_units(config: Path, directory: Path, *, force: bool) -> list[Path]:
+    """Write the units for a config, and make the directories of its index and spool.
+
+    Args:
+        config: the configuration file, filled in: where the index and the spool lie decides what may be written.
+        directory: where units go.
+        force: overwrite those that are there.
+
+    Returns:
+        The files written: all, or none.
+
+    Raises:
+        ConfigError: the config can't be used, a path in it or its own can't stand in a unit, or a unit is there already.
+    """
+    settings = _load(config)
+    texts = {directory / name: text for name, text in _units(config, settings).items()}
+    if not directory.is_dir():
+        raise ConfigError(f"{directory}: not a directory", hint="--directory DIR says where units go")
+    for path in texts:
+        if path.exists() and not force:
+            raise ConfigError(f"unit {path}: exists already", hint="--force overwrites it")
+    try:
+        for place in _own(settings):
+            # The service sees everything above them read-only.
+            if _STATE not in place.parents:
+                place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path, text in texts.items():
+            _write(path, text)
+    except OSError as exc:
+        raise ConfigError(f"{exc.filename}: {exc.strerror}") from exc
+    return list(texts)
+
+
+def _load(config: Path) -> Config:
+    if not config.is_absolute():
+        raise ConfigError(
+            f"config {config}: a unit needs its absolute path",
+            hint=f"vaultik init {config.absolute()} --systemd, or wherever it is going to stay",
+        )
+    return load_config(config)
+
+
+def _units(config: Path, settings: Config) -> dict[str, str]:
+    common = _template("common").replace("@WRITABLE@", "\n".join(_writable(settings)))
+    values = {"@VAULTIK@": _command(), "@CONFIG@": _quoted(config, in_command=True), "@COMMON@": common}
+    units = {}
+    for name in UNITS:
+        text = _template(name)
+        for mark, value in values.items():
+            text = text.replace(mark, value)
+        units[name] = text
+    return units
+
+
+def _template(name: str) -> str:
+    return resources.files("vaultik.cli").joinpath("units", name).read_text()
+
+
+def _writable(settings: Config) -> Iterator[str]:
+    """Yield the lines that say where a run may write."""
+    for place in _own(settings):
+        if _STATE in place.parents:
+            # systemd makes it, for root alone.
+            yield f"StateDirectory={_quoted(place.relative_to(_STATE))}"
+            yield "StateDirectoryMode=0700"
+        else:
+            yield f"ReadWritePaths={_quoted(place)}"
+    if settings.local_store is not None:
+        # The bucket is a folder that the first backup makes. The minus: a disk that isn't mounted yet doesn't keep
+        # the service from starting.
+        yield f"ReadWritePaths={_quoted(settings.local_store.parent, prefix='-')}"
+
+
+def _own(settings: Config) -> list[Path]:
+    """Return the directories that are vaultik's own, none below another."""
+    index, spool = settings.index_path.parent, settings.spool_dir
+    return [index] if index == spool or index in spool.parents else [index, spool]
+
+
+def _command() -> str:
+    """Return how this vaultik is started."""
+    called = shutil.which(sys.argv[0])
+    if called is not None and Path(called).name == "vaultik":
+        return _quoted(Path(called).absolute(), in_command=True)
+    return f"{_quoted(Path(sys.executable), in_command=True)} -m vaultik"
+
+
+def _quoted(path: Path, *, prefix: str = "", in_command: bool = False) -> str:
+    """Return a path as it stands in a unit (systemd.syntax(7)).
+
+    Raises:
+        ConfigError: it holds what can't stand there.
+    """
+    text = os.fspath(path)
+    if not text.isprintable():
+        raise ConfigError(f"{text!r}: can't stand in a unit", hint="use a path of printable characters")
+    text = text.replace("%", "%%")
+    if in_command:
+        text = text.replace("$", "$$")
+    if not any(char in text for char in " \t\"'\\;"):
+        return prefix + text
+    return '"' + prefix + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.new")
+    aside.write_text(text)
+    aside.chmod(0o644)
+    aside.replace(path)
