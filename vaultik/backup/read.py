@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vaultik.backup import attributes
 from vaultik.directories import OPEN_DIRECTORY, DirectoryCache
@@ -59,6 +59,27 @@ class Outcome(NamedTuple):
     """Written so recently that the next scan must look again."""
     reason: str | None = None
     """Why it could not be read; None with no attributes: it vanished."""
+    is_stream: bool = False
+    """It is on no disk: what it held before goes on standing for what didn't come."""
+
+
+class Reader(Protocol):
+    """What a bundle's bytes come from."""
+
+    outcomes: list[Outcome]
+    """What came of each piece, once all chunks are read."""
+    is_void: bool
+    """What was read is of no worth, and none of it may be kept."""
+    is_stream: bool
+    """It is on no disk."""
+
+    def chunks(self) -> Iterator[RawChunk]:
+        """Yield the chunks of all pieces, in order."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        ...
 
 
 class BundleReader:
@@ -86,6 +107,7 @@ class BundleReader:
         self._buffer = bytearray()
         self._read_to = 0
         self.outcomes: list[Outcome] = []
+        self.is_void = self.is_stream = False
 
     def close(self) -> None:
         """Close every descriptor."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.backup import attributes, sources
 from vaultik.directories import OPEN_DIRECTORY, DirectoryCache
-from vaultik.index import contents, entries, mounts, runs
+from vaultik.index import contents, entries, mounts, runs, streams
 from vaultik.model import EntryType, Mark, entry_type
 from vaultik.snapshot.rules import LONGEST_NAME
 
@@ -86,6 +86,7 @@ class Scan:
         self._told = (0, 0)
         self._mounts = mounts.Mounts(index)
         self._new = entries.NewEntries(index)
+        self._made_up = streams.ids(index)
         self._cache: DirectoryCache | None = None
         self._writes = 0
         self.counts = ScanCounts()
@@ -142,8 +143,13 @@ class Scan:
             self._no_directory(at, exc)
             return []
         known = entries.children(self._index, at.entry)
+        # What is on no disk is nothing to look for; its name is taken.
+        made_up = {name for name, entry in known.items() if entry.id in self._made_up}
+        known = {name: entry for name, entry in known.items() if name not in made_up}
         before = len(known)
         for name, st in names:
+            if name in made_up:
+                continue
             todo = self._entry(at, fd, name, st, known.pop(name, None))
             if todo is not None:
                 below.append(todo)

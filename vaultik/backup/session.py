@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import time
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -16,26 +17,30 @@ from vaultik.backup import plan, reseal, scan, spool
 from vaultik.backup.binding import bind_store, ensure_sound_index
 from vaultik.backup.chunk import BundleSealer
 from vaultik.backup.exclude import Excludes
-from vaultik.backup.read import find_data_ranges
+from vaultik.backup.read import BundleReader, find_data_ranges
 from vaultik.backup.reconcile import reconcile
 from vaultik.backup.seal import seal_bundle
+from vaultik.backup.streams import Streams
 from vaultik.backup.upload import upload_bundle
 from vaultik.core.age import check_recipient
 from vaultik.core.chunker import Chunker
 from vaultik.core.ids import source8
 from vaultik.core.lease import DAY_S
-from vaultik.index import bundles, chunks, contents, db, runs, state
+from vaultik.index import bundles, chunks, contents, db, runs, state, streams
 from vaultik.index.db import mapped, transaction
 from vaultik.snapshot.write import plain_path
 from vaultik.store.open import open_store
+from vaultik.store.pace import Pace
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from vaultik.backup.read import Reader
     from vaultik.backup.reconcile import Reliance
     from vaultik.config import Config
+    from vaultik.index.bundles import Slice
     from vaultik.store.base import Store
 
 
@@ -58,6 +63,7 @@ class Session:
         run_id: str,
         emit: Callable[..., None] = lambda **_event: None,
         clock: Callable[[], float] = time.time,
+        stdin: str | None = None,
     ) -> None:
         """Prepare; nothing is opened yet.
 
@@ -65,8 +71,9 @@ class Session:
             config: the run's configuration.
             host: name under which snapshots say where they come from.
             run_id: identity of the run, new for each.
-            emit: takes progress (numbers by name) and notices (`notice=text`).
+            emit: takes progress (numbers by name), notices (`notice=text`) and what commands say (`output=line`).
             clock: this machine's wall clock.
+            stdin: name that standard input gets in the snapshot, None if it isn't read.
 
         Raises:
             RecipientError: a recipient can't be used.
@@ -88,6 +95,14 @@ class Session:
         self._pid = 0
         self._open: dict[str, Any] = {}
         self._excludes()
+        self._streams = Streams(config, stdin)
+        # Shared by all processes that are forked later.
+        self._pace = Pace(config.upload_limit) if config.upload_limit else None
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What every command that the config names gets to know of the run."""
+        return {"CONFIG": str(self.config.path), "HOST": self.host, "RUN_ID": self.run_id}
 
     @property
     def chunker_name(self) -> str:
@@ -114,6 +129,14 @@ class Session:
             for opened in self._open.values():
                 opened.close()
         self._open = {}
+
+    def end(self) -> None:
+        """Close everything: the run is over."""
+        self.close()
+        self._streams.close()
+        if self._pace is not None:
+            self._pace.close()
+            self._pace = None
 
     def source(self) -> str:
         """Return the source's UUID."""
@@ -160,6 +183,7 @@ class Session:
         """ScanSource: reconcile, scan, plan."""
         index = self.index()
         bind_store(self)
+        self._streams.retire(index)
         counts = scan.Scan(
             index,
             self.run,
@@ -168,6 +192,7 @@ class Session:
             one_file_system=self.config.one_file_system,
             progress=lambda files, size: self.emit(scanned_files=files, scanned_bytes=size),
         ).run()
+        self._streams.place(index)
         with transaction(index):
             resealed = reseal.leave_out(
                 index,
@@ -201,7 +226,8 @@ class Session:
             young_ns = int((self.started - _YOUNG_S) * 1e9)
             # A blob whose files live about as long dies whole, and little of it has to be sealed again.
             made = (b for kind in bundles.Kind for b in plan_them(bundles.iter_unplanned(index, kind, young_ns)))
-            return bundles.add_bundles(index, self.run, made)
+            alone = plan.plan_streams(streams.iter_unplanned(index))
+            return bundles.add_bundles(index, self.run, itertools.chain(alone, made))
 
     def chunk(self, bundle: int) -> None:
         """ChunkFile: stream a bundle's files into the spool."""
@@ -210,9 +236,7 @@ class Session:
             self.claims(),
             bundle,
             run=self.run,
-            started=self.started,
-            largest=2 * self.config.blob_size_limit,
-            chunker=self.chunker,
+            read=functools.partial(self._reader, bundle),
             level=self.config.compression_level,
             recipients=self.recipients,
             spool_dir=self.spool_dir,
@@ -242,14 +266,29 @@ class Session:
         """Leave the receipt of a run whose snapshot is written."""
         index = self.index()
         with transaction(index):
-            runs.add_counts(index, self.run, bundles.totals(index, self.run))
             unreadable = runs.count_problems(index, self.run, runs.UNREADABLE)
+            runs.add_counts(index, self.run, {**bundles.totals(index, self.run), "unreadable": unreadable})
             runs.set_receipt(index, self.run, snapshot=None, exit_code=3 if unreadable else 0, finished=self._clock())
         spool.clean(self.spool_dir)
         with contextlib.suppress(OSError):
             self.spool_dir.rmdir()
 
     # -- parts ------------------------------------------------------------------------------------
+
+    def _reader(self, bundle: int, slices: Sequence[Slice]) -> Reader:
+        index = self.index()
+        stream = streams.find_of_bundle(index, bundle)
+        if stream is not None:
+            return self._streams.reader(
+                index,
+                stream,
+                chunker=self.chunker,
+                run=self.run,
+                facts=self.facts,
+                say=lambda line: self.emit(output=line),
+            )
+        largest = 2 * self.config.blob_size_limit
+        return BundleReader(index, slices, self.chunker, started=self.started, largest=largest)
 
     def _open_store(self) -> Store:
         s3, index = self.config.s3, self.index()
@@ -264,6 +303,7 @@ class Session:
             put_only=self.put_only,
             checksums=s3.checksums,
             addressing=s3.addressing,
+            pace=self._pace,
         )
         store = open_it(create=False)
         if state.get_base(index) is not None and state.get_state(index, "location") == store.location:

@@ -15,9 +15,11 @@ import click
 from vaultik.cli.common import plural, printable
 from vaultik.cli.progress import ProgressDisplay, human_bytes
 from vaultik.config import load_config
-from vaultik.errors import IndexLockedError
+from vaultik.config.streams import name_fault
+from vaultik.errors import ConfigError, IndexLockedError
 
 if TYPE_CHECKING:
+    from vaultik.config import Config
     from vaultik.tasks.run import BackupResult
 
 EPILOG = """\b
@@ -41,11 +43,18 @@ _SHOWN_PROBLEMS = 20
 )
 @click.option("--workers", type=click.IntRange(1, 64), help="Luigi processes (default: as many as the work merits).")
 @click.option("--adopt", is_flag=True, help="Take over the index of a config file that was moved here.")
+@click.option(
+    "--stdin", metavar="NAME", help="Standard input becomes the file NAME, such as /dumps/db.sql, in the snapshot."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary; problems are still named.")
-def backup(config: Path, cron: bool, workers: int | None, adopt: bool, as_json: bool, quiet: bool) -> None:
+def backup(
+    config: Path, cron: bool, workers: int | None, adopt: bool, stdin: str | None, as_json: bool, quiet: bool
+) -> None:
     """Back up what CONFIG names and write a snapshot."""
     settings = load_config(config)
+    if stdin is not None:
+        _check_stdin(settings, stdin)
     if not cron:
         for warning in settings.warnings:
             _say(warning)
@@ -55,7 +64,14 @@ def backup(config: Path, cron: bool, workers: int | None, adopt: bool, as_json: 
     display = _Display(shown=not (cron or as_json or quiet))
     try:
         with display:
-            result = run_backup(settings, host=socket.gethostname(), workers=workers, adopt=adopt, watch=display.watch)
+            result = run_backup(
+                settings,
+                host=socket.gethostname(),
+                workers=workers,
+                adopt=adopt,
+                stdin=stdin,
+                watch=display.watch,
+            )
     except IndexLockedError:
         if cron:
             return
@@ -72,6 +88,12 @@ def backup(config: Path, cron: bool, workers: int | None, adopt: bool, as_json: 
     sys.exit(result.run.exit_code)
 
 
+def _check_stdin(settings: Config, name: str) -> None:
+    taken = [os.fsencode(command.name) for command in settings.commands]
+    if fault := name_fault(name, settings.source_dirs, taken):
+        raise ConfigError(f"--stdin: {fault[0]}", hint=fault[1])
+
+
 class _Display(ProgressDisplay):
     """Turns a run's events into what a person sees."""
 
@@ -86,6 +108,11 @@ class _Display(ProgressDisplay):
 
     def watch(self, event: dict[str, Any]) -> None:
         """Take one event of the run."""
+        if "output" in event:
+            self.pause()
+            _say(event["output"])
+            self.resume()
+            return
         if "notice" in event:
             if self._shown:
                 self.pause()
