@@ -28,6 +28,7 @@ _TICK_S = 0.2
 _GRACE_S = 2.0
 """How long a group has between SIGTERM and SIGKILL."""
 _LONGEST_LINE = 1000
+_MOST_LINES = 1000
 _NOT_FOUND = 127
 
 _KEPT_BACK = frozenset(
@@ -92,6 +93,7 @@ class RunningCommand:
         self._deadline = time.monotonic() + timeout_s
         self._rest = b""
         self._is_over = False
+        self._lines = 0
         self._selector = selectors.DefaultSelector()
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command],
@@ -196,7 +198,11 @@ class RunningCommand:
             lines.append(self._rest)
             self._rest = b""
         for line in lines:
-            self._say(printable(line[:_LONGEST_LINE].decode(errors="backslashreplace").rstrip("\r")))
+            self._lines += 1
+            if self._lines <= _MOST_LINES:
+                self._say(printable(line[:_LONGEST_LINE].decode(errors="backslashreplace").rstrip("\r")))
+            elif self._lines == _MOST_LINES + 1:
+                self._say(f"... and more: {_MOST_LINES} lines are enough")
 
     def _end_group(self) -> None:
         """End every process of the group: asked first, then forced."""

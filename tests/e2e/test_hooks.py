@@ -140,6 +140,15 @@ def test_one_that_takes_too_long_is_ended_with_all_it_began(hooked, notes):
     wait_for(lambda: not is_alive(child))
 
 
+def test_one_that_says_too_much(hooked):
+    with_hooks(hooked, before=["seq 1 5000; printf %3000d 7"])
+    lines = hooked.run("backup", hooked.config, "--cron").stderr.splitlines()
+    assert lines == [
+        *(f"vaultik: before: {n}" for n in range(1, 1001)),
+        "vaultik: before: ... and more: 1000 lines are enough",
+    ]
+
+
 def test_what_one_leaves_in_the_background_is_left_alone(hooked, notes):
     with_hooks(hooked, before=[f"sleep 600 & echo $! >{notes}/pid"])
     hooked.run("backup", hooked.config)

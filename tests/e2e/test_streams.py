@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fault.test_kills import KILLER, run_killed
 from tests.support.tree import compare
 
 MB = 10**6
@@ -151,6 +152,33 @@ def test_what_was_stored_of_a_dump_is_lost(local_site, data, tmp_path):
     assert not (restored(local_site, tmp_path) / "dumps/db.sql").exists()
 
 
+def test_space_comes_back_only_when_the_dump_came_anew(local_site, data, tmp_path):
+    """A mostly dead blob is left as soon as what lives in it is sealed again, not for a command that may fail."""
+    populate(local_site)
+    local_site.configure(commands=[dump(data)], chunk_size="64KiB", blob_size_limit="16MB")
+    local_site.backup()
+    first = set(local_site.blobs())
+    kept = data.read_bytes()[: MB // 2]
+    data.write_bytes(kept + random.Random(8).randbytes(2 * MB))
+    local_site.backup()
+    failing = dump(data) | {"command": f"cat {data}; exit 1"}
+    local_site.configure(commands=[failing])
+    for _ in range(2):
+        local_site.run("backup", local_site.config, code=3)
+    assert (restored(local_site, tmp_path) / "dumps/db.sql").read_bytes() == data.read_bytes()
+    local_site.configure(commands=[dump(data)])
+    again = local_site.backup()
+    assert MB // 4 < again["bytes_new"] <= MB // 2
+    with sqlite3.connect(local_site.index) as index:
+        known = {digest.hex() for (digest,) in index.execute("SELECT hash FROM blobs")}
+        sums = "SELECT b.live_bytes, (SELECT sum(c.size) FROM chunks AS c WHERE c.blob = b.id) FROM blobs AS b"
+        assert all(live == size for live, size in index.execute(sums))
+    # Of the first run's two blobs, that of the dump is needed no more; nothing else but the restores depended on it.
+    (gone,) = [path for path in first if path.name not in known]
+    gone.unlink()
+    assert (restored(local_site, tmp_path) / "dumps/db.sql").read_bytes() == data.read_bytes()
+
+
 def test_what_a_command_says_is_in_the_log(local_site, data):
     populate(local_site)
     local_site.configure(
@@ -270,6 +298,14 @@ class TestInput:
         target = restored(local_site, tmp_path)
         assert sorted(path.name for path in target.iterdir() if path.name in ("in", "robbed")) == ["robbed"]
 
+    def test_closed(self, local_site):
+        populate(local_site)
+        command = " ".join(local_site.command("backup", local_site.config, "--stdin", "/in"))
+        done = subprocess.run(
+            ["sh", "-c", f"{command} <&-"], env=local_site.environment(), capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr.partition("\n")[0]) == (1, "vaultik: standard input: it is closed")
+
     def test_a_name_that_a_command_has(self, local_site, data):
         populate(local_site)
         local_site.configure(commands=[dump(data)])
@@ -319,6 +355,22 @@ def test_ended_in_the_middle_the_command_ends_too_and_is_run_anew(local_site, da
     assert (restored(local_site, tmp_path) / "dumps/db.sql").read_bytes() == data.read_bytes()
     with sqlite3.connect(local_site.index) as index:
         assert index.execute("SELECT count(*) FROM chunks WHERE blob IS NULL").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("point", ["chunked row:before", "chunk:after", "seal:after", "upload:after"])
+def test_killed_at_a_step_of_its_bundle(local_site, data, tmp_path, point):
+    """The command is run anew, what was sealed of it is taken up, and no blob is stored twice."""
+    populate(local_site)
+    (tmp_path / "killer.py").write_text(KILLER)
+    local_site.configure(commands=[dump(data)])
+    assert run_killed(local_site, point).returncode == -signal.SIGKILL
+    assert not local_site.objects(".sqlite.zst.age")
+    run_killed(local_site, "")
+    assert (restored(local_site, tmp_path) / "dumps/db.sql").read_bytes() == data.read_bytes()
+    puts = [line.split() for line in (tmp_path / "puts").read_text().splitlines()]
+    stored = [key for _, key in puts if key.startswith("blobs/")]
+    assert len(stored) == len(set(stored)) == len(local_site.blobs()) == 2
+    assert local_site.spooled() == []
 
 
 def test_memory_does_not_grow_with_the_dump(local_site):

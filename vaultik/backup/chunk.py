@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from vaultik.backup.read import RawChunk, Reader
+    from vaultik.backup.pieces import RawChunk, Reader
     from vaultik.index.bundles import Slice
 
 FRAME_BYTES = 1 << 20

@@ -7,10 +7,13 @@ import stat
 from typing import TYPE_CHECKING
 
 from vaultik.ignore import IgnoreRules
+from vaultik.snapshot.write import plain_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
+
+    from vaultik.config import Config
 
 CACHE_TAG = b"CACHEDIR.TAG"
 CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
@@ -88,3 +91,20 @@ def _has_signature(directory: int) -> bool:
         return False
     finally:
         os.close(fd)
+
+
+def excludes_of(config: Config) -> Excludes:
+    """Return what a config leaves out, and vaultik's own files with it.
+
+    Raises:
+        ConfigError: a pattern can never fit.
+    """
+    index_path = config.index_path
+    own = [index_path.with_name(index_path.name + end) for end in ("", "-wal", "-shm", ".lock", ".source")]
+    own.append(plain_path(index_path))
+    return Excludes(
+        config.exclude,
+        caches=config.exclude_caches,
+        if_present=config.exclude_if_present,
+        own=[*own, config.spool_dir, *([config.local_store] if config.local_store else [])],
+    )

@@ -11,9 +11,10 @@ import errno
 import os
 import stat
 import time
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 from vaultik.backup import attributes
+from vaultik.backup.pieces import Outcome, RawChunk
 from vaultik.directories import OPEN_DIRECTORY, DirectoryCache
 from vaultik.index import bundles, entries
 from vaultik.index.bundles import Cut, Piece, Slice
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
     from vaultik.core.chunker import Chunker
-    from vaultik.index.entries import Attributes
 
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LEASE_S = 50
@@ -36,50 +36,6 @@ _TICK_NS = 50_000_000
 
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV)
 """What stands there is no regular file any more: nothing, or a symlink, a socket, a device."""
-
-
-class RawChunk(NamedTuple):
-    """A chunk as it was read."""
-
-    piece: int
-    offset: int
-    data: bytes
-
-
-class Outcome(NamedTuple):
-    """What came of one piece."""
-
-    attributes: Attributes | None
-    """Of the fstat before reading, `size` as really read; None if nothing could be read."""
-    changed: bool = False
-    """The file changed while it was read, or since its other extents were planned."""
-    grown: bool = False
-    """Much larger than planned: it has to be planned anew, nothing was read."""
-    again: bool = False
-    """Written so recently that the next scan must look again."""
-    reason: str | None = None
-    """Why it could not be read; None with no attributes: it vanished."""
-    is_stream: bool = False
-    """It is on no disk: what it held before goes on standing for what didn't come."""
-
-
-class Reader(Protocol):
-    """What a bundle's bytes come from."""
-
-    outcomes: list[Outcome]
-    """What came of each piece, once all chunks are read."""
-    is_void: bool
-    """What was read is of no worth, and none of it may be kept."""
-    is_stream: bool
-    """It is on no disk."""
-
-    def chunks(self) -> Iterator[RawChunk]:
-        """Yield the chunks of all pieces, in order."""
-        ...
-
-    def close(self) -> None:
-        """Let go of what is open."""
-        ...
 
 
 class BundleReader:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
-    from vaultik.backup.read import Outcome
+    from vaultik.backup.pieces import Outcome
     from vaultik.index.bundles import Slice
     from vaultik.index.entries import Attributes
 

@@ -14,9 +14,9 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from vaultik.backup import plan, reseal, scan, spool
-from vaultik.backup.binding import bind_store, ensure_sound_index
+from vaultik.backup.binding import bind_store, ensure_sound_index, open_bound_store
 from vaultik.backup.chunk import BundleSealer
-from vaultik.backup.exclude import Excludes
+from vaultik.backup.exclude import excludes_of
 from vaultik.backup.read import BundleReader, find_data_ranges
 from vaultik.backup.reconcile import reconcile
 from vaultik.backup.seal import seal_bundle
@@ -29,7 +29,6 @@ from vaultik.core.lease import DAY_S
 from vaultik.index import bundles, chunks, contents, db, runs, state, streams
 from vaultik.index.db import mapped, transaction
 from vaultik.snapshot.write import plain_path
-from vaultik.store.open import open_store
 from vaultik.store.pace import Pace
 
 if TYPE_CHECKING:
@@ -37,7 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from vaultik.backup.read import Reader
+    from vaultik.backup.exclude import Excludes
+    from vaultik.backup.pieces import Reader
     from vaultik.backup.reconcile import Reliance
     from vaultik.config import Config
     from vaultik.index.bundles import Slice
@@ -291,33 +291,7 @@ class Session:
         return BundleReader(index, slices, self.chunker, started=self.started, largest=largest)
 
     def _open_store(self) -> Store:
-        s3, index = self.config.s3, self.index()
-        open_it = functools.partial(
-            open_store,
-            s3.endpoint,
-            s3.bucket,
-            s3.prefix,
-            region=s3.region,
-            access_key_id=s3.access_key_id,
-            secret_access_key=s3.secret_access_key,
-            put_only=self.put_only,
-            checksums=s3.checksums,
-            addressing=s3.addressing,
-            pace=self._pace,
-        )
-        store = open_it(create=False)
-        if state.get_base(index) is not None and state.get_state(index, "location") == store.location:
-            return store
-        # Only where nothing can be there yet is a bucket made: elsewhere a disk isn't mounted.
-        return open_it(create=True)
+        return open_bound_store(self.index(), self.config.s3, self._pace)
 
     def _excludes(self) -> Excludes:
-        config, index_path = self.config, self.config.index_path
-        own = [index_path.with_name(index_path.name + end) for end in ("", "-wal", "-shm", ".lock", ".source")]
-        own.append(plain_path(index_path))
-        return Excludes(
-            config.exclude,
-            caches=config.exclude_caches,
-            if_present=config.exclude_if_present,
-            own=[*own, config.spool_dir, *([config.local_store] if config.local_store else [])],
-        )
+        return excludes_of(self.config)

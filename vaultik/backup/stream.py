@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from vaultik import interrupts
 from vaultik.backup.attributes import made_up
-from vaultik.backup.read import Outcome, RawChunk
+from vaultik.backup.pieces import Outcome, RawChunk
 from vaultik.errors import CommandError
 
 if TYPE_CHECKING:

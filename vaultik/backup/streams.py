@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -35,11 +36,14 @@ class Streams:
         Args:
             config: its `commands` are run.
             stdin: name that standard input gets in the snapshot, already checked; None if it isn't read.
+
+        Raises:
+            SourceError: standard input is closed.
         """
         self._sources = config.source_dirs
         self._commands = {os.fsencode(command.name): command for command in config.commands}
         # Forked workers have another standard input.
-        self._input_fd = None if stdin is None else os.dup(0)
+        self._input_fd = None if stdin is None else _standard_input()
         self._kinds: dict[bytes, StreamKind] = {}
         kinds = {} if stdin is None else {os.fsencode(stdin): StreamKind.INPUT}
         kinds |= dict.fromkeys(self._commands, StreamKind.COMMAND)
@@ -125,3 +129,10 @@ class Streams:
             )
 
         return StreamReader(begin, chunker)
+
+
+def _standard_input() -> int:
+    # Closed, its number may be another file's by now.
+    if sys.stdin is None:
+        raise SourceError("standard input: it is closed", hint="give it what --stdin shall read")
+    return os.dup(0)

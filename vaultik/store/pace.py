@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _CATCH_UP_S = 0.5
 _TICK_S = 0.2
 _BLOCK = 1 << 14
+_LEAST = 1 << 10
 _DUE = struct.Struct("d")
 
 
@@ -49,6 +50,11 @@ class Pace:
         while (left_s := due - time.monotonic()) > 0 and self._rate() == rate:
             interrupts.check()
             time.sleep(min(left_s, _TICK_S))
+
+    def most(self) -> int:
+        """Return how many bytes may be taken together without a long silence: some servers break off then."""
+        rate = self._rate()
+        return _BLOCK if rate is None else min(_BLOCK, max(_LEAST, int(rate * _TICK_S)))
 
     def close(self) -> None:
         """Let go of what is shared, in this process."""
@@ -81,10 +87,10 @@ class PacedBody:
         self._pace = pace
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return up to `size` bytes (all that is left when negative), in time."""
+        """Return up to `size` bytes (all that is left when negative) when they may be sent; b"" at the end."""
         if size < 0:
             return b"".join(iter(lambda: self.read(_BLOCK), b""))
-        data: bytes = self._body.read(size)
+        data: bytes = self._body.read(min(size, self._pace.most()))
         self._pace.take(len(data))
         return data
 
