@@ -186,6 +186,37 @@ def test_a_run_that_is_not_begun_has_no_hooks(hooked, notes):
     assert order(notes) == ["before", "success"]
 
 
+def test_luigi_is_ended_by_a_signal(hooked, notes):
+    begun = f"echo $$ >{notes}/new; mv {notes}/new {notes}/pid; exec sleep 600"
+    hooked.configure(commands=[{"name": "/slow", "command": begun}])
+    process = hooked.begin_luigi("Backup")
+    try:
+        wait_for((notes / "pid").exists)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 143
+    assert order(notes) == ["before", "failure"]
+    assert known(notes, "failure")["VAULTIK_EXIT_CODE"] == "143"
+    wait_for(lambda: not is_alive((notes / "pid").read_text().strip()))
+
+
+def test_what_check_says_of_them(hooked, tmp_path):
+    with_hooks(hooked, after_failure=[["no-such-program", "secret"]])
+    hooked.configure(metrics_path=f"{tmp_path}/nowhere/v.prom", commands=[{"name": "/d", "command": ["also-none"]}])
+    said = hooked.run("check", hooked.config).stdout
+    assert "warn  commands: hooks.after_failure: no program no-such-program\n" in said
+    assert "warn  commands: /d: no program also-none\n" in said
+    assert f"warn  metrics: {tmp_path}/nowhere/v.prom: can't be written\n" in said
+    assert "secret" not in said
+    hooked.configure(hooks={"before": ["true"]}, metrics_path=f"{tmp_path}/v.prom", commands=[])
+    said = hooked.run("check", hooked.config).stdout
+    assert "ok    commands: 1 program found\n" in said
+    assert f"ok    metrics: {tmp_path}/v.prom\n" in said
+
+
 @pytest.mark.parametrize(
     ("hooks", "reason"),
     [
