@@ -156,15 +156,22 @@ def test_what_one_leaves_in_the_background_is_left_alone(hooked, notes):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_signal_ends_it_too(hooked, notes, number):
-    with_hooks(hooked, before=[f"echo $$ >{notes}/new; mv {notes}/new {notes}/pid; exec sleep 600"])
-    process = subprocess.Popen(
-        hooked.command("backup", hooked.config), env=hooked.environment(), stderr=subprocess.PIPE, text=True
+@pytest.mark.parametrize("way", ["backup", "luigi"])
+def test_a_signal_ends_it_too(hooked, notes, way, number):
+    """And those after it have little time."""
+    slow = f"echo $$ >{notes}/new; mv {notes}/new {notes}/pid; exec sleep 600"
+    with_hooks(hooked, before=[slow], after_failure=[noting(notes), "exec sleep 600", f"touch {notes}/never"])
+    process = (
+        hooked.begin_luigi("Backup")
+        if way == "luigi"
+        else subprocess.Popen(
+            hooked.command("backup", hooked.config), env=hooked.environment(), stderr=subprocess.PIPE, text=True
+        )
     )
     try:
         wait_for((notes / "pid").exists)
         process.send_signal(number)
-        process.communicate(timeout=60)
+        _, said = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
@@ -173,6 +180,9 @@ def test_a_signal_ends_it_too(hooked, notes, number):
     if number == signal.SIGTERM:
         assert process.returncode == 143
         assert known(notes, "failure")["VAULTIK_EXIT_CODE"] == "143"
+        assert "hooks.after_failure[1]: not done after " in said
+        assert "hooks.after_failure[2]: not run: no time was left for it" in said
+        assert not (notes / "never").exists()
     else:
         assert not (notes / "failure").exists()
 

@@ -123,7 +123,8 @@ class BundleSealer:
         finally:
             self._reader.close()
         if self._reader.is_void:
-            path.unlink(missing_ok=True)
+            with spool.spool_errors(self._spool_dir):
+                path.unlink(missing_ok=True)
         with transaction(self._index):
             self._record(None if self._reader.is_void else sealed)
 

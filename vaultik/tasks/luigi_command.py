@@ -79,7 +79,8 @@ def begin(config_path: str, host: str, run_id: str) -> None:
     except KeyboardInterrupt as exc:
         if attendance is not None:
             attendance.__exit__(type(exc), exc, None)
-        raise
+        _note_signal(type(exc), exc, None)
+        _leave(_signal_code)
     session.close()
     runtime.activate(session, record, workers=_workers_of_command())
     atexit.register(_end, session, attendance, record, os.getpid())

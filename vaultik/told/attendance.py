@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _SIGINT_CODE = 130
 _SIGTERM_CODE = 143
-_HURRIED_S = 5.0
+_HURRIED_S = 4.0
 """What hooks have in all after a signal, which somebody waits for the end of."""
 
 
@@ -93,6 +93,8 @@ class Attendance:
         event = "success" if facts.is_success else "failure"
         for number, command in enumerate(getattr(self._config.hooks, f"after_{event}")):
             try:
+                if self._until is not None and time.monotonic() > self._until:
+                    raise CommandError("not run: no time was left for it")
                 self._run(command, facts, event)
             except (CommandError, OSError) as exc:
                 self._say(f"hooks.after_{event}[{number}]: {exc}")
