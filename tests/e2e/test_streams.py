@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.fault.test_kills import KILLER, run_killed
+from tests.support.run import Run, seal, upload
 from tests.support.tree import compare
+from vaultik.backup.commit import Outcome, commit_snapshot
+from vaultik.index import bundles, streams
 
 MB = 10**6
 
@@ -363,6 +366,33 @@ def test_killed_at_a_step_of_its_bundle(local_site, data, tmp_path, point):
     stored = [key for _, key in puts if key.startswith("blobs/")]
     assert len(stored) == len(set(stored)) == len(local_site.blobs()) == 2
     assert local_site.spooled() == []
+
+
+def test_in_a_partial_snapshot(local_site, data, tmp_path):
+    """What is still to come stands as it was before, or not at all."""
+    populate(local_site)
+    local_site.configure(commands=[dump(data)])
+    local_site.backup()
+    (local_site.source / "more").write_bytes(os.urandom(1000))
+    local_site.configure(commands=[dump(data), dump(data, name="/new")])
+    run = Run(local_site)
+    session = run.session
+    session.scan()
+    index = session.index()
+    for bundle in bundles.wave_bundles(index, session.run, session.next_wave()):
+        if streams.find_of_bundle(index, bundle) is None:
+            session.chunk(bundle)
+            seal(session, bundle)
+            upload(session, bundle)
+    index.execute("UPDATE blobs SET sealed_at = sealed_at - ? WHERE NOT based & 1", (4 * 86400,))
+    assert commit_snapshot(session, 100) == Outcome.PARTIAL
+    (partial,) = index.execute("SELECT snapshot FROM runs WHERE id = ?", (session.run,)).fetchone()
+    assert run.rest() == []
+    target = restored(local_site, tmp_path, partial)
+    assert (target / "dumps/db.sql").read_bytes() == data.read_bytes()
+    assert not (target / "new").exists()
+    assert "of an earlier snapshot" in local_site.run("ls", *local_site.where, partial, "/dumps", "-l").stdout
+    assert (restored(local_site, tmp_path) / "new").read_bytes() == data.read_bytes()
 
 
 def test_memory_does_not_grow_with_the_dump(local_site):
