@@ -11,6 +11,7 @@ mapped to these where they enter (`raise ... from exc`), so that nothing else le
     +-- NoMatchingIdentityError       exit 2   the identity opens none of the object's stanzas
     +-- SourceError                   exit 1   the directories to back up
     |   +-- SourceChangedError        exit 1   a file changed while it was read
+    +-- CommandError                  exit 1   a command that the config names failed
     +-- IntegrityError                exit 4   something stored is missing or damaged; never retried
     |   +-- FormatError               exit 4   bytes that don't follow FORMAT.md
     |   +-- AuthenticationError       exit 4   age refused a header or a segment
@@ -80,6 +81,10 @@ class SourceError(VaultikError):
 
 class SourceChangedError(SourceError):
     """A file changed while it was read."""
+
+
+class CommandError(VaultikError):
+    """A command that the config names failed, or took too long."""
 
 
 class IntegrityError(VaultikError):

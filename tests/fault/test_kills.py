@@ -30,6 +30,7 @@ LOG = os.environ.get("PUT_LOG")
 def install():
     import vaultik.backup.session as session
     import vaultik.backup.chunk as chunk
+    import vaultik.backup.read as reading
     import vaultik.backup.upload as upload
     import vaultik.backup.seal as seal
     import vaultik.backup.commit as commit
@@ -70,13 +71,13 @@ def install():
         at("put:after")
         return stored
     local.LocalStore.put = logged
-    read = chunk.BundleReader._open
+    read = reading.BundleReader._open
     def opened(self, parent, name):
         if LOG:
             with open(LOG + ".read", "a") as file:
                 file.write(f"{name.decode()}\\n")
         return read(self, parent, name)
-    chunk.BundleReader._open = opened
+    reading.BundleReader._open = opened
 """
 RUNNER = "import killer; killer.install(); from vaultik.cli.main import main; main()"
 POINTS = [

@@ -37,7 +37,7 @@ def outcome_of(body, end=""):
 def test_what_it_tells():
     outcome, said = outcome_of(
         """
-        child._tell(fd, notice="by the way")
+        child._tell(fd, line="by the way")
         child._tell(fd, exit_code=3, snapshot="s", seconds=1.0, counts={"files": 2}, unreadable=1, warnings=["w" * 200_000])
         os._exit(3)
         """

@@ -57,6 +57,30 @@ def of_stat(st: os.stat_result, mount: int) -> Attributes:
     return _attributes(st, mount)
 
 
+def made_up(now_ns: int, *, is_directory: bool) -> Attributes:
+    """Return the attributes of what is on no disk: this user's, and nobody else's to read."""
+    uid, gid = os.geteuid(), os.getegid()
+    return Attributes(
+        type=EntryType.DIRECTORY if is_directory else EntryType.FILE,
+        mode=0o700 if is_directory else 0o600,
+        uid=uid,
+        gid=gid,
+        user_name=_user_name(uid),
+        group_name=_group_name(gid),
+        size=0,
+        mtime_ns=now_ns,
+        ctime_ns=now_ns,
+        birth_ns=None,
+        link_target=None,
+        rdev=None,
+        inode_flags=None,
+        inode=0,
+        mount=0,
+        nlink=1,
+        xattrs=(),
+    )
+
+
 def _attributes(
     st: os.stat_result,
     mount: int,

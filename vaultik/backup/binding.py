@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from vaultik.errors import LocalIndexError
 from vaultik.index import chunks, db, runs, state
 from vaultik.index.db import mapped, transaction
+from vaultik.store.open import open_store
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterator
 
     from vaultik.backup.reconcile import Reliance
     from vaultik.backup.session import Session
+    from vaultik.config import S3
+    from vaultik.store.base import Store
+    from vaultik.store.pace import Pace
 
 
 def ensure_sound_index(session: Session) -> None:
@@ -60,6 +66,32 @@ def bind_store(session: Session) -> None:
     with transaction(index):
         for text in _warnings(found, store.location, moved=moved):
             runs.add_problem(index, session.run, runs.WARNING, b"", text)
+
+
+def open_bound_store(index: sqlite3.Connection, s3: S3, pace: Pace | None) -> Store:
+    """Return the store that a config names; made if it is a directory, and only where nothing can be there yet.
+
+    Raises:
+        ConfigError: the endpoint or the bucket can't be one.
+    """
+    open_it = functools.partial(
+        open_store,
+        s3.endpoint,
+        s3.bucket,
+        s3.prefix,
+        region=s3.region,
+        access_key_id=s3.access_key_id,
+        secret_access_key=s3.secret_access_key,
+        put_only=s3.access == "put_only",
+        checksums=s3.checksums,
+        addressing=s3.addressing,
+        pace=pace,
+    )
+    store = open_it(create=False)
+    if state.get_base(index) is not None and state.get_state(index, "location") == store.location:
+        return store
+    # Elsewhere a disk isn't mounted.
+    return open_it(create=True)
 
 
 def _warnings(found: Reliance, location: str, *, moved: bool) -> Iterator[str]:

@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from vaultik import interrupts
 from vaultik.backup import spool
 from vaultik.backup.ordered import map_ordered
-from vaultik.backup.read import BundleReader, RawChunk
 from vaultik.backup.record import record_slices
 from vaultik.core import age, chunk_table
 from vaultik.core.frames import FrameEncoder
 from vaultik.core.streams import PieceReader
 from vaultik.index import bundles, chunks
-from vaultik.index.chunks import Place
+from vaultik.index.chunks import Claim, Place
 from vaultik.index.db import transaction
 from vaultik.model import ChunkId
 
@@ -33,7 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from vaultik.core.chunker import Chunker
+    from vaultik.backup.pieces import RawChunk, Reader
+    from vaultik.index.bundles import Slice
 
 FRAME_BYTES = 1 << 20
 """Chunks below this size share a frame of up to about this much plaintext (FORMAT.md, "Blob")."""
@@ -69,9 +69,7 @@ class BundleSealer:
         bundle: int,
         *,
         run: int,
-        started: float,
-        largest: int,
-        chunker: Chunker,
+        read: Callable[[Sequence[Slice]], Reader],
         level: int,
         recipients: Sequence[str],
         spool_dir: Path,
@@ -84,9 +82,7 @@ class BundleSealer:
             claims: a second connection, for the claims of threads.
             bundle: the bundle's id.
             run: row id of the run that problems are noted for.
-            started: when the run's scan began, by this machine's clock.
-            largest: bytes that are read of one file as a whole; a larger one is read by extents.
-            chunker: where to cut.
+            read: makes what the bundle's slices are read by.
             level: zstd level.
             recipients: whom to seal to.
             spool_dir: where the age file goes.
@@ -103,11 +99,12 @@ class BundleSealer:
         self._progress = progress
         self._encoders = threading.local()
         self._slices = bundles.get_slices(index, bundle)
-        self._reader = BundleReader(index, self._slices, chunker, started=started, largest=largest)
+        self._reader = read(self._slices)
         self._contents: list[list[tuple[int, int]]] = [[] for _ in self._slices]
         self._places: list[Place] = []
         self._table: list[tuple[ChunkId, int]] = []
         self._plaintext_bytes = 0
+        self._taken: dict[int, None] = {}
         self._bytes_read = 0
         self._bytes_new = 0
 
@@ -125,8 +122,11 @@ class BundleSealer:
                 sealed = self._seal(path, self._frames(threads))
         finally:
             self._reader.close()
+        if self._reader.is_void:
+            with spool.spool_errors(self._spool_dir):
+                path.unlink(missing_ok=True)
         with transaction(self._index):
-            self._record(sealed)
+            self._record(None if self._reader.is_void else sealed)
 
     def _seal(self, path: Path, frames: Iterator[Frame]) -> age.Sealed | None:
         first = next(frames, None)
@@ -159,10 +159,23 @@ class BundleSealer:
             claims = chunks.claim(
                 self._claims, self._bundle, [(d, len(r.data)) for d, r in zip(digests, batch, strict=True)]
             )
+            if self._reader.is_stream:
+                claims = self._seal_again(claims)
         return [
             (raw, NewChunk(claim.chunk, digest, raw.data) if claim.is_new else claim.chunk)
             for raw, digest, claim in zip(batch, digests, claims, strict=True)
         ]
+
+    def _seal_again(self, claims: list[Claim]) -> list[Claim]:
+        """Take what lies in a blob that is to be left as new, the first time that it comes."""
+        known = {claim.chunk for claim in claims if not claim.is_new} - self._taken.keys()
+        again = chunks.leaving(self._claims, known)
+        sealed = []
+        for claim in claims:
+            sealed.append(Claim(claim.chunk, is_new=claim.is_new or claim.chunk in again))
+            again.discard(claim.chunk)
+            self._taken |= {} if claim.is_new == sealed[-1].is_new else {claim.chunk: None}
+        return sealed
 
     def _groups(self, claimed: Iterable[list[tuple[RawChunk, NewChunk | int]]]) -> Iterator[list[NewChunk]]:
         """Note every file's chunks, and yield the new ones in groups that make one frame each."""
@@ -196,7 +209,12 @@ class BundleSealer:
 
     def _record(self, sealed: age.Sealed | None) -> None:
         index, bundle = self._index, self._bundle
-        chunks.place_chunks(index, self._places)
+        if self._reader.is_void:
+            # What others found claimed is read again by mending.
+            chunks.release_claims(index, bundle)
+        else:
+            chunks.take_over(index, bundle, self._taken)
+            chunks.place_chunks(index, self._places)
         pieces = [part.piece for part in self._slices]
         bundles.set_chunked(
             index,
@@ -205,7 +223,7 @@ class BundleSealer:
             recipients=self._recipients,
             files=sum(1 for piece in pieces if piece.start == 0),
             bytes_read=self._bytes_read,
-            bytes_new=self._bytes_new,
+            bytes_new=0 if self._reader.is_void else self._bytes_new,
         )
         record_slices(index, self._run, bundle, zip(self._slices, self._reader.outcomes, self._contents, strict=True))
         self._progress(sum(1 for piece in pieces if not piece.cut & bundles.Cut.STOP), 0, 0)

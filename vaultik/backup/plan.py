@@ -62,6 +62,12 @@ def plan_bundles(
         yield PlannedBundle(pieces, total)
 
 
+def plan_streams(streams: Iterable[tuple[int, int]]) -> Iterator[PlannedBundle]:
+    """Yield a bundle for each stream (entry, size the last time): how much will come isn't known, and all of it is one blob."""
+    for entry, size in streams:
+        yield PlannedBundle([Piece(entry, 0, None, Cut.NONE)], size)
+
+
 def _pieces(
     changed: Iterable[ChangedFile],
     limit: int,

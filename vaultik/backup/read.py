@@ -11,9 +11,10 @@ import errno
 import os
 import stat
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from vaultik.backup import attributes
+from vaultik.backup.pieces import Outcome, RawChunk
 from vaultik.directories import OPEN_DIRECTORY, DirectoryCache
 from vaultik.index import bundles, entries
 from vaultik.index.bundles import Cut, Piece, Slice
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
     from vaultik.core.chunker import Chunker
-    from vaultik.index.entries import Attributes
 
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LEASE_S = 50
@@ -36,29 +36,6 @@ _TICK_NS = 50_000_000
 
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV)
 """What stands there is no regular file any more: nothing, or a symlink, a socket, a device."""
-
-
-class RawChunk(NamedTuple):
-    """A chunk as it was read."""
-
-    piece: int
-    offset: int
-    data: bytes
-
-
-class Outcome(NamedTuple):
-    """What came of one piece."""
-
-    attributes: Attributes | None
-    """Of the fstat before reading, `size` as really read; None if nothing could be read."""
-    changed: bool = False
-    """The file changed while it was read, or since its other extents were planned."""
-    grown: bool = False
-    """Much larger than planned: it has to be planned anew, nothing was read."""
-    again: bool = False
-    """Written so recently that the next scan must look again."""
-    reason: str | None = None
-    """Why it could not be read; None with no attributes: it vanished."""
 
 
 class BundleReader:
@@ -86,6 +63,7 @@ class BundleReader:
         self._buffer = bytearray()
         self._read_to = 0
         self.outcomes: list[Outcome] = []
+        self.is_void = self.is_stream = False
 
     def close(self) -> None:
         """Close every descriptor."""

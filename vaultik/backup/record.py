@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vaultik.index import bundles, contents, entries, runs
+from vaultik.index import bundles, contents, entries, runs, streams
 from vaultik.index.contents import Content
 from vaultik.model import Mark
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
-    from vaultik.backup.read import Outcome
+    from vaultik.backup.pieces import Outcome
     from vaultik.index.bundles import Slice
     from vaultik.index.entries import Attributes
 
@@ -82,7 +82,10 @@ def _record_piece(
     entry, found = part.piece.entry, outcome.attributes
     if found is None:
         path = entries.path_of(index, entry)
-        if outcome.reason is None:
+        if outcome.is_stream:
+            stands = "what it brought before stands for it" if streams.keep(index, entry) else "the snapshot has none"
+            runs.add_problem(index, run, runs.UNREADABLE, path, f"{outcome.reason}; {stands}")
+        elif outcome.reason is None:
             runs.add_problem(index, run, runs.VANISHED, path, "vanished since the scan")
             entries.remove_tree(index, entry)
         else:

@@ -54,7 +54,10 @@ def leave_out(index: sqlite3.Connection, *, blob_size_limit: int, budget: int, l
     """
     wanted = list(_about(budget, candidates(index, blob_size_limit // TINY_PARTS, lately)))
     chosen = list(_within(budget, wanted, _readers(index, wanted))) if wanted else []
-    chunks.forget_blobs(index, [candidate.blob for candidate in chosen])
+    # What a stream held is there for the run in which its command fails: it is left once it came anew.
+    kept = chunks.in_streams(index)
+    chunks.set_leaving(index, [candidate.blob for candidate in chosen if candidate.blob in kept])
+    chunks.forget_blobs(index, [candidate.blob for candidate in chosen if candidate.blob not in kept])
     return Resealed(len(chosen), sum(candidate.live for candidate in chosen))
 
 

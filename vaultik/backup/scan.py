@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vaultik.backup import sources
 from vaultik.backup.compare import Comparer, ScanCounts
 from vaultik.directories import OPEN_DIRECTORY, DirectoryCache
-from vaultik.index import contents, entries, runs
+from vaultik.index import contents, entries, runs, streams
 from vaultik.model import Mark
 from vaultik.snapshot.rules import LONGEST_NAME
 
@@ -81,6 +81,7 @@ class Scan:
         self._one_file_system = one_file_system
         self._progress = progress
         self._told = (0, 0)
+        self._made_up = streams.ids(index)
         self._cache: DirectoryCache | None = None
         self._dirty = dirty
         self.counts = ScanCounts()
@@ -168,8 +169,13 @@ class Scan:
             self._no_directory(at, exc)
             return []
         known = entries.children(self._index, at.entry)
+        # What is on no disk is nothing to look for; its name is taken.
+        made_up = {name for name, entry in known.items() if entry.id in self._made_up}
+        known = {name: entry for name, entry in known.items() if name not in made_up}
         before = len(known)
         for name, st in names:
+            if name in made_up:
+                continue
             todo = self._entry(at, fd, name, st, known.pop(name, None))
             if todo is not None:
                 below.append(todo)

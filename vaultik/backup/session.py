@@ -8,36 +8,40 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import time
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from vaultik.backup import dirty, plan, reseal, scan, spool
-from vaultik.backup.binding import bind_store, ensure_sound_index
+from vaultik.backup.binding import bind_store, ensure_sound_index, open_bound_store
 from vaultik.backup.chunk import BundleSealer
 from vaultik.backup.exclude import excludes_of
-from vaultik.backup.read import find_data_ranges
+from vaultik.backup.read import BundleReader, find_data_ranges
 from vaultik.backup.reconcile import reconcile
 from vaultik.backup.seal import seal_bundle
+from vaultik.backup.streams import Streams
 from vaultik.backup.upload import upload_bundle
 from vaultik.core.age import check_recipient
 from vaultik.core.chunker import Chunker
 from vaultik.core.ids import source8
 from vaultik.core.lease import DAY_S
-from vaultik.index import bundles, chunks, contents, db, runs, state
+from vaultik.index import bundles, chunks, contents, db, runs, state, streams
 from vaultik.index.db import mapped, transaction
 from vaultik.snapshot.write import plain_path
-from vaultik.store.open import open_store
+from vaultik.store.pace import Pace
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from vaultik.backup.changes import Changes
     from vaultik.backup.dirty import Dirty
+    from vaultik.backup.pieces import Reader
     from vaultik.backup.reconcile import Reliance
     from vaultik.config import Config
+    from vaultik.index.bundles import Slice
     from vaultik.store.base import Store
 
 
@@ -61,6 +65,7 @@ class Session:
         changes: Changes | None = None,
         emit: Callable[..., None] = lambda **_event: None,
         clock: Callable[[], float] = time.time,
+        stdin: str | None = None,
     ) -> None:
         """Prepare; nothing is opened yet.
 
@@ -69,8 +74,9 @@ class Session:
             host: name under which snapshots say where they come from.
             run_id: identity of the run, new for each.
             changes: what changed since the last run, if a watcher can tell; None has everything looked at.
-            emit: takes progress (numbers by name) and notices (`notice=text`).
+            emit: takes progress (numbers by name), notices (`notice=text`) and what commands say (`output=line`).
             clock: this machine's wall clock.
+            stdin: name that standard input gets in the snapshot, None if it isn't read.
 
         Raises:
             RecipientError: a recipient can't be used.
@@ -93,6 +99,14 @@ class Session:
         self._pid = 0
         self._open: dict[str, Any] = {}
         excludes_of(config)
+        self._streams = Streams(config, stdin)
+        # Shared by all processes that are forked later.
+        self._pace = Pace(config.upload_limit) if config.upload_limit else None
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What every command that the config names gets to know of the run."""
+        return {"CONFIG": str(self.config.path), "HOST": self.host, "RUN_ID": self.run_id}
 
     @property
     def chunker_name(self) -> str:
@@ -119,6 +133,14 @@ class Session:
             for opened in self._open.values():
                 opened.close()
         self._open = {}
+
+    def end(self) -> None:
+        """Close everything: the run is over."""
+        self.close()
+        self._streams.close()
+        if self._pace is not None:
+            self._pace.close()
+            self._pace = None
 
     def source(self) -> str:
         """Return the source's UUID."""
@@ -169,6 +191,7 @@ class Session:
         changed = self._dirty(scope)
         if changed is None:
             dirty.begin_full_scan(index)
+        self._streams.retire(index)
         counts = scan.Scan(
             index,
             self.run,
@@ -178,6 +201,7 @@ class Session:
             dirty=changed,
             progress=lambda files, size: self.emit(scanned_files=files, scanned_bytes=size),
         ).run()
+        self._streams.place(index)
         with transaction(index):
             resealed = reseal.leave_out(
                 index,
@@ -213,7 +237,8 @@ class Session:
             young_ns = int((self.started - _YOUNG_S) * 1e9)
             # A blob whose files live about as long dies whole, and little of it has to be sealed again.
             made = (b for kind in bundles.Kind for b in plan_them(bundles.iter_unplanned(index, kind, young_ns)))
-            return bundles.add_bundles(index, self.run, made)
+            alone = plan.plan_streams(streams.iter_unplanned(index))
+            return bundles.add_bundles(index, self.run, itertools.chain(alone, made))
 
     def chunk(self, bundle: int) -> None:
         """ChunkFile: stream a bundle's files into the spool."""
@@ -222,9 +247,7 @@ class Session:
             self.claims(),
             bundle,
             run=self.run,
-            started=self.started,
-            largest=2 * self.config.blob_size_limit,
-            chunker=self.chunker,
+            read=functools.partial(self._reader, bundle),
             level=self.config.compression_level,
             recipients=self.recipients,
             spool_dir=self.spool_dir,
@@ -254,8 +277,8 @@ class Session:
         """Leave the receipt of a run whose snapshot is written."""
         index = self.index()
         with transaction(index):
-            runs.add_counts(index, self.run, bundles.totals(index, self.run))
             unreadable = runs.count_problems(index, self.run, runs.UNREADABLE)
+            runs.add_counts(index, self.run, {**bundles.totals(index, self.run), "unreadable": unreadable})
             runs.set_receipt(index, self.run, snapshot=None, exit_code=3 if unreadable else 0, finished=self._clock())
         spool.clean(self.spool_dir)
         with contextlib.suppress(OSError):
@@ -272,22 +295,20 @@ class Session:
             self.emit(notice=f"everything is scanned: {doubt}")
         return found
 
+    def _reader(self, bundle: int, slices: Sequence[Slice]) -> Reader:
+        index = self.index()
+        stream = streams.find_of_bundle(index, bundle)
+        if stream is not None:
+            return self._streams.reader(
+                index,
+                stream,
+                chunker=self.chunker,
+                run=self.run,
+                facts=self.facts,
+                say=lambda line: self.emit(output=line),
+            )
+        largest = 2 * self.config.blob_size_limit
+        return BundleReader(index, slices, self.chunker, started=self.started, largest=largest)
+
     def _open_store(self) -> Store:
-        s3, index = self.config.s3, self.index()
-        open_it = functools.partial(
-            open_store,
-            s3.endpoint,
-            s3.bucket,
-            s3.prefix,
-            region=s3.region,
-            access_key_id=s3.access_key_id,
-            secret_access_key=s3.secret_access_key,
-            put_only=self.put_only,
-            checksums=s3.checksums,
-            addressing=s3.addressing,
-        )
-        store = open_it(create=False)
-        if state.get_base(index) is not None and state.get_state(index, "location") == store.location:
-            return store
-        # Only where nothing can be there yet is a bucket made: elsewhere a disk isn't mounted.
-        return open_it(create=True)
+        return open_bound_store(self.index(), self.config.s3, self._pace)

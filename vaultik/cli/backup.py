@@ -15,9 +15,11 @@ import click
 from vaultik.cli.common import plural, printable
 from vaultik.cli.progress import ProgressDisplay, human_bytes
 from vaultik.config import load_config
-from vaultik.errors import IndexLockedError
+from vaultik.config.streams import name_fault
+from vaultik.errors import ConfigError, IndexLockedError
 
 if TYPE_CHECKING:
+    from vaultik.config import Config
     from vaultik.tasks.run import BackupResult
 
 EPILOG = """\b
@@ -43,6 +45,9 @@ _SHOWN_PROBLEMS = 20
 )
 @click.option("--workers", type=click.IntRange(1, 64), help="Luigi processes (default: as many as the work merits).")
 @click.option("--adopt", is_flag=True, help="Take over the index of a config file that was moved here.")
+@click.option(
+    "--stdin", metavar="NAME", help="Standard input becomes the file NAME, such as /dumps/db.sql, in the snapshot."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary; problems are still named.")
 @click.option("--daemon", is_flag=True, help="Stay, watch the sources, and run when something changed.")
@@ -53,6 +58,7 @@ def backup(
     cron: bool,
     workers: int | None,
     adopt: bool,
+    stdin: str | None,
     as_json: bool,
     quiet: bool,
     daemon: bool,
@@ -63,7 +69,7 @@ def backup(
     if daemon or foreground or log_file:
         from vaultik.cli.daemon import run_daemon
 
-        others = {"--cron": cron, "--adopt": adopt, "--json": as_json, "--quiet": quiet}
+        others = {"--cron": cron, "--adopt": adopt, "--stdin": stdin, "--json": as_json, "--quiet": quiet}
         sys.exit(
             run_daemon(
                 config,
@@ -75,6 +81,8 @@ def backup(
             )
         )
     settings = load_config(config)
+    if stdin is not None:
+        _check_stdin(settings, stdin)
     if not cron:
         for warning in settings.warnings:
             _say(warning)
@@ -84,21 +92,31 @@ def backup(
     display = _Display(shown=not (cron or as_json or quiet))
     try:
         with display:
-            result = run_backup(settings, host=socket.gethostname(), workers=workers, adopt=adopt, watch=display.watch)
+            result = run_backup(
+                settings,
+                host=socket.gethostname(),
+                workers=workers,
+                adopt=adopt,
+                stdin=stdin,
+                watch=display.watch,
+            )
     except IndexLockedError:
         if cron:
             return
         raise
     seconds = time.monotonic() - begun
-    for text in (p.reason for p in result.problems if p.kind == "warning"):
-        _say(printable(text))
-    if not cron or result.run.exit_code:
-        _name_problems(result, everything=cron or as_json)
+    _name_problems(result, quiet=cron and not result.run.exit_code, everything=cron or as_json)
     if as_json and not cron:
         click.echo(json.dumps(_summary(result, display.sent, seconds)))
     elif not cron and not quiet:
         _print_summary(result, display, seconds)
     sys.exit(result.run.exit_code)
+
+
+def _check_stdin(settings: Config, name: str) -> None:
+    taken = [os.fsencode(command.name) for command in settings.commands]
+    if fault := name_fault(name, settings.source_dirs, taken):
+        raise ConfigError(f"--stdin: {fault[0]}", hint=fault[1])
 
 
 class _Display(ProgressDisplay):
@@ -115,6 +133,11 @@ class _Display(ProgressDisplay):
 
     def watch(self, event: dict[str, Any]) -> None:
         """Take one event of the run."""
+        if "output" in event:
+            self.pause()
+            _say(event["output"])
+            self.resume()
+            return
         if "notice" in event:
             if self._shown:
                 self.pause()
@@ -137,7 +160,11 @@ class _Display(ProgressDisplay):
         self.advance(files=event.get("files", 0), bytes=event.get("read", 0), blobs=event.get("blobs", 0))
 
 
-def _name_problems(result: BackupResult, *, everything: bool) -> None:
+def _name_problems(result: BackupResult, *, quiet: bool, everything: bool) -> None:
+    for text in (p.reason for p in result.problems if p.kind == "warning"):
+        _say(printable(text))
+    if quiet:
+        return
     problems = [p for p in result.problems if p.kind not in ("vanished", "warning")]
     shown = problems if everything else problems[:_SHOWN_PROBLEMS]
     for problem in shown:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from vaultik.backup.sources import check_source
-from vaultik.cli.common import json_option, printable
+from vaultik.cli.common import json_option, plural, printable
 from vaultik.cli.progress import human_bytes
 from vaultik.config import load_config
 from vaultik.core import age
@@ -125,6 +125,28 @@ def _spool(config: Config) -> list[Finding]:
     return [Finding("spool", OK, text)]
 
 
+def _commands(config: Config) -> list[Finding]:
+    named = [(command.name, command.command) for command in config.commands]
+    for kind in ("before", "after_success", "after_failure"):
+        named += [(f"hooks.{kind}", command) for command in getattr(config.hooks, kind)]
+    hint = "name its whole path: cron's PATH is short as well"
+    missing = [
+        Finding("commands", WARN, f"{what}: no program {command[0]}", hint)
+        for what, command in named
+        if shutil.which(command[0]) is None
+    ]
+    return missing or ([Finding("commands", OK, plural(len(named), "program") + " found")] if named else [])
+
+
+def _metrics(config: Config) -> list[Finding]:
+    if config.metrics_path is None:
+        return []
+    if not os.access(config.metrics_path.parent, os.W_OK | os.X_OK):
+        hint = "make the directory, or let this user write in it"
+        return [Finding("metrics", WARN, f"{config.metrics_path}: can't be written", hint)]
+    return [Finding("metrics", OK, str(config.metrics_path))]
+
+
 def _store(config: Config) -> list[Finding]:
     s3 = config.s3
     store = open_store(
@@ -195,6 +217,8 @@ _PROBES: dict[str, Callable[[Config], list[Finding]]] = {
     "source": _sources,
     "index": _index,
     "spool": _spool,
+    "commands": _commands,
+    "metrics": _metrics,
     "store": _store,
     "inotify": _inotify,
 }

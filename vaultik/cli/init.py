@@ -81,6 +81,30 @@ s3:
 #backup_interval: 1h
 #full_scan_interval: 24h
 #min_time_between_run: 15m
+
+# Commands whose output becomes a file of the snapshot; a failing one leaves the file as it was, and exit code 3.
+#commands:
+#  - name: /dumps/shop.sql
+#    command: [pg_dump, --no-password, shop]   # or a line for the shell
+#    timeout: 24h
+
+# Run around each backup: lines for the shell, or [program, argument]. A failing one before it stops it.
+#hooks:
+#  before: []
+#  after_success: []
+#  after_failure: []
+#  timeout: 1h
+# Told of beginning, success and failure, as healthchecks.io has it (URL/start, URL, URL/fail); or a section
+# of start, success and failure with a URL each.
+#notify: https://hc-ping.com/your-uuid
+# Figures of the last run for Prometheus' node_exporter.
+#metrics_path: /var/lib/node_exporter/vaultik.prom
+
+# Bytes a second over all processes; or a section of times of day, such as 08:00-18:00: 1MB.
+#upload_limit: 2MB
+# 0 to 19, and best-effort or idle: how much a run gives way to others.
+#nice: 10
+#ionice: idle
 """
 
 

@@ -90,6 +90,8 @@ def _writable(settings: Config) -> Iterator[str]:
             yield "StateDirectoryMode=0700"
         else:
             yield f"ReadWritePaths={_quoted(place)}"
+    if settings.metrics_path is not None:
+        yield f"ReadWritePaths={_quoted(settings.metrics_path.parent, prefix='-')}"
     if settings.local_store is not None:
         # The bucket is a folder that the first backup makes. The minus: a disk that isn't mounted yet doesn't keep
         # the service from starting.

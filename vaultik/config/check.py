@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from vaultik.config.document import S3, Document, File, read_text
+from vaultik.config import streams
+from vaultik.config.document import S3, Document, File, Hooks, Stream, read_text
 from vaultik.config.quantities import KIB, MIB
 from vaultik.endpoints import endpoint_fault, is_bucket
 from vaultik.errors import ConfigError, RecipientError
@@ -26,9 +27,12 @@ from vaultik.recipients import check_recipient
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from vaultik.config.values import Notify, UploadLimit
+
 _CHUNK_SIZES = (64 * KIB, 64 * MIB)
 _LONGEST_CHUNK_TIMES = 8
 _LARGEST_BLOB = 16 * 10**9
+_NO_HOOKS = Hooks()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +59,13 @@ class Config:
     exclude_caches: bool
     exclude_if_present: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    commands: tuple[Stream, ...] = ()
+    hooks: Hooks = _NO_HOOKS
+    notify: Notify | None = None
+    metrics_path: Path | None = None
+    upload_limit: UploadLimit | None = None
+    nice: int | None = None
+    ionice: str | None = None
 
     @property
     def local_store(self) -> Path | None:
@@ -76,7 +87,7 @@ def load_config(path: Path) -> Config:
 
 
 def _warnings(path: Path, text: str) -> tuple[str, ...]:
-    if re.search(r"^\s*secret_access_key\s*:", text, re.MULTILINE) and path.stat().st_mode & 0o077:
+    if re.search(r"^\s*(secret_access_key|notify)\s*:", text, re.MULTILINE) and path.stat().st_mode & 0o077:
         return (f"config {path}: holds a secret and others may read it: chmod 600 {path}",)
     return ()
 
@@ -114,6 +125,13 @@ class _Checker:
             exclude_caches=f.exclude_caches,
             exclude_if_present=self._markers(),
             warnings=(*warnings, *self._useless_patterns()),
+            commands=self._commands(),
+            hooks=f.hooks,
+            notify=f.notify,
+            metrics_path=self._absolute("metrics_path", f.metrics_path) if f.metrics_path else None,
+            upload_limit=f.upload_limit,
+            nice=f.nice,
+            ionice=f.ionice,
         )
 
     def _sources(self) -> tuple[bytes, ...]:
@@ -143,6 +161,17 @@ class _Checker:
             except ConfigError as exc:
                 raise self._document.error(f"$.exclude[{number}]", str(exc), exc.hint) from exc
         return tuple(self._file.exclude)
+
+    def _commands(self) -> tuple[Stream, ...]:
+        taken: list[bytes] = []
+        for number, command in enumerate(self._file.commands):
+            fault = streams.name_fault(command.name, self._sources(), taken)
+            if fault:
+                raise self._document.error(f"$.commands[{number}].name", *fault)
+            if not command.timeout:
+                raise self._document.error(f"$.commands[{number}].timeout", "no time at all", "such as 1h")
+            taken.append(os.fsencode(command.name))
+        return tuple(self._file.commands)
 
     def _useless_patterns(self) -> Iterator[str]:
         """Yield a warning for each exclude that counts from / and can fit nothing in a source."""

@@ -14,11 +14,12 @@ import msgspec
 import yaml
 
 from vaultik.config.quantities import MIB, Duration, Size, parse_duration, parse_size
+from vaultik.config.values import Command, Notify, UploadLimit, parse_command, parse_notify, parse_upload_limit
 from vaultik.errors import ConfigError, RecipientError
 from vaultik.shown import veiled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _IDENTITY = "AGE-SECRET-KEY-"
@@ -43,6 +44,23 @@ class S3(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checksums: bool = True
 
 
+class Hooks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The section `hooks`: what runs around a run."""
+
+    before: list[Command] = []
+    after_success: list[Command] = []
+    after_failure: list[Command] = []
+    timeout: Duration = Duration(3600)
+
+
+class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An item of `commands`: a command whose output becomes a file."""
+
+    name: str
+    command: Command
+    timeout: Duration = Duration(86400)
+
+
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file, as its keys stand in it."""
 
@@ -65,6 +83,13 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     one_file_system: bool = False
     exclude_caches: bool = False
     exclude_if_present: list[str] = []
+    commands: list[Stream] = []
+    hooks: Hooks = Hooks()
+    notify: Notify | None = None
+    metrics_path: str | None = None
+    upload_limit: UploadLimit | None = None
+    nice: Annotated[int, msgspec.Meta(ge=0, le=19)] | None = None
+    ionice: Literal["best-effort", "idle"] | None = None
 
 
 class Document:
@@ -115,7 +140,7 @@ class Document:
         where = where.strip("`") or "$"
         unknown = re.fullmatch(r"Object contains unknown field `(.*)`", reason)
         if unknown:
-            known = (S3 if where == "$.s3" else File).__struct_fields__
+            known = _SECTIONS.get(re.sub(r"\[.*", "", where), File).__struct_fields__
             near = difflib.get_close_matches(unknown[1], known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
             return self.error(f"{where}.{unknown[1]}", "unknown key", hint)
@@ -193,7 +218,18 @@ class Document:
         return kind(f"{place}: {veiled(reason)}", hint=hint and veiled(hint))
 
 
+_SECTIONS: dict[str, type[msgspec.Struct]] = {"$.s3": S3, "$.hooks": Hooks, "$.commands": Stream}
+
+_PARSERS: dict[type, Callable[[Any], Any]] = {
+    Command: parse_command,
+    Notify: parse_notify,
+    UploadLimit: parse_upload_limit,
+}
+
+
 def _parse(kind: type, value: Any) -> Any:
+    if kind in _PARSERS:
+        return _PARSERS[kind](value)
     parse = {Size: parse_size, Duration: parse_duration}[kind]
     if not isinstance(value, str | int):
         raise ValueError(f"not a {kind.__name__.lower()}: {value!r}")  # noqa: TRY004 - msgspec reports ValueErrors with their place
@@ -211,7 +247,11 @@ _KINDS = {
 }
 
 
-_CHOICES = {"$.s3.access": "full or put_only", "$.s3.addressing": "path or virtual"}
+_CHOICES = {
+    "$.s3.access": "full or put_only",
+    "$.s3.addressing": "path or virtual",
+    "$.ionice": "best-effort or idle",
+}
 
 
 def _type_hint(reason: str, where: str) -> str | None:
@@ -229,9 +269,10 @@ def _type_hint(reason: str, where: str) -> str | None:
 
 
 def iter_keys() -> Iterator[str]:
-    """Yield every key that a config may have; those of the section s3 with its name in front."""
+    """Yield every key that a config may have; those of a section with its name in front."""
     for key in File.__struct_fields__:
-        yield from (f"s3.{inner}" for inner in S3.__struct_fields__) if key == "s3" else (key,)
+        section = _SECTIONS.get(f"$.{key}")
+        yield from (f"{key}.{inner}" for inner in section.__struct_fields__) if section else (key,)
 
 
 def read_text(path: Path) -> str:

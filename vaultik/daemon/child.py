@@ -1,12 +1,13 @@
 """One run in a process of its own: the daemon stays small, and no run can take it down.
 
-The child tells what comes of it through a pipe, a line of JSON each: notices as they come, and one result at
-the end. One that ends without a result has crashed. What it and the programs that it starts print comes through
+The child tells what comes of it through a pipe, a line of JSON each: notices and what commands say as they
+come, and one result at the end. One that ends without a result has crashed. What it and the programs that it starts print comes through
 another pipe, for the daemon's log. It dies with its parent.
 """
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
@@ -21,7 +22,7 @@ from vaultik import interrupts, linux
 from vaultik.errors import IndexLockedError, VaultikError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from vaultik.backup.changes import Changes
     from vaultik.config import Config
@@ -112,8 +113,8 @@ class RunProcess:
         """
         for line in self._told.lines():
             event = json.loads(line)
-            if "notice" in event:
-                note(event["notice"])
+            if "line" in event:
+                note(event["line"])
             else:
                 self._result = event
         outcome = self._end() if self._told.is_over else None
@@ -223,7 +224,7 @@ def _run(fd: int, config: Config, changes: Changes | None, workers: int | None) 
             host=socket.gethostname(),
             workers=workers,
             changes=changes,
-            watch=lambda event: _tell(fd, notice=event["notice"]) if "notice" in event else None,
+            watch=functools.partial(_tell_lines, fd),
         )
         _tell(fd, **_told(result, time.monotonic() - begun))
         os._exit(result.run.exit_code or 0)
@@ -257,6 +258,12 @@ def _told(result: BackupResult, seconds: float) -> dict[str, Any]:
         "unreadable": kinds.count("unreadable"),
         "warnings": [problem.reason for problem in result.problems if problem.kind == "warning"],
     }
+
+
+def _tell_lines(fd: int, event: Mapping[str, Any]) -> None:
+    line = event.get("notice", event.get("output"))
+    if line is not None:
+        _tell(fd, line=line)
 
 
 def _tell(fd: int, **event: Any) -> None:

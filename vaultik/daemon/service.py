@@ -182,7 +182,8 @@ class Service:
         doubt = self._doubt or self._watcher.doubt
         self._answered = self._answered if doubt else None
         return Known(
-            dirty=self._watcher.dirty,
+            # Nothing tells whether the output of a command has changed.
+            dirty=self._watcher.dirty + len(self._config.commands),
             doubt=doubt,
             answered=self._answered,
             looked=self._looked,

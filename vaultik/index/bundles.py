@@ -112,11 +112,12 @@ def take_over(index: sqlite3.Connection, run: int, recipients: Iterable[str]) ->
 _UNPLANNED = (
     " FROM changed AS c JOIN entries AS e ON e.id = c.entry WHERE (e.hardlink IS NULL OR e.hardlink = e.id)"
     " AND NOT EXISTS (SELECT 1 FROM pieces AS p WHERE p.entry = c.entry)"
+    " AND c.entry NOT IN (SELECT entry FROM streams)"
 )
 
 
 def unplanned_bytes(index: sqlite3.Connection) -> int:
-    """Return the size of all changed files that no bundle has yet."""
+    """Return the size of all changed files on disks that no bundle has yet."""
     return int(index.execute(f"SELECT total(c.size) {_UNPLANNED}").fetchone()[0])
 
 
@@ -132,7 +133,7 @@ class Kind(enum.Enum):
 
 
 def iter_unplanned(index: sqlite3.Connection, kind: Kind, young_ns: int) -> Iterator[ChangedFile]:
-    """Yield the changed files that no bundle has yet, in entry order; hard link leaders only.
+    """Yield the changed files on disks that no bundle has yet, in entry order; hard link leaders only.
 
     What was yielded may be planned while this goes on.
 

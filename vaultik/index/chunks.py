@@ -83,6 +83,39 @@ def place_chunks(index: sqlite3.Connection, places: Iterable[Place]) -> None:
     index.executemany("UPDATE chunks SET frame_offset = ?, frame_length = ?, offset = ? WHERE id = ?", places)
 
 
+def leaving(index: sqlite3.Connection, chunks: Iterable[int]) -> set[int]:
+    """Return those of `chunks` that lie in a blob which is to be left, as far as its content comes anew."""
+    query = "SELECT 1 FROM chunks AS c JOIN blobs AS b ON b.id = c.blob WHERE c.id = ? AND b.leaving"
+    return {chunk for chunk in chunks if index.execute(query, (chunk,)).fetchone()}
+
+
+def take_over(index: sqlite3.Connection, bundle: int, chunks: Iterable[int]) -> None:
+    """Move chunks, which a bundle has sealed again, out of the blobs that they were in."""
+    for chunk in chunks:
+        index.execute(
+            "UPDATE blobs SET live_bytes = live_bytes - c.size FROM chunks AS c WHERE c.id = ? AND blobs.id = c.blob",
+            (chunk,),
+        )
+        index.execute("UPDATE chunks SET blob = NULL, bundle = ? WHERE id = ?", (bundle, chunk))
+
+
+def set_leaving(index: sqlite3.Connection, blobs: Sequence[int]) -> None:
+    """Say, within a transaction, which blobs are to be left as far as streams bring their content anew."""
+    index.execute("UPDATE blobs SET leaving = 0 WHERE leaving")
+    index.executemany("UPDATE blobs SET leaving = 1 WHERE id = ?", ((blob,) for blob in blobs))
+
+
+def in_streams(index: sqlite3.Connection) -> set[int]:
+    """Return the blobs that streams refer to: what is given up of them can't be read again at will."""
+    return {
+        row[0]
+        for row in index.execute(
+            "SELECT DISTINCT c.blob FROM streams AS s JOIN entry_chunks AS ec ON ec.entry = s.entry"
+            " JOIN chunks AS c ON c.id = ec.chunk WHERE c.blob IS NOT NULL"
+        )
+    }
+
+
 def add_blob(
     index: sqlite3.Connection,
     bundle: int,

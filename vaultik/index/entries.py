@@ -210,7 +210,7 @@ def remove_tree(index: sqlite3.Connection, entry: int) -> int:
     while todo:
         at = todo.pop()
         todo.extend(row[0] for row in index.execute("SELECT id FROM entries WHERE parent = ?", (at,)))
-        for table in ("changed", "entry_chunks", "xattrs", "pieces", "boundaries", "extent_chunks"):
+        for table in ("changed", "entry_chunks", "xattrs", "pieces", "boundaries", "extent_chunks", "streams"):
             index.execute(f"DELETE FROM {table} WHERE entry = ?", (at,))
         index.execute("DELETE FROM entries WHERE id = ?", (at,))
         removed += 1

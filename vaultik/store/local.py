@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from vaultik.store.pace import Pace
+
 _ASIDE = ".tmp-"
 _LEFT_S = 86_400
 """No put takes a day: what is written aside and this old was left by a kill."""
@@ -47,7 +49,9 @@ _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 class LocalStore:
     """A bucket folder and prefix under an endpoint directory."""
 
-    def __init__(self, endpoint: Path, bucket: str, prefix: str, *, create: bool = False) -> None:
+    def __init__(
+        self, endpoint: Path, bucket: str, prefix: str, *, create: bool = False, pace: Pace | None = None
+    ) -> None:
         """Name the place; nothing is made yet.
 
         Args:
@@ -55,7 +59,9 @@ class LocalStore:
             bucket: folder in it.
             prefix: path in the bucket, empty or with a trailing slash.
             create: make the bucket's folder when it is first looked at.
+            pace: how fast it may be written to; None is as fast as it goes.
         """
+        self._pace = pace
         self._create = create
         self._endpoint = endpoint
         self._bucket = endpoint / bucket
@@ -91,7 +97,7 @@ class LocalStore:
             self._make_directories(self._path(key).parent)
             aside = self._aside()
             try:
-                _write(aside, body, sha256, key)
+                _write(aside, body, sha256, key, self._pace)
                 self._clock.tell(aside.stat().st_mtime)
                 if until is not None and boottime() > until:
                     raise StoreUnavailableError(f"store {self._endpoint}: {key}: took too long to write")
@@ -287,12 +293,14 @@ def _error(exc: OSError, what: str) -> StoreError | IntegrityError:
     return StoreUnavailableError(reason)
 
 
-def _write(aside: Path, body: Path | bytes, sha256: bytes, key: str) -> None:
+def _write(aside: Path, body: Path | bytes, sha256: bytes, key: str, pace: Pace | None) -> None:
     digest = hashlib.sha256()
     fd = os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb", buffering=0) as target:
         for block in _blocks(body):
             digest.update(block)
+            if pace is not None:
+                pace.take(len(block))
             at = 0
             while at < len(block):
                 at += target.write(block[at:] if at else block)

@@ -10,6 +10,7 @@ from vaultik.errors import ConfigError
 
 if TYPE_CHECKING:
     from vaultik.store.base import Store
+    from vaultik.store.pace import Pace
 
 _FILE = "file://"
 _BUCKET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
@@ -28,6 +29,7 @@ def open_store(
     put_only: bool = False,
     checksums: bool = True,
     create: bool = False,
+    pace: Pace | None = None,
 ) -> Store:
     """Return a store. Nothing is asked of it yet.
 
@@ -44,6 +46,7 @@ def open_store(
         put_only: the credential can only put; nothing else is tried.
         checksums: send SHA-256 checksums; some S3 clones refuse them.
         create: make a directory store's bucket if it isn't there (an S3 bucket is never made).
+        pace: how fast bytes may be sent; None is as fast as it goes.
 
     Raises:
         ConfigError: the endpoint or the bucket can't be one.
@@ -68,7 +71,7 @@ def open_store(
         directory = endpoint.removeprefix(_FILE)
         if not directory.startswith("/"):
             raise ConfigError(f"endpoint {endpoint}: not an absolute path", hint="three slashes: file:///srv/backup")
-        return LocalStore(Path(directory), bucket, prefix, create=create)
+        return LocalStore(Path(directory), bucket, prefix, create=create, pace=pace)
     from vaultik.store.s3 import S3Store  # noqa: PLC0415 - boto3 takes 170 ms to import
 
     return S3Store(
@@ -81,4 +84,5 @@ def open_store(
         addressing=addressing,
         put_only=put_only,
         checksums=checksums,
+        pace=pace,
     )

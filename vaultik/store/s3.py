@@ -36,6 +36,8 @@ from vaultik.store.s3_parts import PART, Part, PartsUpload, slice_body
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from vaultik.store.pace import Pace
+
 MULTIPART_ABOVE = 1 << 30
 _PAGE = 1000
 _CONFLICT_PAUSES_S = (0.1, 0.5, 2.0)
@@ -61,6 +63,7 @@ class S3Store:
         multipart_above: int = MULTIPART_ABOVE,
         part_size: int = PART,
         attempts: int = _ATTEMPTS,
+        pace: Pace | None = None,
     ) -> None:
         """Name the place; nothing is asked yet.
 
@@ -78,6 +81,7 @@ class S3Store:
             multipart_above: files larger than this go in parts.
             part_size: least size of a part.
             attempts: how often a request is tried.
+            pace: how fast bodies are sent; None is as fast as it goes.
         """
         endpoint = endpoint if endpoint is None or "://" in endpoint else f"https://{endpoint}"
         self._endpoint = endpoint
@@ -91,6 +95,7 @@ class S3Store:
         self._clients = Clients(
             Settings(endpoint, region, access_key_id, secret_access_key, addressing, checksums, attempts),
             self._clock.tell,
+            pace,
         )
 
     @functools.cached_property

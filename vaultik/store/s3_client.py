@@ -15,12 +15,15 @@ import boto3.session
 import botocore.config
 import botocore.session
 
+from vaultik.store.pace import PacedBody
 from vaultik.store.s3_body import READ_S
 from vaultik.store.s3_parts import PART_THREADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
+
+    from vaultik.store.pace import Pace
 
 _CONNECT_S = 10
 _FIRST_REGION = "us-east-1"
@@ -45,13 +48,15 @@ class Settings(NamedTuple):
 class Clients:
     """The clients of one store in one process, each made when it is first asked for."""
 
-    def __init__(self, settings: Settings, tell: Callable[[float], None]) -> None:
+    def __init__(self, settings: Settings, tell: Callable[[float], None], pace: Pace | None = None) -> None:
         """Prepare.
 
         Args:
             settings: of every client.
             tell: takes the time of each answer, seconds since 1970.
+            pace: how fast bodies are sent; None is as fast as it goes.
         """
+        self._pace = pace
         self._settings = settings
         self._tell = tell
         self._sessions: tuple[Any, Any] | None = None
@@ -106,12 +111,20 @@ class Clients:
         )
         client.meta.events.register("response-received.s3", self._note_time)
         client.meta.events.register("response-received.s3", functools.partial(_name_region, client.meta.region_name))
+        if self._pace is not None:
+            client.meta.events.register("before-send.s3", functools.partial(_slow_down, self._pace))
         return client
 
     def _note_time(self, response_dict: dict[str, Any] | None = None, **_ignored: Any) -> None:
         found = parse_date((response_dict or {}).get("headers", {}).get("date"))
         if found is not None:
             self._tell(found.timestamp())
+
+
+def _slow_down(pace: Pace, request: Any = None, **_ignored: Any) -> None:
+    """Let a request's body be sent no faster than it may: it is signed by now, and read once more to be sent."""
+    if request.method == "PUT" and request.body:
+        request.body = PacedBody(request.body, pace)
 
 
 def _name_region(region: str, parsed_response: dict[str, Any] | None = None, **_ignored: Any) -> None:

@@ -26,6 +26,7 @@ from vaultik.index.lock import RunLock
 from vaultik.maintain import plan as plans
 from vaultik.maintain.prune import PruneSession
 from vaultik.maintain.request import COUNTED, parse_request
+from vaultik.niceness import give_way
 from vaultik.restore.report import problem_lines, summary
 from vaultik.restore.session import RestoreSession
 from vaultik.secrets import load_identities
@@ -34,6 +35,7 @@ from vaultik.snapshot.find import when
 from vaultik.store.open import open_store
 from vaultik.tasks import process, runtime
 from vaultik.tasks.build import PoliteWorker
+from vaultik.told import Attendance
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -54,6 +56,7 @@ def begin(config_path: str, host: str, run_id: str) -> None:
     """Begin a run in this process and arm the exit code. A run that is going on already ends it quietly."""
     _prepare()
     record = process.Record()
+    attendance = None
     try:
         if not config_path:
             raise ConfigError(
@@ -63,15 +66,25 @@ def begin(config_path: str, host: str, run_id: str) -> None:
         session = Session(config, host=host, run_id=run_id, emit=record.add)
         # Held until the process and its children are gone.
         RunLock(config.index_path)
+        attendance = Attendance(session, lambda line: _say(line, None))
         session.begin()
+        attendance.begin()
+        give_way(config.nice, config.ionice)
     except IndexLockedError:
         sys.exit(_OK)
     except VaultikError as exc:
         _say(str(exc), exc.hint)
+        if attendance is not None:
+            attendance.end(exc.exit_code, str(exc))
         sys.exit(exc.exit_code)
+    except KeyboardInterrupt as exc:
+        if attendance is not None:
+            attendance.__exit__(type(exc), exc, None)
+        _note_signal(type(exc), exc, None)
+        _leave(_signal_code)
     session.close()
     runtime.activate(session, record, workers=_workers_of_command())
-    atexit.register(_end, session, record, os.getpid())
+    atexit.register(_end, session, attendance, record, os.getpid())
 
 
 def _prepare() -> None:
@@ -177,7 +190,7 @@ def _end_prune(task: Prune, session: PruneSession, record: process.Record, owner
         return
     code = _FAILED
     try:
-        errors = _say_errors(record)
+        errors = _say_errors(record.take())
         if task.complete():
             _say_freed(session.read_plan(), plans.total(session.freed()), deletes=not task.dry_run)
             code = _OK
@@ -207,7 +220,7 @@ def _end_restore(session: RestoreSession, record: process.Record, owner: int) ->
             code = _say_report(report, session.target)
             session.end(report)
         else:
-            code = _say_errors(record) or _FAILED
+            code = _say_errors(record.take()) or _FAILED
             session.abandon()
     except VaultikError as exc:
         _say(str(exc), exc.hint)
@@ -223,9 +236,9 @@ def _say_report(report: RestoreReport, target: Path) -> int:
     return IntegrityError.exit_code if report.damaged else _FAILED if report.failed else _OK
 
 
-def _say_errors(record: process.Record) -> int:
+def _say_errors(events: list[dict[str, Any]]) -> int:
     """Name what tasks raised. Returns the first one's exit code, 0 if there was none."""
-    errors = [event for event in record.take() if "error" in event]
+    errors = [event for event in events if "error" in event]
     for event in errors:
         _say(event["error"], event["hint"])
     return int(errors[0]["exit_code"]) if errors else 0
@@ -242,26 +255,38 @@ def _workers_of_command() -> int:
     return int(luigi.interface.core().workers)
 
 
-def _end(session: Session, record: process.Record, owner: int) -> None:
-    """Say what went wrong and leave with the receipt's code; nothing can run after this."""
+def _end(session: Session, attendance: Attendance, record: process.Record, owner: int) -> None:
+    """Say what went wrong, tell whom it concerns, and leave with the receipt's code; nothing can run after this."""
     if os.getpid() != owner:
         return
-    code = _FAILED
+    code, events = _FAILED, record.take()
+    for event in events:
+        if "output" in event:
+            _say(event["output"], None)
     try:
-        run = runs.find_run(session.index(), session.run_id)
-        if run is not None and run.exit_code is not None:
-            code = run.exit_code
-            for problem in runs.get_problems(session.index(), session.run):
-                if problem.kind == runs.UNREADABLE:
-                    _say(f"{os.fsdecode(problem.path)}: {problem.reason}", None)
-                elif problem.kind == runs.WARNING:
-                    _say(problem.reason, None)
-        session.close()
+        code = _say_receipt(session)
     except VaultikError as exc:
         _say(str(exc), exc.hint)
     if code == _FAILED:
-        code = _say_errors(record) or _FAILED
-    _leave(code)
+        code = _signal_code or _say_errors(events) or _FAILED
+    try:
+        attendance.end(code, next((event["error"] for event in events if "error" in event), None))
+    finally:
+        session.close()
+        _leave(code)
+
+
+def _say_receipt(session: Session) -> int:
+    """Say what a run's receipt has of problems. Returns its exit code, that of a failure if there is none."""
+    run = runs.find_run(session.index(), session.run_id)
+    if run is None or run.exit_code is None:
+        return _FAILED
+    for problem in runs.get_problems(session.index(), session.run):
+        if problem.kind == runs.UNREADABLE:
+            _say(f"{os.fsdecode(problem.path)}: {problem.reason}", None)
+        elif problem.kind == runs.WARNING:
+            _say(problem.reason, None)
+    return run.exit_code
 
 
 def _say(message: str, hint: str | None) -> None:

@@ -13,10 +13,12 @@ from vaultik.errors import LocalIndexError, TaskFailedError, VaultikError
 from vaultik.index import bundles, runs
 from vaultik.index.db import mapped
 from vaultik.index.lock import RunLock
+from vaultik.niceness import give_way
 from vaultik.tasks import runtime
 from vaultik.tasks.backup import Backup, ScanSource, new_run_id
 from vaultik.tasks.build import build
 from vaultik.tasks.process import Record
+from vaultik.told import Attendance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +44,7 @@ def run_backup(
     workers: int | None = None,
     adopt: bool = False,
     changes: Changes | None = None,
+    stdin: str | None = None,
     watch: Callable[[dict[str, Any]], None] = lambda _event: None,
 ) -> BackupResult:
     """Back up once.
@@ -52,31 +55,38 @@ def run_backup(
         workers: Luigi processes; None for as many as the work merits.
         adopt: take over an index that belongs to a config file which was moved.
         changes: what changed since the last run, if a watcher can tell; None has everything looked at.
-        watch: told of every progress event and notice, from a thread that ends before this returns.
+        stdin: name that standard input gets in the snapshot, None if it isn't read.
+        watch: told of every progress event, notice and line of a command (`output`), from a thread while the
+            graph is built, before and after it from this one.
 
     Raises:
-        IndexLockedError: a run of this index is going on.
+        IndexLockedError: a run of this index is going on; nobody is told of this one.
+        CommandError: a hook before it failed.
         VaultikError: the run failed; what is stored already is not lost, the next run goes on.
     """
     record = Record()
     watcher = Watcher(record, watch)
     # Before the lock: a config that can't be used leaves nothing behind.
-    session = Session(config, host=host, run_id=new_run_id(), changes=changes, emit=record.add)
+    session = Session(config, host=host, run_id=new_run_id(), changes=changes, emit=record.add, stdin=stdin)
     lock = RunLock(config.index_path)
     try:
-        session.begin(adopt=adopt)
-        runtime.activate(session, record)
-        watcher.start()
-        _build(session, workers)
-        watcher.stop()
-        return _result(session, watcher.errors)
+        with Attendance(session, lambda line: watch({"output": line})) as attendance:
+            try:
+                session.begin(adopt=adopt)
+                attendance.begin()
+                give_way(config.nice, config.ionice)
+                runtime.activate(session, record)
+                watcher.start()
+                _build(session, workers)
+            finally:
+                watcher.stop()
+            return _result(session, watcher.errors)
     except Exception as exc:
         _note_error(session, exc)
         raise
     finally:
-        watcher.stop()
         runtime.deactivate()
-        session.close()
+        session.end()
         record.close()
         lock.release()
 
