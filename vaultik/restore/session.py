@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from vaultik import linux
 from vaultik.errors import RestoreError
 from vaultik.restore import ledger, plan
+from vaultik.restore.asked import Asked
 from vaultik.restore.attributes import AttributeWriter
 from vaultik.restore.blob import can_read, write_blob
-from vaultik.restore.finish import Finisher
+from vaultik.restore.compare import Comparer
+from vaultik.restore.directories import Directories
+from vaultik.restore.finish import LAST, Finisher
+from vaultik.restore.likeness import KeptTimes, Likeness
 from vaultik.restore.report import RestoreReport, make_report
 from vaultik.restore.state import STATE, Begun, State
-from vaultik.restore.target import Target, make_directories, names_in, target_errors
-from vaultik.restore.tree import ROOT
+from vaultik.restore.target import make_directories, names_in, target_errors
 from vaultik.snapshot.find import select
 from vaultik.snapshot.read import fetch_snapshot
 
@@ -29,9 +32,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vaultik.core.identity import Identity
+    from vaultik.restore.target import Target
     from vaultik.store.base import Store
 
 _FETCHED = "snapshot"
+_COMPARED = "compared"
 _FINISHED = "finished"
 
 
@@ -52,6 +57,8 @@ class RestoreSession:
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         force: bool = False,
+        delete: bool = False,
+        checksum: bool = False,
         emit: Callable[..., None] = lambda **_event: None,
     ) -> None:
         """Prepare; nothing is opened yet.
@@ -64,17 +71,20 @@ class RestoreSession:
             host: for `latest` where a prefix holds several.
             include: patterns of what is wanted; none is all.
             exclude: patterns of what isn't.
-            force: restore into a directory that isn't empty, replacing what is in the way.
+            force: restore into a directory that isn't empty: what is equal stays, what differs is replaced.
+            delete: remove what the snapshot doesn't have, among what is wanted.
+            checksum: tell what is equal by its bytes, not by size and time.
             emit: takes progress as numbers by name.
+
+        Raises:
+            ConfigError: what is asked for makes no sense.
         """
         self._open_store = open_store
         self._identities = identities
-        self._spec = spec
         self.target = target.absolute()
-        self._host = host
-        self._include = include
-        self._exclude = exclude
-        self._force = force
+        self._asked = Asked(self.target, spec, host, include, exclude, force, delete, checksum)
+        self._asked.check()
+        self._is_fresh = False
         self.emit = emit
         self._made: list[Path] = []
         self._state = State(self.target)
@@ -110,6 +120,23 @@ class RestoreSession:
             begun = self._state.peek()
         self._check_names(names, begun)
 
+    def look(self, copy: sqlite3.Connection, directory: Path) -> list[bytes]:
+        """Plan in a copied snapshot, and settle what of it the target has already. Returns what would be removed.
+
+        Args:
+            copy: a copied snapshot; the plan is made in it, nothing else is changed.
+            directory: a private one, for what has to be tried out.
+        """
+        self._asked.make_plan(copy)
+        if not self.target.exists():
+            return []
+        with target_errors(self.target), closing(KeptTimes(directory)) as times:
+            begun = self._state.peek()
+            likeness = self._asked.likeness(copy, begun, times.kept)
+            with closing(self._asked.open_target(copy, begun, likeness)) as target:
+                Comparer(copy, target, AttributeWriter(copy), likeness, replace=True).run()
+                return list(self._asked.sweeper(copy, target).iter_extra())
+
     def begin(self) -> None:
         """Make the target ready: empty, forced, or this restore's own unfinished one.
 
@@ -129,6 +156,7 @@ class RestoreSession:
                 self.abandon()
             self._state.close()
             raise
+        self._is_fresh = self._begun is None and not names - {STATE}
         if self._begun is not None:
             self._go_on()
 
@@ -166,20 +194,35 @@ class RestoreSession:
             return ledger.is_done(self.copy(), step)
 
     def fetch_snapshot(self) -> None:
-        """FetchSnapshotDB: download, verify, copy, plan, make the directories."""
+        """FetchSnapshotDB: download, verify, copy, plan."""
         self.close()
         with target_errors(self.target):
-            pinned = self._begun.snapshot if self._begun is not None else self._spec
-            found = select(self.store(), pinned, self._identities, self._host)
-            self._begun = self._state.begin(self._choice(), found.name.snapshot, found.name.key)
+            asked = self._asked
+            pinned = self._begun.snapshot if self._begun is not None else asked.spec
+            found = select(self.store(), pinned, self._identities, asked.host)
+            self._begun = self._state.begin(asked.choice(self.store().location), found.name.snapshot, found.name.key)
             fetch_snapshot(self.store(), found, self._identities, self._state.path, self.copy())
-            plan.make_plan(self.copy(), ROOT, include=self._include, exclude=self._exclude)
+            asked.make_plan(self.copy())
             attributes = AttributeWriter(self.copy())
             if left_out := plan.leave_out(self.copy(), STATE.encode()):
                 attributes.refuse(0, f"/{STATE}", left_out)
-            with closing(self._open_target()) as target:
-                Finisher(self.copy(), target, attributes).make_directories()
             self._done(_FETCHED, attributes)
+
+    def compare(self) -> None:
+        """CompareTree: make the directories; settle what is there already, of an earlier try or of the tree that is updated."""
+        with target_errors(self.target), closing(self._open_target()) as target:
+            attributes = AttributeWriter(self.copy())
+            directories = Directories(self.copy(), target, attributes)
+            if self._is_fresh:
+                directories.make()
+            else:
+                directories.ready()
+                Comparer(self.copy(), target, attributes, self._likeness(), replace=self._asked.force).run()
+            self._done(_COMPARED, attributes)
+
+    def is_compared(self) -> bool:
+        """Tell whether this run has looked at what is there."""
+        return self.is_done(_COMPARED)
 
     def next_wave(self) -> int | None:
         """Return the number of the next blobs to read, None if all have been."""
@@ -214,7 +257,11 @@ class RestoreSession:
         """FinishTree: links, special files, flags, directories."""
         with target_errors(self.target), closing(self._open_target()) as target:
             attributes = AttributeWriter(self.copy())
-            for name, step in Finisher(self.copy(), target, attributes).steps().items():
+            steps = Finisher(self.copy(), target, attributes).steps()
+            if not self._is_fresh:
+                last = {name: steps.pop(name) for name in LAST}
+                steps = {**steps, "swept": self._asked.sweeper(self.copy(), target).sweep, **last}
+            for name, step in steps.items():
                 if not self.is_done(name):
                     step()
                     self._done(name, attributes)
@@ -230,6 +277,11 @@ class RestoreSession:
         with target_errors(self.target):
             return plan.totals(self.copy())
 
+    def left(self) -> plan.Left:
+        """Return what of it is still to be done."""
+        with target_errors(self.target):
+            return plan.left(self.copy())
+
     def report(self) -> RestoreReport:
         """Return what came of it."""
         with target_errors(self.target):
@@ -238,17 +290,13 @@ class RestoreSession:
     # -- parts ------------------------------------------------------------------------------------
 
     def _open_target(self) -> Target:
-        self._begun = self._begun or self._state.read()
-        return Target(self.copy(), self.target, ROOT, self._begun.token)
+        likeness = self._likeness()
+        return self._asked.open_target(self.copy(), self._begun, likeness)
 
-    def _choice(self) -> dict[str, Any]:
-        return {
-            "store": self.store().location,
-            "snapshot": self._spec,
-            "host": self._host,
-            "include": list(self._include),
-            "exclude": list(self._exclude),
-        }
+    def _likeness(self) -> Likeness:
+        self._begun = self._begun or self._state.read()
+        times = self._own("times", lambda: KeptTimes(self._state.path))
+        return self._asked.likeness(self.copy(), self._begun, times.kept)
 
     def _others_work(self) -> bool:
         """Tell whether the store still gives what it gave before: the snapshot's own object."""
@@ -257,31 +305,21 @@ class RestoreSession:
 
     def _check_names(self, names: set[str], begun: Begun | None) -> None:
         if begun is not None:
-            begun.check_same(self._choice(), self.target)
-        elif names - {STATE} and not self._force:
-            raise RestoreError(
-                f"target {self.target}: not empty", hint="name an empty or new directory, or pass --force"
-            )
+            begun.check_same(self._asked.choice(self.store().location), self.target)
+        else:
+            self._asked.check_names(names)
 
     def _go_on(self) -> None:
-        """Look whether the plan is still sound, and give what failed another try."""
+        """Look whether the plan is still sound, and begin another try."""
         try:
-            if self.is_done(_FETCHED):
-                with target_errors(self.target), closing(self._open_target()) as target:
-                    self._try_again(target)
+            with target_errors(self.target):
+                if self.is_done(_FETCHED) and (
+                    self._asked.delete or not self.is_done(_FINISHED) or ledger.may_try_again(self.copy())
+                ):
+                    ledger.go_on(self.copy())
         except sqlite3.DatabaseError:
             self.close()
             self._state.forget_plan()
-
-    def _try_again(self, target: Target) -> None:
-        copy = self.copy()
-        if ledger.try_again(copy):
-            Finisher(copy, target, AttributeWriter(copy)).reopen_directories()
-        lost = [entry for entry in ledger.written_files(copy) if not target.has_temporary(entry)]
-        with ledger.transaction(copy):
-            for entry in lost:
-                ledger.forget_written(copy, entry)
-            ledger.read_again(copy)
 
     def _done(self, step: str, attributes: AttributeWriter) -> None:
         with ledger.transaction(self.copy()):

@@ -131,6 +131,9 @@ def begin_restore(task: Restore) -> RestoreSession:
             task.snapshot,
             Path(task.target),
             host=task.host or None,
+            force=task.force,
+            delete=task.delete,
+            checksum=task.checksum,
             emit=record.add,
         )
         session.begin()

@@ -1,0 +1,112 @@
+"""What a person asked a restore for, and the parts of one that are made accordingly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vaultik.errors import ConfigError, RestoreError, SelectionError
+from vaultik.restore import plan
+from vaultik.restore.likeness import Likeness
+from vaultik.restore.state import STATE
+from vaultik.restore.sweep import Sweeper
+from vaultik.restore.target import Target
+from vaultik.restore.tree import ROOT
+from vaultik.snapshot.read import get_meta
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from vaultik.restore.state import Begun
+
+
+class Asked(NamedTuple):
+    """What was asked for."""
+
+    target: Path
+    spec: str
+    host: str | None
+    include: Sequence[str]
+    exclude: Sequence[str]
+    force: bool
+    delete: bool
+    checksum: bool
+
+    def check(self) -> None:
+        """Check that it makes sense.
+
+        Raises:
+            ConfigError: it doesn't.
+        """
+        if self.delete and not self.force:
+            raise ConfigError(
+                "--delete: removes what is in TARGET, so it needs --force",
+                hint="look first with --force --delete --dry-run",
+            )
+
+    def choice(self, location: str) -> dict[str, Any]:
+        """Return what another try must ask for to go on; how it treats what is there may change."""
+        return {
+            "store": location,
+            "snapshot": self.spec,
+            "host": self.host,
+            "include": list(self.include),
+            "exclude": list(self.exclude),
+        }
+
+    def check_names(self, names: set[str]) -> None:
+        """Check that a restore may begin in a directory that has these names in it.
+
+        Raises:
+            RestoreError: it isn't empty.
+        """
+        if names - {STATE} and not self.force:
+            raise RestoreError(
+                f"target {self.target}: not empty",
+                hint="name an empty or new directory, or pass --force to update this one",
+            )
+
+    def check_complete(self, copy: sqlite3.Connection) -> None:
+        """Check that a snapshot tells what may be removed, if anything shall be.
+
+        Raises:
+            SelectionError: it doesn't.
+        """
+        meta = get_meta(copy)
+        if self.delete and not meta["complete"]:
+            raise SelectionError(
+                f"snapshot {meta['snapshot']}: of a backup that had not ended, so it doesn't tell what may be removed",
+                hint="restore it without --delete, or take a complete one",
+            )
+
+    def make_plan(self, copy: sqlite3.Connection) -> None:
+        """Plan in a copied snapshot to restore what is asked for.
+
+        Raises:
+            ConfigError, SelectionError: as `plan.make_plan`, `check_complete`.
+        """
+        self.check_complete(copy)
+        plan.make_plan(copy, ROOT, include=self.include, exclude=self.exclude)
+
+    def open_target(self, copy: sqlite3.Connection, begun: Begun | None, likeness: Likeness) -> Target:
+        """Open the target; without `force` only what this restore itself left may be replaced.
+
+        Raises:
+            RestoreError: it can't be opened.
+        """
+        token = begun.token if begun is not None else ""
+        if not self.force:
+            return Target(copy, self.target, ROOT, token, may_replace=likeness.is_ours)
+        target = Target(copy, self.target, ROOT, token)
+        target.empty = self.sweeper(copy, target).empty
+        return target
+
+    def likeness(self, copy: sqlite3.Connection, begun: Begun | None, times: Callable[[int], int]) -> Likeness:
+        """Return what compares; by bytes, if that is asked for or what is there may not be what was written."""
+        return Likeness(copy, times, deep=self.checksum or (begun is not None and begun.is_in_doubt))
+
+    def sweeper(self, copy: sqlite3.Connection, target: Target) -> Sweeper:
+        """Return what removes leftovers and, with `delete`, what the snapshot doesn't have."""
+        selection = plan.Selection(self.include, self.exclude) if self.delete else None
+        return Sweeper(copy, target, selection, spare=STATE.encode())
