@@ -407,6 +407,25 @@ class TestBetweenTwoTries:
         site.restore(target, "--force")
         assert compare(site.source, at) == []
 
+    def test_forced_another_restore_takes_its_place(self, site, tmp_path):
+        """What is done is part of the tree then; of what was half done, nothing is left."""
+        site.configure(chunk_size="64KiB", blob_size_limit="2MiB")
+        (site.source / "a").mkdir(parents=True)
+        (site.source / "a/large").write_bytes(os.urandom(40_000_000))
+        (site.source / "b").write_text("b")
+        site.backup()
+        target = tmp_path / "out"
+        at = site.restored(target)
+        assert killed_when(site, target, lambda: any((at / "a").glob(".vaultik-*")))
+        other = ["--include", f"{site.source}/b"]
+        done = site.restore(target, *other, code=1)
+        assert "--force to give it up" in done.stderr
+        assert leftovers(target) != []
+        site.restore(target, "--force", *other)
+        assert leftovers(target) == []
+        assert os.listdir(at / "a") == []
+        assert (at / "b").read_text() == "b"
+
     def test_a_half_written_file_is_read_back(self, site, tmp_path):
         """Of a file in several blobs: what somebody changed in the part that was there is fetched again."""
         site.configure(chunk_size="64KiB", blob_size_limit="2MiB")

@@ -23,7 +23,9 @@ from vaultik.restore.finish import LAST, Finisher
 from vaultik.restore.likeness import KeptTimes, Likeness
 from vaultik.restore.report import RestoreReport, make_report
 from vaultik.restore.state import STATE, Begun, State
-from vaultik.restore.target import make_directories, names_in, target_errors
+from vaultik.restore.sweep import Sweeper
+from vaultik.restore.target import Target, make_directories, names_in, target_errors
+from vaultik.restore.tree import ROOT
 from vaultik.snapshot.find import select
 from vaultik.snapshot.read import fetch_snapshot
 
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vaultik.core.identity import Identity
-    from vaultik.restore.target import Target
     from vaultik.store.base import Store
 
 _FETCHED = "snapshot"
@@ -158,7 +159,7 @@ class RestoreSession:
             raise
         self._is_fresh = self._begun is None and not names - {STATE}
         if self._begun is not None:
-            self._go_on()
+            self._go_on(self._begun)
 
     def abandon(self) -> None:
         """Take back what `begin` made, if nothing of the snapshot has come yet."""
@@ -200,7 +201,7 @@ class RestoreSession:
             asked = self._asked
             pinned = self._begun.snapshot if self._begun is not None else asked.spec
             found = select(self.store(), pinned, self._identities, asked.host)
-            self._begun = self._state.begin(asked.choice(self.store().location), found.name.snapshot, found.name.key)
+            self._begun = self._state.begin(self._choice(), found.name.snapshot, found.name.key)
             fetch_snapshot(self.store(), found, self._identities, self._state.path, self.copy())
             asked.make_plan(self.copy())
             attributes = AttributeWriter(self.copy())
@@ -272,11 +273,6 @@ class RestoreSession:
         """Tell whether the tree is finished."""
         return self.is_done(_FINISHED)
 
-    def planned(self) -> plan.Totals:
-        """Return what the plan comes to."""
-        with target_errors(self.target):
-            return plan.totals(self.copy())
-
     def left(self) -> plan.Left:
         """Return what of it is still to be done."""
         with target_errors(self.target):
@@ -304,22 +300,39 @@ class RestoreSession:
         return can_read(self.store(), begun.key)
 
     def _check_names(self, names: set[str], begun: Begun | None) -> None:
-        if begun is not None:
-            begun.check_same(self._asked.choice(self.store().location), self.target)
-        else:
+        if begun is None:
             self._asked.check_names(names)
+        elif not self._asked.force:
+            begun.check_same(self._choice(), self.target)
 
-    def _go_on(self) -> None:
-        """Look whether the plan is still sound, and begin another try."""
+    def _choice(self) -> dict[str, Any]:
+        return self._asked.choice(self.store().location)
+
+    def _go_on(self, begun: Begun) -> None:
+        """Look whether the plan is still sound, and begin another try; what was begun of something else is given up."""
         try:
             with target_errors(self.target):
-                if self.is_done(_FETCHED) and (
+                if not begun.is_same(self._choice()):
+                    self._give_up(begun)
+                elif not begun.is_of_this_boot:
+                    self._state.forget_plan()
+                elif self.is_done(_FETCHED) and (
                     self._asked.delete or not self.is_done(_FINISHED) or ledger.may_try_again(self.copy())
                 ):
                     ledger.go_on(self.copy())
         except sqlite3.DatabaseError:
             self.close()
             self._state.forget_plan()
+
+    def _give_up(self, begun: Begun) -> None:
+        """Leave what is done to the update that follows, and nothing else."""
+        self._begun = None
+        if self.is_done(_FETCHED):
+            self.copy().execute("DELETE FROM failures")
+            with closing(Target(self.copy(), self.target, ROOT, begun.token)) as target:
+                Sweeper(self.copy(), target, None).sweep()
+        self.close()
+        self._state.forget_plan()
 
     def _done(self, step: str, attributes: AttributeWriter) -> None:
         with ledger.transaction(self.copy()):

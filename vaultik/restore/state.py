@@ -44,25 +44,35 @@ class Begun(NamedTuple):
     @property
     def is_in_doubt(self) -> bool:
         """Whether what was written before may not be on the disk, whatever its size and time."""
-        return self.doubt or self.boot != _boot()
+        return self.doubt or not self.is_of_this_boot
+
+    @property
+    def is_of_this_boot(self) -> bool:
+        """Whether nothing was lost since but what was killed."""
+        return self.boot == _boot()
+
+    def is_same(self, mine: dict[str, Any]) -> bool:
+        """Tell whether what is asked for now is what was begun; `latest` stays what it was then."""
+        other = self.choice
+        return mine == other or (
+            {**mine, "snapshot": "", "host": ""} == {**other, "snapshot": "", "host": ""}
+            and self.snapshot.startswith(mine["snapshot"])
+        )
 
     def check_same(self, mine: dict[str, Any], target: Path) -> None:
-        """Check that what is asked for now is what was begun; `latest` stays what it was then.
+        """Check that what is asked for now is what was begun.
 
         Raises:
             RestoreError: it is another.
         """
-        other = self.choice
-        if mine == other or (
-            {**mine, "snapshot": "", "host": ""} == {**other, "snapshot": "", "host": ""}
-            and self.snapshot.startswith(mine["snapshot"])
-        ):
+        if self.is_same(mine):
             return
+        other = self.choice
         chosen = "".join(f" --{kind} {p}" for kind in ("include", "exclude") for p in other.get(kind, ()))
         raise RestoreError(
             f"target {target}: holds an unfinished restore of {self.snapshot} ({other.get('snapshot')}) from"
             f" {other.get('store')}{chosen}",
-            hint="finish it by the command that began it, or empty the directory",
+            hint="finish it by the command that began it, or pass --force to give it up and update what is there",
         )
 
 
@@ -182,8 +192,6 @@ class State:
             # A plan of nobody knows what.
             self.forget_plan()
             return None
-        if begun.boot != _boot():
-            self.forget_plan()
         return begun
 
 

@@ -82,7 +82,10 @@ class Target:
     def temporary(self, entry: int) -> tuple[int, bytes]:
         """Return where a file is written until every byte of it is verified; nobody else has that name."""
         directory, _ = self.place(entry)
-        return directory, b"%s%d" % (self._prefix, entry)
+        return directory, self._temporary_name(entry)
+
+    def _temporary_name(self, entry: int) -> bytes:
+        return b"%s%d" % (self._prefix, entry)
 
     def entry_of_temporary(self, name: bytes) -> int | None:
         """Return the entry that a name is the temporary one of, None if it is another name."""
@@ -110,8 +113,8 @@ class Target:
         Raises:
             OSError: something stands there that may not.
         """
-        directory, temporary = self.temporary(entry.id)
-        _, name = self.place(entry.id)
+        directory, name = self.place(entry.id)
+        temporary = self._temporary_name(entry.id)
         if rename_new(directory, temporary, name):
             return
         if not self._may_replace(entry, directory, name):
