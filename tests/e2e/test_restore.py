@@ -117,6 +117,9 @@ def test_another_boot_believes_bytes_only(stored, tmp_path):
             file.truncate(size)
         os.utime(path, ns=(1, before.st_mtime_ns))
     whole = {path: path.stat().st_ino for path in (at / "many/0").iterdir()}
+    (stored.store / "vault").rename(stored.store / "away")
+    stored.restore(target, code=1)
+    (stored.store / "away").rename(stored.store / "vault")
     stored.restore(target)
     assert compare(stored.source, at) == []
     assert {path: path.stat().st_ino for path in whole} == whole

@@ -11,6 +11,7 @@ import pytest
 from tests.support.site import Site
 from vaultik.errors import RestoreError
 from vaultik.restore import ledger, plan
+from vaultik.restore.asked import Asked
 from vaultik.restore.attributes import AttributeWriter
 from vaultik.restore.session import RestoreSession
 from vaultik.restore.state import STATE
@@ -170,7 +171,7 @@ def test_another_directory_in_the_states_place_is_not_written_to(tmp_path):
     target.mkdir()
     elsewhere.mkdir()
     session = RestoreSession(
-        lambda: open_store(site.endpoint, site.bucket, site.prefix), load_identities(site.key), "latest", target
+        lambda: open_store(site.endpoint, site.bucket, site.prefix), load_identities(site.key), Asked(target, "latest")
     )
     session.begin()
     os.rename(target / STATE, target / "moved")

@@ -26,6 +26,7 @@ from vaultik.cli.common import (
 from vaultik.cli.progress import ProgressDisplay, human_bytes
 from vaultik.errors import ConfigError, IntegrityError, RestoreError
 from vaultik.restore import plan
+from vaultik.restore.asked import Asked, look
 from vaultik.restore.report import problem_lines, summary
 from vaultik.restore.scratch import copied_snapshot
 from vaultik.restore.session import RestoreSession
@@ -98,24 +99,14 @@ def restore(
             "target -: a tree needs a directory", hint="vaultik fetch ... PATH - writes one file to standard output"
         )
     identities = load_identities(identity)
-    session = RestoreSession(
-        lambda: store_of(endpoint, region, bucket, prefix),
-        identities,
-        snapshot,
-        target,
-        host=host,
-        include=include,
-        exclude=exclude,
-        force=force,
-        delete=delete,
-        checksum=checksum,
-    )
+    asked = Asked(target, snapshot, host, include, exclude, force, delete, checksum)
+    session = RestoreSession(lambda: store_of(endpoint, region, bucket, prefix), identities, asked)
     if dry_run:
         with closing(session.store()) as store:
             session.check()
             with copied_snapshot(store, identities, snapshot, host) as (found, copy):
                 with tempfile.TemporaryDirectory(prefix="vaultik-") as directory:
-                    extra = session.look(copy, Path(directory))
+                    extra = look(asked, copy, Path(directory))
                 _say_plan(found.name.snapshot, copy, extra, target, as_json=as_json)
         return
 

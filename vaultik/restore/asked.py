@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vaultik.errors import ConfigError, RestoreError, SelectionError
 from vaultik.restore import plan
-from vaultik.restore.likeness import Likeness
-from vaultik.restore.state import STATE
+from vaultik.restore.attributes import AttributeWriter
+from vaultik.restore.compare import Comparer
+from vaultik.restore.likeness import KeptTimes, Likeness
+from vaultik.restore.state import STATE, State
 from vaultik.restore.sweep import Sweeper
-from vaultik.restore.target import Target
+from vaultik.restore.target import Target, target_errors
 from vaultik.restore.tree import ROOT
 from vaultik.snapshot.read import get_meta
 
@@ -25,13 +28,21 @@ class Asked(NamedTuple):
     """What was asked for."""
 
     target: Path
+    """Directory to restore into."""
     spec: str
-    host: str | None
-    include: Sequence[str]
-    exclude: Sequence[str]
-    force: bool
-    delete: bool
-    checksum: bool
+    """Which snapshot (`snapshot.find.select`)."""
+    host: str | None = None
+    """For `latest` where a prefix holds several."""
+    include: Sequence[str] = ()
+    """Patterns of what is wanted; none is all."""
+    exclude: Sequence[str] = ()
+    """Patterns of what isn't."""
+    force: bool = False
+    """Restore into a directory that isn't empty: what is equal stays, what differs is replaced."""
+    delete: bool = False
+    """Remove what the snapshot doesn't have, among what is wanted."""
+    checksum: bool = False
+    """Tell what is equal by its bytes, not by size and time."""
 
     def check(self) -> None:
         """Check that it makes sense.
@@ -110,3 +121,25 @@ class Asked(NamedTuple):
         """Return what removes leftovers and, with `delete`, what the snapshot doesn't have."""
         selection = plan.Selection(self.include, self.exclude) if self.delete else None
         return Sweeper(copy, target, selection, spare=STATE.encode())
+
+
+def look(asked: Asked, copy: sqlite3.Connection, directory: Path) -> list[bytes]:
+    """Plan in a copied snapshot, and settle what of it the target has already. Returns what would be removed.
+
+    Args:
+        asked: what for.
+        copy: a copied snapshot; the plan is made in it, nothing else is changed.
+        directory: a private one, for what has to be tried out.
+
+    Raises:
+        ConfigError, SelectionError, RestoreError: as a restore would.
+    """
+    asked.make_plan(copy)
+    if not asked.target.exists():
+        return []
+    with target_errors(asked.target), closing(KeptTimes(directory)) as times:
+        begun = State(asked.target).peek()
+        likeness = asked.likeness(copy, begun, times.kept)
+        with closing(asked.open_target(copy, begun, likeness)) as target:
+            Comparer(copy, target, AttributeWriter(copy), likeness, replace=True).run()
+            return list(asked.sweeper(copy, target).iter_extra())

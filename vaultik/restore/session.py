@@ -6,21 +6,20 @@ The state lies in the target (state.py), so that the same command finds it again
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 from vaultik import linux
 from vaultik.errors import RestoreError
 from vaultik.restore import ledger, plan
-from vaultik.restore.asked import Asked
 from vaultik.restore.attributes import AttributeWriter
 from vaultik.restore.blob import can_read, write_blob
 from vaultik.restore.compare import Comparer
 from vaultik.restore.directories import Directories
 from vaultik.restore.finish import LAST, Finisher
 from vaultik.restore.likeness import KeptTimes, Likeness
+from vaultik.restore.own import Own
 from vaultik.restore.report import RestoreReport, make_report
 from vaultik.restore.state import STATE, Begun, State
 from vaultik.restore.sweep import Sweeper
@@ -34,14 +33,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vaultik.core.identity import Identity
+    from vaultik.restore.asked import Asked
     from vaultik.store.base import Store
 
 _FETCHED = "snapshot"
 _COMPARED = "compared"
 _FINISHED = "finished"
-
-
-T = TypeVar("T")
 
 
 class RestoreSession:
@@ -51,15 +48,8 @@ class RestoreSession:
         self,
         open_store: Callable[[], Store],
         identities: Sequence[Identity],
-        spec: str,
-        target: Path,
+        asked: Asked,
         *,
-        host: str | None = None,
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
-        force: bool = False,
-        delete: bool = False,
-        checksum: bool = False,
         emit: Callable[..., None] = lambda **_event: None,
     ) -> None:
         """Prepare; nothing is opened yet.
@@ -67,14 +57,7 @@ class RestoreSession:
         Args:
             open_store: gives a client of the store, once per process.
             identities: any of which may open the backup.
-            spec: which snapshot (`snapshot.find.select`).
-            target: directory to restore into.
-            host: for `latest` where a prefix holds several.
-            include: patterns of what is wanted; none is all.
-            exclude: patterns of what isn't.
-            force: restore into a directory that isn't empty: what is equal stays, what differs is replaced.
-            delete: remove what the snapshot doesn't have, among what is wanted.
-            checksum: tell what is equal by its bytes, not by size and time.
+            asked: what is to be restored, where to and how.
             emit: takes progress as numbers by name.
 
         Raises:
@@ -82,31 +65,28 @@ class RestoreSession:
         """
         self._open_store = open_store
         self._identities = identities
-        self.target = target.absolute()
-        self._asked = Asked(self.target, spec, host, include, exclude, force, delete, checksum)
+        self._asked = asked._replace(target=asked.target.absolute())
         self._asked.check()
+        self.target = self._asked.target
         self._is_fresh = False
+        self._goes_on = False
         self.emit = emit
         self._made: list[Path] = []
         self._state = State(self.target)
         self._begun: Begun | None = None
-        self._pid = 0
-        self._open: dict[str, Any] = {}
+        self._own = Own()
 
     def store(self) -> Store:
         """Return this process's client of the store."""
-        return self._own("store", self._open_store)
+        return self._own.get("store", self._open_store)
 
     def copy(self) -> sqlite3.Connection:
         """Return this process's connection to the copied snapshot and the plan."""
-        return self._own("copy", lambda: plan.connect(self._state.plan))
+        return self._own.get("copy", lambda: plan.connect(self._state.plan))
 
     def close(self) -> None:
         """Close what this process opened: before a fork, and at the end."""
-        if self._pid == os.getpid():
-            for opened in self._open.values():
-                opened.close()
-        self._open = {}
+        self._own.close()
 
     # -- beginning and end ------------------------------------------------------------------------
 
@@ -120,23 +100,6 @@ class RestoreSession:
             names = names_in(self.target)
             begun = self._state.peek()
         self._check_names(names, begun)
-
-    def look(self, copy: sqlite3.Connection, directory: Path) -> list[bytes]:
-        """Plan in a copied snapshot, and settle what of it the target has already. Returns what would be removed.
-
-        Args:
-            copy: a copied snapshot; the plan is made in it, nothing else is changed.
-            directory: a private one, for what has to be tried out.
-        """
-        self._asked.make_plan(copy)
-        if not self.target.exists():
-            return []
-        with target_errors(self.target), closing(KeptTimes(directory)) as times:
-            begun = self._state.peek()
-            likeness = self._asked.likeness(copy, begun, times.kept)
-            with closing(self._asked.open_target(copy, begun, likeness)) as target:
-                Comparer(copy, target, AttributeWriter(copy), likeness, replace=True).run()
-                return list(self._asked.sweeper(copy, target).iter_extra())
 
     def begin(self) -> None:
         """Make the target ready: empty, forced, or this restore's own unfinished one.
@@ -158,12 +121,13 @@ class RestoreSession:
             self._state.close()
             raise
         self._is_fresh = self._begun is None and not names - {STATE}
+        self._goes_on = self._begun is not None
         if self._begun is not None:
             self._go_on(self._begun)
 
     def abandon(self) -> None:
         """Take back what `begin` made, if nothing of the snapshot has come yet."""
-        if self._state.is_held and self.is_done(_FETCHED):
+        if self._goes_on or (self._state.is_held and self.is_done(_FETCHED)):
             return
         self.clean()
         for path in self._made:
@@ -291,7 +255,7 @@ class RestoreSession:
 
     def _likeness(self) -> Likeness:
         self._begun = self._begun or self._state.read()
-        times = self._own("times", lambda: KeptTimes(self._state.path))
+        times = self._own.get("times", lambda: KeptTimes(self._state.path))
         return self._asked.likeness(self.copy(), self._begun, times.kept)
 
     def _others_work(self) -> bool:
@@ -338,10 +302,3 @@ class RestoreSession:
         with ledger.transaction(self.copy()):
             attributes.flush()
             self.copy().execute("INSERT OR IGNORE INTO steps VALUES (?)", (step,))
-
-    def _own(self, what: str, make: Callable[[], T]) -> T:
-        if self._pid != os.getpid():
-            self._pid, self._open = os.getpid(), {}
-        if what not in self._open:
-            self._open[what] = make()
-        return cast("T", self._open[what])

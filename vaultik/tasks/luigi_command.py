@@ -26,6 +26,7 @@ from vaultik.index.lock import RunLock
 from vaultik.maintain import plan as plans
 from vaultik.maintain.prune import PruneSession
 from vaultik.maintain.request import COUNTED, parse_request
+from vaultik.restore.asked import Asked
 from vaultik.restore.report import problem_lines, summary
 from vaultik.restore.session import RestoreSession
 from vaultik.secrets import load_identities
@@ -128,12 +129,14 @@ def begin_restore(task: Restore) -> RestoreSession:
         session = RestoreSession(
             lambda: open_store(task.endpoint or None, task.bucket, task.prefix, region=task.region or None),
             load_identities(None),
-            task.snapshot,
-            Path(task.target),
-            host=task.host or None,
-            force=task.force,
-            delete=task.delete,
-            checksum=task.checksum,
+            Asked(
+                Path(task.target),
+                task.snapshot,
+                task.host or None,
+                force=task.force,
+                delete=task.delete,
+                checksum=task.checksum,
+            ),
             emit=record.add,
         )
         session.begin()
