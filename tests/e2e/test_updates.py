@@ -341,6 +341,34 @@ class TestDelete:
         assert compare(site.source, site.restored(target)) == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mkfs.ext2"), reason="only root mounts; needs e2fsprogs")
+def test_where_times_are_kept_to_the_second(stored, tmp_path):
+    """What a restore left there is known again, by the next try and by an update."""
+    image, target = tmp_path / "image", tmp_path / "out"
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["mkfs.ext2", "-q", "-I", "128", image], check=True, capture_output=True)
+    target.mkdir()
+    if subprocess.run(["mount", "-o", "loop", image, target], check=False, capture_output=True).returncode:
+        pytest.skip("no loop devices here")
+    try:
+        (target / "lost+found").rmdir()
+        at = stored.restored(target)
+        assert killed_when(stored, target, (at / "fifo").exists)
+        assert (at / "big").stat().st_mtime_ns % 1_000_000_000 == 0
+        done = stored.restore(target)
+        assert "changed" not in done.stderr
+        before = inodes(at)
+        shutil.rmtree(stored.store / "vault/host/blobs")
+        report = update(stored, target)
+        assert report["unchanged"] == report["files"]
+        assert {path: inode for path, (inode, _) in inodes(at).items()} == {
+            p: inode for p, (inode, _) in before.items()
+        }
+    finally:
+        subprocess.run(["umount", "-l", target], check=True)
+
+
 class TestBetweenTwoTries:
     """A restore was killed, somebody worked in the target, the same command goes on."""
 

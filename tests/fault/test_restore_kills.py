@@ -23,9 +23,9 @@ BOTH = ["directory", pytest.param("seaweedfs", marks=S3_GROUP)]
 def fill(source, seed):
     make_tree(source)
     rng = random.Random(seed)
-    for n in range(40):
+    for n in range(15):
         (source / f"random {n:02}").write_bytes(rng.randbytes(rng.randint(1, 300_000)))
-    (source / "several blobs").write_bytes(rng.randbytes(7_000_000))
+    (source / "several blobs").write_bytes(rng.randbytes(4_000_000))
 
 
 def leftovers(target):
