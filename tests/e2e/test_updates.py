@@ -325,6 +325,26 @@ class TestDelete:
             assert not (at / "dir/extra/beside").exists()
         assert sorted(os.listdir(disk)) == ["precious", "sub"]
 
+    @pytest.mark.parametrize("where", ["store", "extra/deeper/store"])
+    def test_never_the_store_itself(self, site, tmp_path, where):
+        """A directory store in the source, which the backup left out: an update of the very tree must not remove it."""
+        site.source.mkdir()
+        (site.source / "file").write_text("x")
+        site.backup()
+        target = tmp_path / "out"
+        site.restore(target)
+        place = site.restored(target) / where
+        place.parent.mkdir(parents=True, exist_ok=True)
+        site.store.rename(place)
+        (site.restored(target) / "extra/mine").parent.mkdir(exist_ok=True)
+        (site.restored(target) / "extra/mine").write_text("x")
+        site.endpoint = f"file://{place}"
+        done = site.restore(target, "--force", "--delete")
+        assert f"{site.source}/{where}: the store lies there" in done.stderr
+        assert not (site.restored(target) / "extra/mine").exists()
+        site.restore(tmp_path / "again")
+        assert compare(site.source, site.restored(tmp_path / "again")) == []
+
     def test_trees_of_any_depth(self, site, tmp_path):
         (site.source / "dir").mkdir(parents=True)
         site.backup()

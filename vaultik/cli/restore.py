@@ -106,7 +106,7 @@ def restore(
             session.check()
             with copied_snapshot(store, identities, snapshot, host) as (found, copy):
                 with tempfile.TemporaryDirectory(prefix="vaultik-") as directory:
-                    extra = look(asked, copy, Path(directory))
+                    extra = look(asked, store, copy, Path(directory))
                 _say_plan(found.name.snapshot, copy, extra, target, as_json=as_json)
         return
 

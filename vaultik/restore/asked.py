@@ -11,7 +11,7 @@ from vaultik.restore.attributes import AttributeWriter
 from vaultik.restore.compare import Comparer
 from vaultik.restore.likeness import KeptTimes, Likeness
 from vaultik.restore.state import STATE, State
-from vaultik.restore.sweep import Sweeper
+from vaultik.restore.sweep import Sweeper, inodes_of
 from vaultik.restore.target import Target, target_errors
 from vaultik.restore.tree import ROOT
 from vaultik.snapshot.read import get_meta
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vaultik.restore.state import Begun
+    from vaultik.store.base import Store
 
 
 class Asked(NamedTuple):
@@ -100,7 +101,7 @@ class Asked(NamedTuple):
         self.check_complete(copy)
         plan.make_plan(copy, ROOT, include=self.include, exclude=self.exclude)
 
-    def open_target(self, copy: sqlite3.Connection, begun: Begun | None, likeness: Likeness) -> Target:
+    def open_target(self, copy: sqlite3.Connection, store: Store, begun: Begun | None, likeness: Likeness) -> Target:
         """Open the target; without `force` only what this restore itself left may be replaced.
 
         Raises:
@@ -110,24 +111,25 @@ class Asked(NamedTuple):
         if not self.force:
             return Target(copy, self.target, ROOT, token, may_replace=likeness.is_ours)
         target = Target(copy, self.target, ROOT, token)
-        target.empty = self.sweeper(copy, target).empty
+        target.empty = self.sweeper(copy, store, target).empty
         return target
 
     def likeness(self, copy: sqlite3.Connection, begun: Begun | None, times: Callable[[int], int]) -> Likeness:
         """Return what compares; by bytes, if that is asked for or what is there may not be what was written."""
         return Likeness(copy, times, deep=self.checksum or (begun is not None and begun.is_in_doubt))
 
-    def sweeper(self, copy: sqlite3.Connection, target: Target) -> Sweeper:
+    def sweeper(self, copy: sqlite3.Connection, store: Store, target: Target) -> Sweeper:
         """Return what removes leftovers and, with `delete`, what the snapshot doesn't have."""
         selection = plan.Selection(self.include, self.exclude) if self.delete else None
-        return Sweeper(copy, target, selection, spare=STATE.encode())
+        return Sweeper(copy, target, selection, spare=STATE.encode(), spared=inodes_of(store))
 
 
-def look(asked: Asked, copy: sqlite3.Connection, directory: Path) -> list[bytes]:
+def look(asked: Asked, store: Store, copy: sqlite3.Connection, directory: Path) -> list[bytes]:
     """Plan in a copied snapshot, and settle what of it the target has already. Returns what would be removed.
 
     Args:
         asked: what for.
+        store: where from.
         copy: a copied snapshot; the plan is made in it, nothing else is changed.
         directory: a private one, for what has to be tried out.
 
@@ -140,6 +142,6 @@ def look(asked: Asked, copy: sqlite3.Connection, directory: Path) -> list[bytes]
     with target_errors(asked.target), closing(KeptTimes(directory)) as times:
         begun = State(asked.target).peek()
         likeness = asked.likeness(copy, begun, times.kept)
-        with closing(asked.open_target(copy, begun, likeness)) as target:
+        with closing(asked.open_target(copy, store, begun, likeness)) as target:
             Comparer(copy, target, AttributeWriter(copy), likeness, replace=True).run()
-            return list(asked.sweeper(copy, target).iter_extra())
+            return list(asked.sweeper(copy, store, target).iter_extra())

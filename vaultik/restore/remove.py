@@ -17,9 +17,10 @@ from vaultik.restore.naming import clear_way, stands
 from vaultik.restore.target import is_fatal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 MOUNTED = "something is mounted there; nothing was removed in it"
+OWN = "the store lies there; nothing was removed in it"
 
 
 class _Folder:
@@ -38,16 +39,22 @@ class Remover:
     """Removes trees within one mount."""
 
     def __init__(
-        self, mount: int, wanted: Callable[[bytes, bool], bool], note: Callable[[bytes, str, bool], None]
+        self,
+        mount: int,
+        spared: Collection[tuple[int, int]],
+        wanted: Callable[[bytes, bool], bool],
+        note: Callable[[bytes, str, bool], None],
     ) -> None:
         """Prepare.
 
         Args:
             mount: the one in which things may be removed.
+            spared: device and inode of directories in which nothing may be removed.
             wanted: tells of a path, and whether it is a directory, if it may go.
             note: is told the path of what stays although it was wanted away, why, and whether that is a failure.
         """
         self._mount = mount
+        self._spared = spared
         self._wanted = wanted
         self._note = note
         self.removed = 0
@@ -91,6 +98,10 @@ class Remover:
             fd = folders.open(number)
             if linux.mount_of(fd) != self._mount:
                 self._note(path, MOUNTED, False)  # noqa: FBT003 - a callback's
+                folder.kept = True
+                return folder
+            if inode_of(os.fstat(fd)) in self._spared:
+                self._note(path, OWN, False)  # noqa: FBT003 - as above
                 folder.kept = True
                 return folder
             for name in names_in(fd):
@@ -138,6 +149,11 @@ class Remover:
             self._note(path, MOUNTED, False)  # noqa: FBT003 - a callback's
         else:
             self._note(path, f"could not be removed: {exc.strerror or exc}", True)  # noqa: FBT003 - as above
+
+
+def inode_of(st: os.stat_result) -> tuple[int, int]:
+    """Return what tells a file from all others."""
+    return st.st_dev, st.st_ino
 
 
 def names_in(fd: int) -> list[bytes]:

@@ -225,7 +225,7 @@ class RestoreSession:
             steps = Finisher(self.copy(), target, attributes).steps()
             if not self._is_fresh:
                 last = {name: steps.pop(name) for name in LAST}
-                steps = {**steps, "swept": self._asked.sweeper(self.copy(), target).sweep, **last}
+                steps = {**steps, "swept": self._asked.sweeper(self.copy(), self.store(), target).sweep, **last}
             for name, step in steps.items():
                 if not self.is_done(name):
                     step()
@@ -251,7 +251,7 @@ class RestoreSession:
 
     def _open_target(self) -> Target:
         likeness = self._likeness()
-        return self._asked.open_target(self.copy(), self._begun, likeness)
+        return self._asked.open_target(self.copy(), self.store(), self._begun, likeness)
 
     def _likeness(self) -> Likeness:
         self._begun = self._begun or self._state.read()

@@ -16,15 +16,17 @@ from vaultik.model import Mark
 from vaultik.restore import ledger
 from vaultik.restore.ledger import Kind
 from vaultik.restore.naming import clear_way, stands
-from vaultik.restore.remove import MOUNTED, Remover, names_in
+from vaultik.restore.remove import MOUNTED, Remover, inode_of, names_in
 from vaultik.restore.tree import get_entry, path_of
+from vaultik.store.local import LocalStore
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from vaultik.restore.plan import Selection
     from vaultik.restore.target import Target
+    from vaultik.store.base import Store
 
 _DIRECTORIES = (
     "SELECT w.entry FROM wanted AS w JOIN entries AS e ON e.id = w.entry"
@@ -41,7 +43,13 @@ class Sweeper:
     """Removes what doesn't belong."""
 
     def __init__(
-        self, copy: sqlite3.Connection, target: Target, selection: Selection | None, *, spare: bytes = b""
+        self,
+        copy: sqlite3.Connection,
+        target: Target,
+        selection: Selection | None,
+        *,
+        spare: bytes = b"",
+        spared: Collection[tuple[int, int]] = (),
     ) -> None:
         """Prepare.
 
@@ -50,13 +58,15 @@ class Sweeper:
             target: the tree.
             selection: what may go of that which the snapshot doesn't have; None for nothing.
             spare: a name at the top that stays.
+            spared: device and inode of directories that stay, with all that is in them.
         """
         self._copy = copy
         self._target = target
         self._selection = selection
         self._spare = spare
+        self._spared = spared
         self._mount = linux.mount_of(target.root_fd)
-        self._remover = Remover(self._mount, self._may_go, self._note)
+        self._remover = Remover(self._mount, spared, self._may_go, self._note)
 
     def sweep(self) -> None:
         """Remove it.
@@ -135,7 +145,7 @@ class Sweeper:
         """Return the inodes of what the snapshot has in a directory."""
         names = self._copy.execute("SELECT name FROM entries WHERE parent = ?", (directory,)).fetchall()
         found = (stands(fd, name) for (name,) in names)
-        return {(st.st_dev, st.st_ino) for st in found if st is not None}
+        return {inode_of(st) for st in found if st is not None}
 
     def _may_go(self, path: bytes, is_directory: bool) -> bool:  # noqa: FBT001 - a callback
         return self._selection is not None and self._selection.fit(path, is_directory=is_directory)
@@ -147,3 +157,14 @@ class Sweeper:
         if self._remover.removed:
             self._copy.execute("INSERT INTO removed VALUES (?)", (self._remover.removed,))
             self._remover.removed = 0
+
+
+def inodes_of(store: Store) -> frozenset[tuple[int, int]]:
+    """Return device and inode of the directories that a store lies in: a backup leaves them out, so no snapshot has them."""
+    if not isinstance(store, LocalStore):
+        return frozenset()
+    found = set()
+    for directory in store.directories:
+        with suppress(OSError):
+            found.add(inode_of(directory.stat()))
+    return frozenset(found)
