@@ -95,7 +95,7 @@ def test_killed_again_and_again(calm, tmp_path, workers):
             if more:
                 subprocess.run(["cp", "-a", site.tmp / "older", target], check=True)
         command = rng.choices(commands(site, target, workers, *more), [4, 1])[0]
-        through = run_for(site, command, rng.uniform(0.25, 0.9) * lasts if killed < kills else 600)
+        through = run_for(site, command, rng.uniform(0.25, 0.8) * min(lasts, 4) if killed < kills else 600)
         killed += not through
         if through or (not more and had_ended(target)):
             check(site, target, expected)
