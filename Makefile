@@ -31,7 +31,8 @@ test: $(BIN)/.tested ## run the whole suite, real S3 servers included
 soak: $(BIN)/.tested ## thousands of random histories, a thousand kills, a year of edits (an hour or more)
 	@sh tests/support/tools.sh
 	VAULTIK_HISTORIES=$(HISTORIES) VAULTIK_KILLS=$(KILLS) VAULTIK_DAYS=365 \
-		$(BIN)/python -m pytest tests/history tests/fault/test_random_kills.py tests/property/test_watched.py
+		$(BIN)/python -m pytest tests/history tests/fault/test_random_kills.py tests/fault/test_restore_kills.py \
+		tests/property/test_watched.py
 
 check: $(BIN)/.tested ## lint, types, layers
 	$(BIN)/ruff check .

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import array
 import ctypes
+import errno
 import fcntl
 import os
 import signal
 import struct
 import time
+from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -58,6 +60,18 @@ def birth_time_ns(directory: int, name: bytes) -> int | None:
         return None
     seconds, nanoseconds = struct.unpack_from("=qI", buffer, _STATX_BTIME_AT)
     return int(seconds) * 1_000_000_000 + int(nanoseconds)
+
+
+def mount_of(fd: int) -> int:
+    """Return the kernel's number of the mount that an open file lies in; bind mounts of one file system differ.
+
+    Raises:
+        OSError: the kernel doesn't say.
+    """
+    for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
+        if line.startswith("mnt_id:"):
+            return int(line.split()[1])
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
 def get_inode_flags(fd: int) -> int | None:

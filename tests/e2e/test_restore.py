@@ -101,18 +101,28 @@ def test_a_plan_that_is_damaged_is_made_anew(stored, tmp_path):
     assert compare(stored.source, stored.restored(target)) == []
 
 
-def test_another_boot_writes_everything_again(stored, tmp_path):
-    """What was not synced before a power cut may be gone, whatever the plan says of it."""
+def test_another_boot_believes_bytes_only(stored, tmp_path):
+    """What was not synced before a power cut may be gone or zeros, whatever its size and time and the plan say of it."""
     target = tmp_path / "out"
-    killed_when(stored, target, (stored.restored(target) / "fifo").exists)
+    at = stored.restored(target)
+    killed_when(stored, target, (at / "fifo").exists)
     begun = target / ".vaultik-restore/begun.json"
-    if begun.exists():
-        begun.write_text(begun.read_text().replace(json.loads(begun.read_text())["boot"], "another"))
-        for path in stored.restored(target).iterdir():
-            if path.is_file() and not path.is_symlink():
-                os.truncate(path, 0)
+    assert begun.exists()
+    begun.write_text(begun.read_text().replace(json.loads(begun.read_text())["boot"], "another"))
+    spoiled = {at / "small": 0, at / "setuid": 10, at / "same as small": 12}
+    for path, size in spoiled.items():
+        before = path.stat()
+        with path.open("r+b") as file:
+            file.truncate(0)
+            file.truncate(size)
+        os.utime(path, ns=(1, before.st_mtime_ns))
+    whole = {path: path.stat().st_ino for path in (at / "many/0").iterdir()}
+    (stored.store / "vault").rename(stored.store / "away")
+    stored.restore(target, code=1)
+    (stored.store / "away").rename(stored.store / "vault")
     stored.restore(target)
-    assert compare(stored.source, stored.restored(target)) == []
+    assert compare(stored.source, at) == []
+    assert {path: path.stat().st_ino for path in whole} == whole
 
 
 def test_state_that_somebody_else_left_is_not_trusted(stored, tmp_path):

@@ -47,6 +47,8 @@ class Request:
         self.fault = "pass"
         self.began = time.monotonic()
         self.ended = None
+        self.size = 0
+        """Bytes of the answer's body, as the server gave it."""
 
 
 class Proxy:
@@ -147,6 +149,7 @@ class Handler(BaseHTTPRequestHandler):
                 int(request.fault), {"Content-Type": "application/xml"}, ERROR.format(code, message).encode()
             )
         status, headers, answer = self.forward(body)
+        request.size = len(answer)
         if request.fault == "lost":
             return self.reset()
         part = request.fault if request.fault in ("cut", "short", "garble") else None

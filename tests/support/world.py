@@ -34,6 +34,7 @@ from vaultik.index import bundles, runs
 from vaultik.maintain import inventory
 from vaultik.maintain.prune import STEPS, PruneSession
 from vaultik.maintain.request import parse_request
+from vaultik.restore.asked import Asked
 from vaultik.restore.session import RestoreSession
 
 HOUR, DAY = 3600.0, 86400.0
@@ -479,10 +480,11 @@ class World:
         host = snapshot["host"]
         with tempfile.TemporaryDirectory(dir=self.tmp) as folder:
             store = WorldStore(self, host.prefix)
-            session = RestoreSession(lambda: store, [self.identity], snapshot["id"], Path(folder) / "out")
+            session = RestoreSession(lambda: store, [self.identity], Asked(Path(folder) / "out", snapshot["id"]))
             try:
                 session.begin()
                 session.fetch_snapshot()
+                session.compare()
                 while (wave := session.next_wave()) is not None:
                     for blob in session.wave_blobs(wave):
                         session.restore_blob(blob)

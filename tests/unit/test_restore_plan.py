@@ -11,6 +11,7 @@ import pytest
 from tests.support.site import Site
 from vaultik.errors import RestoreError
 from vaultik.restore import ledger, plan
+from vaultik.restore.asked import Asked
 from vaultik.restore.attributes import AttributeWriter
 from vaultik.restore.session import RestoreSession
 from vaultik.restore.state import STATE
@@ -85,7 +86,9 @@ def test_a_second_try_reads_only_what_unfinished_files_lack():
     ledger.add_done(copy, [10])
     copy.execute("INSERT INTO written VALUES (20, 1, 0), (20, 2, 1), (30, 2, 1), (30, 3, 1)")
     ledger.add_failures(copy, {30: ledger.Failure(ledger.Kind.TARGET, "in the way")})
-    assert ledger.try_again(copy)
+    assert ledger.may_try_again(copy)
+    ledger.go_on(copy)
+    ledger.read_again(copy)
     assert [blob for (blob,) in copy.execute("SELECT blob FROM reads WHERE NOT done")] == [1]
     assert [chunk.id for chunk in ledger.iter_chunks(copy, 1)] == [101]
     ledger.forget_written(copy, 30)
@@ -97,9 +100,10 @@ def test_a_second_try_reads_only_what_unfinished_files_lack():
 def test_damage_is_not_tried_again():
     copy = copied([(100, bytes(32), 1, 0, 0)], [(10, 0, 100)])
     ledger.add_failures(copy, {10: ledger.Failure(ledger.Kind.DAMAGED, "missing")})
-    assert not ledger.try_again(copy)
+    assert not ledger.may_try_again(copy)
     ledger.add_failures(copy, {11: ledger.Failure(ledger.Kind.REFUSED, "archived")})
-    assert ledger.try_again(copy)
+    assert ledger.may_try_again(copy)
+    ledger.go_on(copy)
     assert copy.execute("SELECT entry FROM failures").fetchall() == [(10,)]
 
 
@@ -118,6 +122,12 @@ class FakeSession:
 
     def is_finished(self):
         return "finished" in self.steps
+
+    def is_compared(self):
+        return "compared" in self.steps
+
+    def compare(self):
+        self.steps.add("compared")
 
     def is_read(self, blob):
         return ledger.is_read(self.copy, blob)
@@ -161,7 +171,7 @@ def test_another_directory_in_the_states_place_is_not_written_to(tmp_path):
     target.mkdir()
     elsewhere.mkdir()
     session = RestoreSession(
-        lambda: open_store(site.endpoint, site.bucket, site.prefix), load_identities(site.key), "latest", target
+        lambda: open_store(site.endpoint, site.bucket, site.prefix), load_identities(site.key), Asked(target, "latest")
     )
     session.begin()
     os.rename(target / STATE, target / "moved")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,12 +26,14 @@ from vaultik.cli.common import (
 from vaultik.cli.progress import ProgressDisplay, human_bytes
 from vaultik.errors import ConfigError, IntegrityError, RestoreError
 from vaultik.restore import plan
+from vaultik.restore.asked import Asked, look
 from vaultik.restore.report import problem_lines, summary
 from vaultik.restore.scratch import copied_snapshot
 from vaultik.restore.session import RestoreSession
-from vaultik.restore.tree import ROOT
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from vaultik.restore.report import RestoreReport
 
 EPILOG = """\b
@@ -40,6 +43,8 @@ Example:
   vaultik restore my-bucket host1/ latest /srv/restored --include /etc --include '*.conf'
 \b
 Paths stand under TARGET as they stood under /; TARGET itself keeps its own attributes. The same command continues an interrupted restore.
+With --force it updates what is in TARGET, and fetches only what differs; with --delete it also removes what
+SNAPSHOT doesn't have: look first with --dry-run.
 Exit codes: 0 done; 4 something stored is missing or damaged, the rest was restored; 2 usage,
 unknown snapshot, wrong identity; 1 store or target failed.
 """
@@ -58,7 +63,11 @@ unknown snapshot, wrong identity; 1 store or target failed.
 )
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Not what fits; may be repeated.")
 @click.option("--dry-run", is_flag=True, help="Say what would be read and written, write nothing.")
-@click.option("--force", is_flag=True, help="Restore into a directory that isn't empty, replacing what is in the way.")
+@click.option(
+    "--force", is_flag=True, help="Update a directory that isn't empty: what is equal stays, what differs is replaced."
+)
+@click.option("--delete", is_flag=True, help="With --force: remove what SNAPSHOT doesn't have, among what is selected.")
+@click.option("--checksum", is_flag=True, help="Tell what is equal by content instead of size and time.")
 @click.option("--host", help="Which host, for `latest` in a prefix of several.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Luigi processes (default: as many as the blobs merit).")
 @store_options
@@ -74,6 +83,8 @@ def restore(
     exclude: tuple[str, ...],
     dry_run: bool,
     force: bool,
+    delete: bool,
+    checksum: bool,
     host: str | None,
     workers: int | None,
     endpoint: str | None,
@@ -88,22 +99,15 @@ def restore(
             "target -: a tree needs a directory", hint="vaultik fetch ... PATH - writes one file to standard output"
         )
     identities = load_identities(identity)
-    session = RestoreSession(
-        lambda: store_of(endpoint, region, bucket, prefix),
-        identities,
-        snapshot,
-        target,
-        host=host,
-        include=include,
-        exclude=exclude,
-        force=force,
-    )
+    asked = Asked(target, snapshot, host, include, exclude, force, delete, checksum)
+    session = RestoreSession(lambda: store_of(endpoint, region, bucket, prefix), identities, asked)
     if dry_run:
         with closing(session.store()) as store:
             session.check()
             with copied_snapshot(store, identities, snapshot, host) as (found, copy):
-                plan.make_plan(copy, ROOT, include=include, exclude=exclude)
-                _say_plan(found.name.snapshot, plan.totals(copy), target, as_json=as_json)
+                with tempfile.TemporaryDirectory(prefix="vaultik-") as directory:
+                    extra = look(asked, store, copy, Path(directory))
+                _say_plan(found.name.snapshot, copy, extra, target, as_json=as_json)
         return
 
     def tell(report: RestoreReport) -> None:
@@ -130,6 +134,9 @@ def say_report(report: RestoreReport, target: Path, *, as_json: bool, quiet: boo
             "damaged": damaged,
             "failed": failed,
             "refused": report.refused,
+            "unchanged": report.unchanged,
+            "removed": report.removed,
+            "notes": [{**json_path(p), "text": text} for p, text in report.notes],
         }
         click.echo(json.dumps(fields))
         return
@@ -149,11 +156,24 @@ def exit_by(report: RestoreReport) -> None:
         sys.exit(RestoreError.exit_code)
 
 
-def _say_plan(snapshot: str, t: plan.Totals, target: Path, *, as_json: bool) -> None:
+def _say_plan(snapshot: str, copy: sqlite3.Connection, extra: list[bytes], target: Path, *, as_json: bool) -> None:
+    t, left = plan.totals(copy), plan.left(copy)
     if as_json:
-        click.echo(json.dumps({"snapshot": snapshot, "target": os.fspath(target), "dry_run": True, **t._asdict()}))
+        fields = {
+            "snapshot": snapshot,
+            "target": os.fspath(target),
+            "dry_run": True,
+            **t._asdict(),
+            "left": left._asdict(),
+            "remove": [json_path(path) for path in extra],
+        }
+        click.echo(json.dumps(fields))
         return
+    for path in extra:
+        click.echo(f"would remove {printable(path)}")
     click.echo(
         f"would restore {plural(t.entries, 'entry', 'entries')}, {plural(t.files, 'file')}, {human_bytes(t.bytes)}"
-        f" of snapshot {snapshot} to {printable(os.fspath(target))}, from {plural(t.blobs, 'blob')} of {human_bytes(t.blob_bytes)}"
+        f" of snapshot {snapshot} to {printable(os.fspath(target))};"
+        f" to be written: {plural(left.files, 'file')}, {human_bytes(left.bytes)},"
+        f" from {plural(left.blobs, 'blob')} of {human_bytes(left.blob_bytes)}"
     )

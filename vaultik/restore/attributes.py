@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vaultik import linux
+from vaultik.model import EntryType
+from vaultik.restore.naming import READ
 
 if TYPE_CHECKING:
     import sqlite3
@@ -67,6 +69,30 @@ class AttributeWriter:
         times = (entry.mtime_ns, entry.mtime_ns)
         self._try(entry, TIMES, lambda: os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False))
 
+    def agree(self, entry: Entry, st: os.stat_result, where: int | bytes) -> bool:
+        """Tell whether an entry has the owner, mode and xattrs of the snapshot already; times and flags are others' business.
+
+        Args:
+            entry: what the snapshot says.
+            st: what its stat says.
+            where: its descriptor, or a path that leads to it and not through it.
+        """
+        if (st.st_uid, st.st_gid) != (entry.uid, entry.gid):
+            return False
+        if entry.type != EntryType.SYMLINK and stat.S_IMODE(st.st_mode) != entry.mode:
+            return False
+        extra: dict[str, bool] = {} if isinstance(where, int) else {"follow_symlinks": False}
+        query = "SELECT name, value FROM xattrs WHERE entry = ?"
+        missing = set(_present(where, extra))
+        for name, value in self._copy.execute(query, (entry.hardlink or entry.id,)):
+            missing.discard(name)
+            try:
+                if os.getxattr(where, name, **extra) != value:
+                    return False
+            except OSError:
+                return False
+        return not any(name.startswith(_OWN_XATTRS) for name in missing)
+
     def on_creation(self, entry: Entry, fd: int) -> None:
         """Set the flags that only what is still empty takes; `set_flags` counts those that didn't stay."""
         wanted = (entry.inode_flags or 0) & _WHILE_EMPTY
@@ -75,12 +101,21 @@ class AttributeWriter:
             with contextlib.suppress(OSError):
                 linux.set_inode_flags(fd, present | wanted)
 
-    def loosen(self, entry: Entry, fd: int) -> None:
-        """Take flags off that would forbid every change: those of an earlier try to finish the same entry."""
-        present = linux.get_inode_flags(fd) if (entry.inode_flags or 0) & linux.FORBIDDING_FLAGS else None
+    def loosen(self, fd: int) -> None:
+        """Take flags off that would forbid every change; those of the snapshot are set last."""
+        present = linux.get_inode_flags(fd)
         if present is not None and present & linux.FORBIDDING_FLAGS:
             with contextlib.suppress(OSError):
                 linux.set_inode_flags(fd, present & ~linux.FORBIDDING_FLAGS)
+
+    def loosen_name(self, directory: int, name: bytes) -> None:
+        """Do the same to the file that stands under a name, if it may be opened."""
+        with contextlib.suppress(OSError):
+            fd = os.open(name, READ, dir_fd=directory)
+            try:
+                self.loosen(fd)
+            finally:
+                os.close(fd)
 
     def set_flags(self, entry: Entry, fd: int) -> None:
         """Set the inode flags, the last thing that is done to an entry. What doesn't stay set counts as refused."""

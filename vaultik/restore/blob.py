@@ -51,7 +51,8 @@ def write_blob(
     """
     fetcher = BlobFetcher(store, identities, ledger.get_blob(copy, blob), others_work)
     with closing(FileWriter(copy, target, attributes, blob)) as writer:
-        for fetched in fetcher.fetch(ledger.iter_chunks(copy, blob), ledger.wanted_bytes(copy, blob)):
+        chunks, size = ledger.iter_chunks(copy, blob), ledger.wanted_bytes(copy, blob)
+        for fetched in fetcher.fetch(chunks, size, sparing=ledger.is_partly_done(copy, blob)):
             emit(bytes=_write(copy, writer, fetched))
         writer.end()
     emit(blobs=1, files=writer.finished)

@@ -1,6 +1,7 @@
 """Fetch chunks out of one blob: whole where most of it is wanted, else the ranges that cover them.
 
-Rule: at least half of the plaintext wanted, and the blob is streamed once; else frames that stand closer
+Rule: at least half of the plaintext wanted, and the blob is streamed once; else (and where an earlier try
+had the rest) frames that stand closer
 than 256 KiB are joined into ranges of at most 8 MiB. Every frame is decoded and every chunk hashed on
 threads; what comes out is genuine, or what is wrong stands beside the chunk's name. Damage costs the
 frames that it touches and no others, wherever it lies.
@@ -125,19 +126,20 @@ class BlobFetcher:
         self._alone: bool | None = None
         """Whether it is this blob alone that the store refuses, once that is known."""
 
-    def fetch(self, chunks: Iterable[WantedChunk], wanted_bytes: int) -> Iterator[Fetched]:
+    def fetch(self, chunks: Iterable[WantedChunk], wanted_bytes: int, *, sparing: bool = False) -> Iterator[Fetched]:
         """Yield every wanted chunk once, in the order of its frames.
 
         Args:
             chunks: the wanted ones, ordered by frame offset, then by offset. Taken as they are needed.
             wanted_bytes: the length of their frames in sum.
+            sparing: take ranges even where most is wanted: the rest has been fetched before.
 
         Raises:
             StoreError: the store failed (a missing, refused or unreadable blob is damage of its chunks, not an error).
         """
         with ThreadPoolExecutor(_THREADS) as threads:
             under_way: deque[tuple[_Frame, Future[list[Fetched]]]] = deque()
-            for frame, stored in self._stored(_frames(chunks), wanted_bytes):
+            for frame, stored in self._stored(_frames(chunks), 0 if sparing else wanted_bytes):
                 under_way.append((frame, threads.submit(self._decode, frame, stored)))
                 del stored
                 while len(under_way) >= _AHEAD or sum(max(f.plain, f.length) for f, _ in under_way) > _AHEAD_BYTES:

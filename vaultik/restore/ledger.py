@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from vaultik.model import BlobId, ChunkId
 from vaultik.restore.attributes import FLAGS
 from vaultik.restore.fetch import WantedBlob, WantedChunk
+from vaultik.restore.target import is_fatal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 WAVE = 32
 _PAGE = 1000
+_RANGE = 10_000
 
 
 class Kind(enum.IntEnum):
@@ -66,30 +68,49 @@ def add_done(copy: sqlite3.Connection, entries: Sequence[int]) -> None:
     """Note entries that have their own name, whole."""
     outer = nullcontext() if copy.in_transaction else transaction(copy)
     with outer:
-        copy.executemany("INSERT OR IGNORE INTO done VALUES (?)", ((entry,) for entry in entries))
+        copy.executemany("INSERT OR IGNORE INTO done (entry) VALUES (?)", ((entry,) for entry in entries))
 
 
-def try_again(copy: sqlite3.Connection) -> bool:
-    """Forget what failed for another reason than damage: the next try may find it mended.
+@contextmanager
+def guarded(copy: sqlite3.Connection, entry: int) -> Iterator[None]:
+    """Keep what goes wrong with one entry as its failure.
 
-    Returns whether anything is to be done again. What is done stays done.
+    Raises:
+        OSError: it is the whole target that failed.
     """
-    again = "SELECT entry FROM failures WHERE kind <> ?"
+    try:
+        yield
+    except OSError as exc:
+        if is_fatal(exc):
+            raise
+        add_failures(copy, {entry: Failure(Kind.TARGET, exc.strerror or str(exc))})
+
+
+def may_try_again(copy: sqlite3.Connection) -> bool:
+    """Tell whether something failed for another reason than damage: the next try may find it mended."""
+    failed = "SELECT 1 FROM failures WHERE kind <> ? UNION ALL SELECT 1 FROM notes WHERE failed"
+    return copy.execute(failed, (int(Kind.DAMAGED),)).fetchone() is not None
+
+
+def go_on(copy: sqlite3.Connection) -> None:
+    """Begin another try: what is done stays done once it has been looked at; all else is to be done, but for what is damaged."""
     with transaction(copy):
-        if copy.execute(again, (int(Kind.DAMAGED),)).fetchone() is None:
-            return False
         copy.execute("DELETE FROM failures WHERE kind <> ?", (int(Kind.DAMAGED),))
+        copy.execute("DELETE FROM notes")
         copy.execute("DELETE FROM steps WHERE name <> 'snapshot'")
         copy.execute(
             "DELETE FROM refused WHERE what = ? OR entry IN (SELECT entry FROM wanted WHERE entry NOT IN (SELECT entry FROM done))",
             (FLAGS,),
         )
-        read_again(copy)
-    return True
+
+
+def add_note(copy: sqlite3.Connection, path: bytes, text: str, *, failed: bool = False) -> None:
+    """Note something of a path."""
+    copy.execute("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", (path, text, failed))
 
 
 def written_files(copy: sqlite3.Connection) -> list[int]:
-    """Return the files that are not done and have bytes in their temporaries."""
+    """Return the files that are not done and may have bytes in their temporaries."""
     query = "SELECT DISTINCT entry FROM written WHERE entry NOT IN (SELECT entry FROM done)"
     return [row[0] for row in copy.execute(query)]
 
@@ -100,11 +121,22 @@ def forget_written(copy: sqlite3.Connection, entry: int) -> None:
 
 
 def read_again(copy: sqlite3.Connection) -> None:
-    """Take back that a blob has been read, if an unfinished file lacks something of it."""
+    """Settle which blobs are to be read: those that an unfinished file lacks something of."""
     copy.execute(
-        "UPDATE reads SET done = 0 WHERE done AND blob IN (SELECT c.blob FROM files AS f JOIN entry_chunks AS ec"
+        "UPDATE reads SET done = blob NOT IN (SELECT c.blob FROM files AS f JOIN entry_chunks AS ec"
         f" ON ec.entry = f.content JOIN chunks AS c ON c.id = ec.chunk WHERE f.entry = f.prime AND {_OPEN} AND NOT {_WRITTEN})"
     )
+
+
+def iter_ids(copy: sqlite3.Connection, query: str) -> Iterator[int]:
+    """Yield ids, read before the loop's body changes what the query looks at. One such loop at a time."""
+    copy.execute("CREATE TEMP TABLE IF NOT EXISTS todo (at INTEGER PRIMARY KEY, id INTEGER)")
+    copy.execute("DELETE FROM temp.todo")
+    copy.execute(f"INSERT INTO temp.todo (id) {query}")
+    last = 0
+    while rows := copy.execute("SELECT at, id FROM temp.todo WHERE at > ? LIMIT ?", (last, _RANGE)).fetchall():
+        yield from (number for _, number in rows)
+        last = rows[-1][0]
 
 
 _OPEN = (
@@ -204,7 +236,16 @@ def wanted_bytes(copy: sqlite3.Connection, blob: int) -> int:
     """Return the length of all frames of a blob that hold a chunk of an unfinished file."""
     (total,) = copy.execute(
         "SELECT total(frame_length) FROM (SELECT DISTINCT c.frame_offset, c.frame_length FROM chunks AS c WHERE c.blob = ?"
-        f" AND EXISTS (SELECT 1 FROM {_USERS} WHERE ec.chunk = c.id AND {_OPEN}))",
+        f" AND EXISTS (SELECT 1 FROM {_USERS} WHERE ec.chunk = c.id AND {_OPEN} AND NOT {_WRITTEN}))",
         (blob,),
     ).fetchone()
     return int(total)
+
+
+def is_partly_done(copy: sqlite3.Connection, blob: int) -> bool:
+    """Tell whether a file that needs something of a blob is done: what it needs shall not be fetched again."""
+    query = (
+        f"SELECT 1 FROM {_USERS} JOIN chunks AS c ON c.id = ec.chunk JOIN done AS d ON d.entry = f.entry"
+        " WHERE c.blob = ? LIMIT 1"
+    )
+    return copy.execute(query, (blob,)).fetchone() is not None

@@ -6,18 +6,23 @@ first wanted name is its prime: it gets the content, the others are linked to it
     wanted    what is to be restored
     files     the files among it, with the content of each and how many chunks and blobs hold it
     reads     the blobs to read, in their order, and which have been
-    done      what has its own name in the target, whole; nothing touches that again
+    done      what has its own name in the target, whole; nothing touches that again. `found`: it was there before
+    mend      files among these whose attributes are not right, or (`apart`) whose inode has other names too: those get one of their own
     written   which blobs have been written into the temporary that stands for a file of several chunks, and
               which are being written; a temporary that is made anew forgets all of them
     failures  what can't be brought back, and why
     refused   what could not be set, for each entry
+    notes     what a person should know of paths that are not the plan's: what was changed, what could not be removed
+    removed   how many names that the snapshot doesn't have were removed
     steps     which of the other steps are done
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
+import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.errors import ConfigError, SelectionError
@@ -34,7 +39,10 @@ CREATE TABLE wanted (entry INTEGER PRIMARY KEY) STRICT;
 CREATE TABLE files (entry INTEGER PRIMARY KEY, content INTEGER NOT NULL, prime INTEGER NOT NULL, chunks INTEGER NOT NULL,
     blobs INTEGER NOT NULL) STRICT;
 CREATE TABLE reads (place INTEGER PRIMARY KEY, blob INTEGER NOT NULL UNIQUE, done INTEGER NOT NULL DEFAULT 0) STRICT;
-CREATE TABLE done (entry INTEGER PRIMARY KEY) STRICT;
+CREATE TABLE done (entry INTEGER PRIMARY KEY, found INTEGER NOT NULL DEFAULT 0) STRICT;
+CREATE TABLE mend (entry INTEGER PRIMARY KEY, apart INTEGER NOT NULL) STRICT;
+CREATE TABLE notes (path BLOB PRIMARY KEY, text TEXT NOT NULL, failed INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE removed (count INTEGER NOT NULL) STRICT;
 CREATE TABLE written (entry INTEGER NOT NULL, blob INTEGER NOT NULL, complete INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (entry, blob)) STRICT, WITHOUT ROWID;
 CREATE INDEX written_by_blob ON written (blob);
@@ -59,9 +67,29 @@ class Totals(NamedTuple):
     """Files among them, which are left out."""
 
 
+class Left(NamedTuple):
+    """What of a plan is still to be done."""
+
+    files: int
+    bytes: int
+    blobs: int
+    blob_bytes: int
+    """Stored size of the blobs that are still to be read, in whole or in part."""
+
+
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a private database for a copied snapshot and its plan, making it if it isn't there."""
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    """Open a private database for a copied snapshot and its plan, making it if it isn't there.
+
+    One that is there is only looked at by name: to open and close it would take this process's locks off it.
+
+    Raises:
+        OSError: something else stands there.
+    """
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fspath(path)) from None
     connection = sqlite3.connect(path, timeout=120, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = OFF")
@@ -87,7 +115,7 @@ def make_plan(copy: sqlite3.Connection, root: int, *, include: Sequence[str] = (
     for statement in _PLAN_SCHEMA.split(";"):
         copy.execute(statement)
     if include or exclude:
-        _want_fitting(copy, root, _spec("--include", include), _spec("--exclude", exclude))
+        _want_fitting(copy, root, Selection(include, exclude), some=bool(include))
     else:
         copy.execute(
             "INSERT INTO wanted WITH RECURSIVE below (id) AS (VALUES (?) UNION ALL"
@@ -141,6 +169,38 @@ def totals(copy: sqlite3.Connection) -> Totals:
     return Totals(entries, files, int(size), blobs, int(blob_bytes), unreadable, unreadable_files)
 
 
+def left(copy: sqlite3.Connection) -> Left:
+    """Return what is still to be done."""
+    files, size = copy.execute(
+        "SELECT count(*), total(e.size) FROM files AS f JOIN entries AS e ON e.id = f.entry WHERE f.entry = f.prime"
+        " AND f.entry NOT IN (SELECT entry FROM done) AND f.entry NOT IN (SELECT entry FROM failures)"
+    ).fetchone()
+    blobs, blob_bytes = copy.execute(
+        "SELECT count(*), total(size) FROM reads AS r JOIN blobs AS b ON b.id = r.blob WHERE NOT r.done"
+    ).fetchone()
+    return Left(files, int(size), blobs, int(blob_bytes))
+
+
+class Selection:
+    """Which paths are wanted: those that fit `--include`, if there is any, and not `--exclude`."""
+
+    def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
+        """Compile the patterns.
+
+        Raises:
+            ConfigError: one is none.
+        """
+        self._include = _spec("--include", include)
+        self._exclude = _spec("--exclude", exclude)
+
+    def fit(self, path: bytes, *, is_directory: bool) -> bool:
+        """Tell whether a path is wanted, whether or not the snapshot has it."""
+        text = os.fsdecode(path.lstrip(b"/")) + ("/" if is_directory else "")
+        return (self._include is None or self._include.fit(text)) and not (
+            self._exclude is not None and self._exclude.fit(text)
+        )
+
+
 def _spec(option: str, patterns: Sequence[str]) -> Patterns | None:
     try:
         return Patterns(patterns) if patterns else None
@@ -148,13 +208,12 @@ def _spec(option: str, patterns: Sequence[str]) -> Patterns | None:
         raise ConfigError(f"{option}: {exc}", hint=HINT) from exc
 
 
-def _want_fitting(copy: sqlite3.Connection, root: int, include: Patterns | None, exclude: Patterns | None) -> None:
+def _want_fitting(copy: sqlite3.Connection, root: int, selection: Selection, *, some: bool) -> None:
     fitting: list[int] = []
     for path, entry in iter_tree(copy, root, b"/" if root == ROOT else b""):
-        text = os.fsdecode(path.lstrip(b"/")) + ("/" if entry.type == "d" else "")
-        if (include is None or include.fit(text)) and not (exclude is not None and exclude.fit(text)):
+        if selection.fit(path, is_directory=entry.type == "d"):
             fitting.append(entry.id)
-    if include is not None and not fitting:
+    if some and not fitting:
         raise SelectionError(
             "--include: nothing in the snapshot fits",
             hint="patterns count from /: /home/me/notes, or **/notes anywhere; vaultik ls -R shows what there is",

@@ -26,11 +26,17 @@ class RestoreReport(NamedTuple):
     damaged: list[tuple[bytes, str]]
     """Path and reason of every file that could not be brought back: something stored is missing, damaged or refused."""
     failed: list[tuple[bytes, str]]
-    """Path and reason of every entry that the target would not take."""
+    """Path and reason of every entry that the target would not take, and of what could not be removed."""
     refused: dict[str, int]
     """What this user may not set, and how often."""
     may_go_on: bool
     """Whether another try may bring back more: what the target would not take, what the store refused."""
+    unchanged: int
+    """Files that were there already, with the right content: nothing was fetched for them."""
+    removed: int
+    """Names that were removed because the snapshot doesn't have them."""
+    notes: list[tuple[bytes, str]]
+    """Paths of which something should be known that is no failure."""
 
 
 class Line(NamedTuple):
@@ -61,13 +67,22 @@ def make_report(copy: sqlite3.Connection) -> RestoreReport:
     )
     damaged = [(path, reason) for path, kind, reason in lost if kind != Kind.TARGET]
     failed = [(path, reason) for path, kind, reason in lost if kind == Kind.TARGET]
-    may_go_on = any(kind != Kind.DAMAGED for _, kind, _ in lost)
-    return RestoreReport(get_meta(copy)["snapshot"], totals, damaged, failed, refused, may_go_on)
+    notes = copy.execute("SELECT path, text, failed FROM notes ORDER BY path").fetchall()
+    failed += [(path, text) for path, text, is_failure in notes if is_failure]
+    may_go_on = bool(failed) or any(kind != Kind.DAMAGED for _, kind, _ in lost)
+    (unchanged,) = copy.execute(
+        "SELECT count(*) FROM files AS f JOIN done AS d ON d.entry = f.prime WHERE d.found"
+    ).fetchone()
+    (removed,) = copy.execute("SELECT coalesce(sum(count), 0) FROM removed").fetchone()
+    said = [(path, text) for path, text, is_failure in notes if not is_failure]
+    return RestoreReport(
+        get_meta(copy)["snapshot"], totals, damaged, failed, refused, may_go_on, unchanged, removed, said
+    )
 
 
 def problem_lines(report: RestoreReport) -> Iterator[Line]:
     """Yield what a person should know besides that it is done."""
-    for path, reason in [*report.damaged, *report.failed]:
+    for path, reason in [*report.damaged, *report.failed, *report.notes]:
         yield Line(f"{printable(path)}: {printable(reason)}")
     if report.damaged:
         again = "the same command tries those again that the store refused" if report.may_go_on else None
@@ -77,7 +92,7 @@ def problem_lines(report: RestoreReport) -> Iterator[Line]:
         )
     if report.failed:
         n = plural(len(report.failed), "entry", "entries")
-        yield Line(f"{n} could not be written", "once that is mended, the same command writes what is missing")
+        yield Line(f"{n} could not be written or removed", "once that is mended, the same command does what is missing")
     for what, count in report.refused.items():
         yield Line(f"{printable(what)}: could not be set {plural(count, 'time')}, no right or not supported here")
     if report.totals.unreadable:
@@ -91,4 +106,6 @@ def summary(report: RestoreReport, target: Path) -> str:
     return (
         f"restored {plural(t.entries, 'entry', 'entries')}, {plural(t.files, 'file')}, {human_bytes(t.bytes)}"
         f" of snapshot {report.snapshot} to {printable(os.fspath(target))}"
+        + (f"; {plural(report.unchanged, 'file')} had been there already" if report.unchanged else "")
+        + (f"; removed {plural(report.removed, 'name')} that it doesn't have" if report.removed else "")
     )

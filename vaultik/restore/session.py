@@ -6,19 +6,23 @@ The state lies in the target (state.py), so that the same command finds it again
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 from vaultik import linux
 from vaultik.errors import RestoreError
 from vaultik.restore import ledger, plan
 from vaultik.restore.attributes import AttributeWriter
 from vaultik.restore.blob import can_read, write_blob
-from vaultik.restore.finish import Finisher
+from vaultik.restore.compare import Comparer
+from vaultik.restore.directories import Directories
+from vaultik.restore.finish import LAST, Finisher
+from vaultik.restore.likeness import KeptTimes, Likeness
+from vaultik.restore.own import Own
 from vaultik.restore.report import RestoreReport, make_report
 from vaultik.restore.state import STATE, Begun, State
+from vaultik.restore.sweep import Sweeper
 from vaultik.restore.target import Target, make_directories, names_in, target_errors
 from vaultik.restore.tree import ROOT
 from vaultik.snapshot.find import select
@@ -29,13 +33,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vaultik.core.identity import Identity
+    from vaultik.restore.asked import Asked
     from vaultik.store.base import Store
 
 _FETCHED = "snapshot"
+_COMPARED = "compared"
 _FINISHED = "finished"
-
-
-T = TypeVar("T")
 
 
 class RestoreSession:
@@ -45,13 +48,8 @@ class RestoreSession:
         self,
         open_store: Callable[[], Store],
         identities: Sequence[Identity],
-        spec: str,
-        target: Path,
+        asked: Asked,
         *,
-        host: str | None = None,
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
-        force: bool = False,
         emit: Callable[..., None] = lambda **_event: None,
     ) -> None:
         """Prepare; nothing is opened yet.
@@ -59,43 +57,36 @@ class RestoreSession:
         Args:
             open_store: gives a client of the store, once per process.
             identities: any of which may open the backup.
-            spec: which snapshot (`snapshot.find.select`).
-            target: directory to restore into.
-            host: for `latest` where a prefix holds several.
-            include: patterns of what is wanted; none is all.
-            exclude: patterns of what isn't.
-            force: restore into a directory that isn't empty, replacing what is in the way.
+            asked: what is to be restored, where to and how.
             emit: takes progress as numbers by name.
+
+        Raises:
+            ConfigError: what is asked for makes no sense.
         """
         self._open_store = open_store
         self._identities = identities
-        self._spec = spec
-        self.target = target.absolute()
-        self._host = host
-        self._include = include
-        self._exclude = exclude
-        self._force = force
+        self._asked = asked._replace(target=asked.target.absolute())
+        self._asked.check()
+        self.target = self._asked.target
+        self._is_fresh = False
+        self._goes_on = False
         self.emit = emit
         self._made: list[Path] = []
         self._state = State(self.target)
         self._begun: Begun | None = None
-        self._pid = 0
-        self._open: dict[str, Any] = {}
+        self._own = Own()
 
     def store(self) -> Store:
         """Return this process's client of the store."""
-        return self._own("store", self._open_store)
+        return self._own.get("store", self._open_store)
 
     def copy(self) -> sqlite3.Connection:
         """Return this process's connection to the copied snapshot and the plan."""
-        return self._own("copy", lambda: plan.connect(self._state.plan))
+        return self._own.get("copy", lambda: plan.connect(self._state.plan))
 
     def close(self) -> None:
         """Close what this process opened: before a fork, and at the end."""
-        if self._pid == os.getpid():
-            for opened in self._open.values():
-                opened.close()
-        self._open = {}
+        self._own.close()
 
     # -- beginning and end ------------------------------------------------------------------------
 
@@ -129,12 +120,14 @@ class RestoreSession:
                 self.abandon()
             self._state.close()
             raise
+        self._is_fresh = self._begun is None and not names - {STATE}
+        self._goes_on = self._begun is not None
         if self._begun is not None:
-            self._go_on()
+            self._go_on(self._begun)
 
     def abandon(self) -> None:
         """Take back what `begin` made, if nothing of the snapshot has come yet."""
-        if self._state.is_held and self.is_done(_FETCHED):
+        if self._goes_on or (self._state.is_held and self.is_done(_FETCHED)):
             return
         self.clean()
         for path in self._made:
@@ -166,20 +159,35 @@ class RestoreSession:
             return ledger.is_done(self.copy(), step)
 
     def fetch_snapshot(self) -> None:
-        """FetchSnapshotDB: download, verify, copy, plan, make the directories."""
+        """FetchSnapshotDB: download, verify, copy, plan."""
         self.close()
         with target_errors(self.target):
-            pinned = self._begun.snapshot if self._begun is not None else self._spec
-            found = select(self.store(), pinned, self._identities, self._host)
+            asked = self._asked
+            pinned = self._begun.snapshot if self._begun is not None else asked.spec
+            found = select(self.store(), pinned, self._identities, asked.host)
             self._begun = self._state.begin(self._choice(), found.name.snapshot, found.name.key)
             fetch_snapshot(self.store(), found, self._identities, self._state.path, self.copy())
-            plan.make_plan(self.copy(), ROOT, include=self._include, exclude=self._exclude)
+            asked.make_plan(self.copy())
             attributes = AttributeWriter(self.copy())
             if left_out := plan.leave_out(self.copy(), STATE.encode()):
                 attributes.refuse(0, f"/{STATE}", left_out)
-            with closing(self._open_target()) as target:
-                Finisher(self.copy(), target, attributes).make_directories()
             self._done(_FETCHED, attributes)
+
+    def compare(self) -> None:
+        """CompareTree: make the directories; settle what is there already, of an earlier try or of the tree that is updated."""
+        with target_errors(self.target), closing(self._open_target()) as target:
+            attributes = AttributeWriter(self.copy())
+            directories = Directories(self.copy(), target, attributes)
+            if self._is_fresh:
+                directories.make()
+            else:
+                directories.ready()
+                Comparer(self.copy(), target, attributes, self._likeness(), replace=self._asked.force).run()
+            self._done(_COMPARED, attributes)
+
+    def is_compared(self) -> bool:
+        """Tell whether this run has looked at what is there."""
+        return self.is_done(_COMPARED)
 
     def next_wave(self) -> int | None:
         """Return the number of the next blobs to read, None if all have been."""
@@ -214,7 +222,11 @@ class RestoreSession:
         """FinishTree: links, special files, flags, directories."""
         with target_errors(self.target), closing(self._open_target()) as target:
             attributes = AttributeWriter(self.copy())
-            for name, step in Finisher(self.copy(), target, attributes).steps().items():
+            steps = Finisher(self.copy(), target, attributes).steps()
+            if not self._is_fresh:
+                last = {name: steps.pop(name) for name in LAST}
+                steps = {**steps, "swept": self._asked.sweeper(self.copy(), self.store(), target).sweep, **last}
+            for name, step in steps.items():
                 if not self.is_done(name):
                     step()
                     self._done(name, attributes)
@@ -225,10 +237,10 @@ class RestoreSession:
         """Tell whether the tree is finished."""
         return self.is_done(_FINISHED)
 
-    def planned(self) -> plan.Totals:
-        """Return what the plan comes to."""
+    def left(self) -> plan.Left:
+        """Return what of it is still to be done."""
         with target_errors(self.target):
-            return plan.totals(self.copy())
+            return plan.left(self.copy())
 
     def report(self) -> RestoreReport:
         """Return what came of it."""
@@ -238,17 +250,13 @@ class RestoreSession:
     # -- parts ------------------------------------------------------------------------------------
 
     def _open_target(self) -> Target:
-        self._begun = self._begun or self._state.read()
-        return Target(self.copy(), self.target, ROOT, self._begun.token)
+        likeness = self._likeness()
+        return self._asked.open_target(self.copy(), self.store(), self._begun, likeness)
 
-    def _choice(self) -> dict[str, Any]:
-        return {
-            "store": self.store().location,
-            "snapshot": self._spec,
-            "host": self._host,
-            "include": list(self._include),
-            "exclude": list(self._exclude),
-        }
+    def _likeness(self) -> Likeness:
+        self._begun = self._begun or self._state.read()
+        times = self._own.get("times", lambda: KeptTimes(self._state.path))
+        return self._asked.likeness(self.copy(), self._begun, times.kept)
 
     def _others_work(self) -> bool:
         """Tell whether the store still gives what it gave before: the snapshot's own object."""
@@ -256,41 +264,41 @@ class RestoreSession:
         return can_read(self.store(), begun.key)
 
     def _check_names(self, names: set[str], begun: Begun | None) -> None:
-        if begun is not None:
+        if begun is None:
+            self._asked.check_names(names)
+        elif not self._asked.force:
             begun.check_same(self._choice(), self.target)
-        elif names - {STATE} and not self._force:
-            raise RestoreError(
-                f"target {self.target}: not empty", hint="name an empty or new directory, or pass --force"
-            )
 
-    def _go_on(self) -> None:
-        """Look whether the plan is still sound, and give what failed another try."""
+    def _choice(self) -> dict[str, Any]:
+        return self._asked.choice(self.store().location)
+
+    def _go_on(self, begun: Begun) -> None:
+        """Look whether the plan is still sound, and begin another try; what was begun of something else is given up."""
         try:
-            if self.is_done(_FETCHED):
-                with target_errors(self.target), closing(self._open_target()) as target:
-                    self._try_again(target)
+            with target_errors(self.target):
+                if not begun.is_same(self._choice()):
+                    self._give_up(begun)
+                elif not begun.is_of_this_boot:
+                    self._state.forget_plan()
+                elif self.is_done(_FETCHED) and (
+                    self._asked.delete or not self.is_done(_FINISHED) or ledger.may_try_again(self.copy())
+                ):
+                    ledger.go_on(self.copy())
         except sqlite3.DatabaseError:
             self.close()
             self._state.forget_plan()
 
-    def _try_again(self, target: Target) -> None:
-        copy = self.copy()
-        if ledger.try_again(copy):
-            Finisher(copy, target, AttributeWriter(copy)).reopen_directories()
-        lost = [entry for entry in ledger.written_files(copy) if not target.has_temporary(entry)]
-        with ledger.transaction(copy):
-            for entry in lost:
-                ledger.forget_written(copy, entry)
-            ledger.read_again(copy)
+    def _give_up(self, begun: Begun) -> None:
+        """Leave what is done to the update that follows, and nothing else."""
+        self._begun = None
+        if self.is_done(_FETCHED):
+            self.copy().execute("DELETE FROM failures")
+            with closing(Target(self.copy(), self.target, ROOT, begun.token)) as target:
+                Sweeper(self.copy(), target, None).sweep()
+        self.close()
+        self._state.forget_plan()
 
     def _done(self, step: str, attributes: AttributeWriter) -> None:
         with ledger.transaction(self.copy()):
             attributes.flush()
             self.copy().execute("INSERT OR IGNORE INTO steps VALUES (?)", (step,))
-
-    def _own(self, what: str, make: Callable[[], T]) -> T:
-        if self._pid != os.getpid():
-            self._pid, self._open = os.getpid(), {}
-        if what not in self._open:
-            self._open[what] = make()
-        return cast("T", self._open[what])

@@ -17,6 +17,7 @@ from vaultik.model import ChunkId, EntryType, Mark
 from vaultik.restore import ledger, plan
 from vaultik.restore.attributes import SPECIAL, AttributeWriter
 from vaultik.restore.blob import can_read, write_blob
+from vaultik.restore.directories import Directories
 from vaultik.restore.fetch import BlobFetcher, WantedChunk
 from vaultik.restore.finish import FINISH, LAST, Finisher
 from vaultik.restore.progress import NoProgress, Progress
@@ -225,7 +226,7 @@ class _Writing:
         totals = plan.totals(copy)
         self._progress.total(files=totals.files, bytes=totals.bytes, blobs=totals.blobs)
         finisher = Finisher(copy, target, self._attributes)
-        finisher.make_directories()
+        Directories(copy, target, self._attributes).make()
         for blob in ledger.needed_blobs(copy):
             write_blob(
                 self._store,

@@ -6,7 +6,7 @@
 Nothing found there is believed unless the directory is this user's and closed to others; after that
 look it is reached by its descriptor alone, so that another directory in its place is not written to. What
 was written before a power cut may not be on the disk, whatever the plan says: in another boot the plan is
-made anew, and every file with it.
+made anew, and every file that is there is read and hashed before it counts.
 """
 
 from __future__ import annotations
@@ -38,24 +38,41 @@ class Begun(NamedTuple):
     token: str
     """A part of this restore's temporary names, that nobody could know before."""
     boot: str
+    doubt: bool = False
+    """Whether it went on after another boot: what was written may not be as it was left, so its bytes are looked at."""
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether what was written before may not be on the disk, whatever its size and time."""
+        return self.doubt or not self.is_of_this_boot
+
+    @property
+    def is_of_this_boot(self) -> bool:
+        """Whether nothing was lost since but what was killed."""
+        return self.boot == _boot()
+
+    def is_same(self, mine: dict[str, Any]) -> bool:
+        """Tell whether what is asked for now is what was begun; `latest` stays what it was then."""
+        other = self.choice
+        return mine == other or (
+            {**mine, "snapshot": "", "host": ""} == {**other, "snapshot": "", "host": ""}
+            and self.snapshot.startswith(mine["snapshot"])
+        )
 
     def check_same(self, mine: dict[str, Any], target: Path) -> None:
-        """Check that what is asked for now is what was begun; `latest` stays what it was then.
+        """Check that what is asked for now is what was begun.
 
         Raises:
             RestoreError: it is another.
         """
-        other = self.choice
-        if mine == other or (
-            {**mine, "snapshot": "", "host": ""} == {**other, "snapshot": "", "host": ""}
-            and self.snapshot.startswith(mine["snapshot"])
-        ):
+        if self.is_same(mine):
             return
+        other = self.choice
         chosen = "".join(f" --{kind} {p}" for kind in ("include", "exclude") for p in other.get(kind, ()))
         raise RestoreError(
             f"target {target}: holds an unfinished restore of {self.snapshot} ({other.get('snapshot')}) from"
             f" {other.get('store')}{chosen}",
-            hint="finish it by the command that began it, or empty the directory",
+            hint="finish it by the command that began it, or pass --force to give it up and update what is there",
         )
 
 
@@ -117,7 +134,8 @@ class State:
         """Remember durably what is restored now; a plan that is there is of something else."""
         self.forget_plan()
         before = self._read()
-        begun = Begun(choice, snapshot, key, before.token if before else secrets.token_hex(8), _boot())
+        token = before.token if before else secrets.token_hex(8)
+        begun = Begun(choice, snapshot, key, token, _boot(), doubt=before is not None and before.is_in_doubt)
         aside = self._file.with_suffix(".new")
         with aside.open("w") as file:
             json.dump(begun._asdict(), file)
@@ -174,8 +192,6 @@ class State:
             # A plan of nobody knows what.
             self.forget_plan()
             return None
-        if begun.boot != _boot():
-            self.forget_plan()
         return begun
 
 

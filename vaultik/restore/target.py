@@ -1,16 +1,20 @@
-"""Where restored entries go: directories under the target, reached by descriptors, never through a symlink."""
+"""Where restored entries go: directories under the target, reached by descriptors, never through a symlink.
+
+What gets its own name here replaces what stood there at once, if that may be replaced at all: whatever it is
+in an update, else only what a restore of the same thing has left there.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from vaultik import linux
 from vaultik.directories import OPEN_DIRECTORY, DirectoryCache
 from vaultik.errors import RestoreError, UnsafePathError
+from vaultik.restore.naming import clear_way, rename, rename_new, stands
 from vaultik.snapshot.read import disk_errors
 
 if TYPE_CHECKING:
@@ -18,19 +22,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-"""How a file is opened whose attributes are looked at or set, whatever has come into its place."""
+    from vaultik.restore.tree import Entry
+
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FATAL = frozenset(
     [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENODEV]
 )
+IN_THE_WAY = "something else stands there; --force replaces it"
 
 
 class Target:
     """The tree that is being written."""
 
     def __init__(
-        self, copy: sqlite3.Connection, path: Path, root: int, token: str, alias: tuple[int, bytes] | None = None
+        self,
+        copy: sqlite3.Connection,
+        path: Path,
+        root: int,
+        token: str,
+        alias: tuple[int, bytes] | None = None,
+        *,
+        may_replace: Callable[[Entry, int, bytes], bool] = lambda _entry, _directory, _name: True,
     ) -> None:
         """Open a target directory.
 
@@ -40,13 +52,17 @@ class Target:
             root: the entry whose contents stand directly in it.
             token: this restore's part of temporary names.
             alias: an entry that stands in it under another name.
+            may_replace: tells of an entry whether what stands under its name may give way.
 
         Raises:
             RestoreError: it can't be opened.
         """
         self._copy = copy
         self._alias = alias
-        self._token = token.encode()
+        self._prefix = b".vaultik-%s-" % token.encode()
+        self._may_replace = may_replace
+        self.empty: Callable[[int, bytes, int], None] = lambda _directory, _name, _entry: None
+        """Removes what may go of a directory that stands where an entry goes which is none."""
         self.root = root
         with target_errors(path):
             self.root_fd = os.open(path, OPEN_DIRECTORY & ~os.O_NOFOLLOW)
@@ -66,7 +82,70 @@ class Target:
     def temporary(self, entry: int) -> tuple[int, bytes]:
         """Return where a file is written until every byte of it is verified; nobody else has that name."""
         directory, _ = self.place(entry)
-        return directory, b".vaultik-%s-%d" % (self._token, entry)
+        return directory, self._temporary_name(entry)
+
+    def _temporary_name(self, entry: int) -> bytes:
+        return b"%s%d" % (self._prefix, entry)
+
+    def entry_of_temporary(self, name: bytes) -> int | None:
+        """Return the entry that a name is the temporary one of, None if it is another name."""
+        number = name.removeprefix(self._prefix)
+        return int(number) if len(number) < len(name) and number.isdigit() else None
+
+    def find(self, entry: int) -> os.stat_result | None:
+        """Return what stands under an entry's own name, None if nothing does, or its directory isn't there.
+
+        Raises:
+            OSError: that can't be told.
+        """
+        try:
+            return stands(*self.place(entry))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as exc:
+            if exc.errno != errno.ELOOP:
+                raise
+            return None
+
+    def name(self, entry: Entry) -> None:
+        """Give what stands under an entry's temporary name its own, in place of what may give way.
+
+        Raises:
+            OSError: something stands there that may not.
+        """
+        directory, name = self.place(entry.id)
+        temporary = self._temporary_name(entry.id)
+        if rename_new(directory, temporary, name):
+            return
+        if not self._may_replace(entry, directory, name):
+            raise FileExistsError(errno.EEXIST, IN_THE_WAY)
+        try:
+            rename(directory, temporary, name)
+        except IsADirectoryError as exc:
+            self.empty(directory, name, entry.id)
+            try:
+                os.rmdir(name, dir_fd=directory)
+            except OSError:
+                raise exc from None
+            rename(directory, temporary, name)
+
+    def make_directory(self, entry: Entry) -> bool:
+        """Make a directory, private until its attributes are set; one that is there is kept. Tells whether it was made.
+
+        Raises:
+            OSError: it can't be made, or something stands there that may not give way.
+        """
+        directory, name = self.place(entry.id)
+        try:
+            os.mkdir(name, 0o700, dir_fd=directory)
+        except FileExistsError:
+            if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+                return False
+            if not self._may_replace(entry, directory, name):
+                raise FileExistsError(errno.EEXIST, IN_THE_WAY) from None
+            clear_way(directory, name)
+            os.mkdir(name, 0o700, dir_fd=directory)
+        return True
 
     def make_temporary(self, entry: int) -> int:
         """Make and open a file under its temporary name, empty; what stood there is removed.
@@ -168,78 +247,6 @@ def make_directories(path: Path) -> list[Path]:
             at.rmdir()
         raise
     return made
-
-
-def clear_way(directory: int, name: bytes) -> None:
-    """Remove what stands where a file, link or special file goes; a directory is not removed.
-
-    Raises:
-        OSError: it is a directory, or may not be removed.
-    """
-    with suppress(FileNotFoundError):
-        _past_flags(directory, name, lambda: os.unlink(name, dir_fd=directory))
-
-
-def rename(directory: int, old: bytes, new: bytes) -> None:
-    """Give a file its name, in place of what stands there.
-
-    Raises:
-        OSError: it is a directory, or may not be replaced.
-    """
-    _past_flags(directory, new, lambda: os.rename(old, new, src_dir_fd=directory, dst_dir_fd=directory))
-
-
-def link(old_directory: int, old: bytes, directory: int, new: bytes) -> None:
-    """Give a file another name, even if it is immutable and this user may change that.
-
-    Raises:
-        OSError: it can't be linked to.
-    """
-    _past_flags(
-        old_directory,
-        old,
-        lambda: os.link(old, new, src_dir_fd=old_directory, dst_dir_fd=directory, follow_symlinks=False),
-    )
-
-
-def _past_flags(directory: int, name: bytes, act: Callable[[], None]) -> None:
-    """Do something to a name, even if what stands there is immutable and this user may change that."""
-    try:
-        act()
-    except PermissionError:
-        if not _loosen(directory, name):
-            raise
-        act()
-
-
-def _loosen(directory: int, name: bytes) -> bool:
-    """Take the flags off a file that forbid to replace it. Returns whether that helped."""
-    try:
-        fd = os.open(name, READ, dir_fd=directory)
-    except OSError:
-        return False
-    try:
-        present = linux.get_inode_flags(fd) if stat.S_ISREG(os.fstat(fd).st_mode) else None
-        if present is None or not present & linux.FORBIDDING_FLAGS:
-            return False
-        linux.set_inode_flags(fd, present & ~linux.FORBIDDING_FLAGS)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    return True
-
-
-def make_directory(directory: int, name: bytes) -> bool:
-    """Make a directory, private until its attributes are set; one that is there is kept. Tells whether it was made."""
-    try:
-        os.mkdir(name, 0o700, dir_fd=directory)
-    except FileExistsError:
-        if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-            return False
-        os.unlink(name, dir_fd=directory)
-        os.mkdir(name, 0o700, dir_fd=directory)
-    return True
 
 
 def is_fatal(exc: OSError) -> bool:

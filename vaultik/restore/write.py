@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from vaultik.restore import ledger
 from vaultik.restore.ledger import Failure, Kind
-from vaultik.restore.target import is_fatal, rename
+from vaultik.restore.target import is_fatal
 from vaultik.restore.tree import get_entry
 
 if TYPE_CHECKING:
@@ -217,9 +217,7 @@ def name_file(target: Target, attributes: AttributeWriter, entry: Entry, fd: int
     if os.fstat(fd).st_size != entry.size:
         os.ftruncate(fd, entry.size)
     attributes.on_descriptor(entry, fd)
-    directory, temporary = target.temporary(entry.id)
-    _, name = target.place(entry.id)
-    rename(directory, temporary, name)
+    target.name(entry)
 
 
 def _write_at(fd: int, offset: int, data: bytes | memoryview) -> None:

@@ -75,6 +75,11 @@ class LocalStore:
         """Endpoint, bucket and prefix in one line."""
         return f"file://{self._endpoint} {self._bucket.name} {self._prefix}"
 
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """Where it lies: the endpoint, the bucket's folder, the prefix's."""
+        return (self._endpoint, self._bucket, self._root)
+
     def now(self) -> float:
         """Return the time of the file system that holds the bucket."""
         return self._clock.now(self._touch)

@@ -2,18 +2,27 @@
 
 Backup ─ ScanSource ─ Wave(1) .. Wave(n) ─ WriteSnapshotDB
                         └ UploadBlob ← SealBlob ← ChunkFile   (for each bundle)
-Restore ─ FetchSnapshotDB ─ RestoreWave(0) .. RestoreWave(n) ─ FinishTree
-                              └ RestoreBlob   (for each blob)
+Restore ─ FetchSnapshotDB ─ CompareTree ─ RestoreWave(0) .. RestoreWave(n) ─ FinishTree
+                                            └ RestoreBlob   (for each blob)
 Prune ← DropOrphans ← FreeBlobs ← DropManifests ← DropSnapshots ← PlanPrune
 """
 
 from vaultik.tasks.backup import Backup, ChunkFile, ScanSource, SealBlob, UploadBlob, Wave, WriteSnapshotDB
 from vaultik.tasks.prune import DropManifests, DropOrphans, DropSnapshots, FreeBlobs, PlanPrune, Prune
-from vaultik.tasks.restore import FetchSnapshotDB, FinishTree, Restore, RestoreBlob, RestoreTree, RestoreWave
+from vaultik.tasks.restore import (
+    CompareTree,
+    FetchSnapshotDB,
+    FinishTree,
+    Restore,
+    RestoreBlob,
+    RestoreTree,
+    RestoreWave,
+)
 
 __all__ = [
     "Backup",
     "ChunkFile",
+    "CompareTree",
     "DropManifests",
     "DropOrphans",
     "DropSnapshots",

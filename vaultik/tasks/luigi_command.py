@@ -27,6 +27,7 @@ from vaultik.maintain import plan as plans
 from vaultik.maintain.prune import PruneSession
 from vaultik.maintain.request import COUNTED, parse_request
 from vaultik.niceness import give_way
+from vaultik.restore.asked import Asked
 from vaultik.restore.report import problem_lines, summary
 from vaultik.restore.session import RestoreSession
 from vaultik.secrets import load_identities
@@ -142,9 +143,14 @@ def begin_restore(task: Restore) -> RestoreSession:
         session = RestoreSession(
             lambda: open_store(task.endpoint or None, task.bucket, task.prefix, region=task.region or None),
             load_identities(None),
-            task.snapshot,
-            Path(task.target),
-            host=task.host or None,
+            Asked(
+                Path(task.target),
+                task.snapshot,
+                task.host or None,
+                force=task.force,
+                delete=task.delete,
+                checksum=task.checksum,
+            ),
             emit=record.add,
         )
         session.begin()

@@ -1,7 +1,8 @@
 """The graph of a restore. State lies in the target; complete = one committed row.
 
-Restore(target id)            the root: yields the snapshot, then waves of blobs, then the finish
+Restore(target id)            the root: yields the snapshot, the comparison, then waves of blobs, then the finish
   FetchSnapshotDB
+  CompareTree                 what is there already, of an earlier try or of the tree that is updated
   RestoreWave(number)         up to 32 blobs at a time: Luigi's cost grows with the square of what is yielded at once
     RestoreBlob(blob)         one per blob, each read once
   FinishTree
@@ -56,6 +57,16 @@ class FetchSnapshotDB(_RestoreTask):
         self.session.fetch_snapshot()
 
 
+class CompareTree(_RestoreTask):
+    """Look at what the target has already, once in every run; only what it lacks is read."""
+
+    def complete(self) -> bool:
+        return self.session.is_compared()
+
+    def run(self) -> None:
+        self.session.compare()
+
+
 class RestoreBlob(_RestoreTask):
     """Read one blob and write what is wanted of it."""
 
@@ -102,6 +113,7 @@ class RestoreTree(_RestoreTask):
     def run(self) -> Iterator[Any]:
         """Yield the steps in their order; begun anew by Luigi after each, so the plan says where it stands."""
         yield FetchSnapshotDB(restore_id=self.restore_id)
+        yield CompareTree(restore_id=self.restore_id)
         while (wave := self.session.next_wave()) is not None:
             yield RestoreWave(restore_id=self.restore_id, number=wave)
         yield FinishTree(restore_id=self.restore_id)
@@ -121,6 +133,9 @@ class Restore(luigi.Task):
         default="", description="S3 endpoint, or file:///dir", visibility=ParameterVisibility.PRIVATE
     )
     region = luigi.Parameter(default="", description="region of the bucket", visibility=ParameterVisibility.PRIVATE)
+    force = luigi.BoolParameter(description="update a directory that isn't empty")
+    delete = luigi.BoolParameter(description="with force: remove what the snapshot doesn't have")
+    checksum = luigi.BoolParameter(description="tell what is equal by its bytes, not by size and time")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -181,10 +196,13 @@ def restore(
         watcher.start()
         build([FetchSnapshotDB(restore_id=number)])
         _raise_first(watcher, complete=session.is_done("snapshot"))
-        totals = session.planned()
-        watch.total(files=totals.files, bytes=totals.bytes, blobs=totals.blobs)
+        if not session.is_finished():
+            build([CompareTree(restore_id=number)])
+            _raise_first(watcher, complete=session.is_compared())
+        left = session.left()
+        watch.total(files=left.files, bytes=left.bytes, blobs=left.blobs)
         session.close()
-        build([RestoreTree(restore_id=number)], workers=workers or (2 if totals.blobs > 2 else 1))  # noqa: PLR2004 - one does for two
+        build([RestoreTree(restore_id=number)], workers=workers or (2 if left.blobs > 2 else 1))  # noqa: PLR2004 - one does for two
         _raise_first(watcher, complete=session.is_finished())
         watcher.stop()
         report = session.report()

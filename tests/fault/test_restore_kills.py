@@ -1,0 +1,122 @@
+"""SIGKILL at random moments of restores and updates, by the command and by luigi: the end is as if nothing had been.
+
+`make soak` kills a thousand times.
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.conftest import S3_GROUP, make_site
+from tests.support.site import BIN
+from tests.support.tree import describe, edit_tree, make_tree
+
+KILLS = int(os.environ.get("VAULTIK_KILLS", "32"))
+BOTH = ["directory", pytest.param("seaweedfs", marks=S3_GROUP)]
+
+
+def fill(source, seed):
+    make_tree(source)
+    rng = random.Random(seed)
+    for n in range(15):
+        (source / f"random {n:02}").write_bytes(rng.randbytes(rng.randint(1, 300_000)))
+    (source / "several blobs").write_bytes(rng.randbytes(4_000_000))
+
+
+def leftovers(target):
+    return [
+        name for _, folders, files in os.walk(target) for name in (*folders, *files) if name.startswith(".vaultik-")
+    ]
+
+
+def commands(site, target, workers, *more):
+    """The command, and the same by luigi."""
+    where = ["--bucket", site.bucket, "--prefix", site.prefix, "--endpoint", site.endpoint, "--target", str(target)]
+    ours = site.command("restore", *site.where, "latest", target, "--quiet", "--workers", workers, *more)
+    luigi = [BIN / "luigi", "--module", "vaultik.tasks", "Restore", *where, "--workers", str(workers), *more]
+    return ours, luigi
+
+
+def run_for(site, command, seconds):
+    """Let a command run for so long, then kill all of it. Returns whether it was through by then."""
+    run = subprocess.Popen(
+        command, env=site.environment(LUIGI_CONFIG_PATH=str(site.tmp / "luigi.cfg")), stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        said = run.communicate(timeout=seconds)[1]
+    except subprocess.TimeoutExpired:
+        os.killpg(run.pid, signal.SIGKILL)
+        said = run.communicate()[1]
+    assert b"Traceback" not in said, said.decode()
+    assert run.returncode in (0, -signal.SIGKILL), said.decode()
+    return run.returncode == 0
+
+
+@pytest.fixture(scope="module", params=BOTH)
+def calm(request, tmp_path_factory):
+    """A site with two snapshots; the older one restored, with something more in it, and the newer one undisturbed."""
+    tmp_path = tmp_path_factory.mktemp(request.param)
+    site = make_site(request, tmp_path, request.param, chunk_size="64KiB", blob_size_limit="2MiB")
+    site.env["TMPDIR"] = str(tmp_path / "tmp")
+    (tmp_path / "tmp").mkdir()
+    fill(site.source, 1)
+    site.backup()
+    site.restore(tmp_path / "older")
+    at = site.restored(tmp_path / "older")
+    shutil.rmtree(at / ("d" * 150))  # cp can't copy it
+    (at / "extra/below").mkdir(parents=True)
+    (at / "extra/below/file").write_text("x")
+    edit_tree(site.source)
+    site.backup()
+    began = time.monotonic()
+    site.restore(tmp_path / "calm")
+    lasts = time.monotonic() - began
+    shutil.copy("luigi.cfg", tmp_path)
+    return site, describe(tmp_path / "calm"), lasts
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_again_and_again(calm, tmp_path, workers):
+    site, expected, lasts = calm
+    rng = random.Random(workers)
+    target = tmp_path / "out"
+    kills = KILLS // 8 * (1 if "://127" in site.endpoint else 3)
+    killed = ended = 0
+    more = None
+    while killed < kills or more is not None:
+        if more is None:
+            more = [[], ["--force", "--delete"]][ended % 2]
+            if more:
+                subprocess.run(["cp", "-a", site.tmp / "older", target], check=True)
+        command = rng.choices(commands(site, target, workers, *more), [4, 1])[0]
+        through = run_for(site, command, rng.uniform(0.25, 0.8) * min(lasts, 4) if killed < kills else 600)
+        killed += not through
+        if through or (not more and had_ended(target)):
+            check(site, target, expected)
+            shutil.rmtree(target)
+            ended += 1
+            more = None
+    assert os.listdir(site.tmp / "tmp") == []
+
+
+def had_ended(target):
+    """Whether a kill came after all was done, and the record of it gone: the same command would find a full directory."""
+    state = target / ".vaultik-restore"
+    if (state / "begun.json").exists() or not target.exists() or set(os.listdir(target)) <= {state.name}:
+        return False
+    if state.exists():
+        state.rmdir()
+    return True
+
+
+def check(site, target, expected):
+    """All is as undisturbed, holes too, and nothing is left behind."""
+    assert describe(target) == expected
+    assert leftovers(target) == []
+    assert (site.restored(target) / "sparse").stat().st_blocks <= (site.source / "sparse").stat().st_blocks

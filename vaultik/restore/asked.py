@@ -1,0 +1,147 @@
+"""What a person asked a restore for, and the parts of one that are made accordingly."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vaultik.errors import ConfigError, RestoreError, SelectionError
+from vaultik.restore import plan
+from vaultik.restore.attributes import AttributeWriter
+from vaultik.restore.compare import Comparer
+from vaultik.restore.likeness import KeptTimes, Likeness
+from vaultik.restore.state import STATE, State
+from vaultik.restore.sweep import Sweeper, inodes_of
+from vaultik.restore.target import Target, target_errors
+from vaultik.restore.tree import ROOT
+from vaultik.snapshot.read import get_meta
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from vaultik.restore.state import Begun
+    from vaultik.store.base import Store
+
+
+class Asked(NamedTuple):
+    """What was asked for."""
+
+    target: Path
+    """Directory to restore into."""
+    spec: str
+    """Which snapshot (`snapshot.find.select`)."""
+    host: str | None = None
+    """For `latest` where a prefix holds several."""
+    include: Sequence[str] = ()
+    """Patterns of what is wanted; none is all."""
+    exclude: Sequence[str] = ()
+    """Patterns of what isn't."""
+    force: bool = False
+    """Restore into a directory that isn't empty: what is equal stays, what differs is replaced."""
+    delete: bool = False
+    """Remove what the snapshot doesn't have, among what is wanted."""
+    checksum: bool = False
+    """Tell what is equal by its bytes, not by size and time."""
+
+    def check(self) -> None:
+        """Check that it makes sense.
+
+        Raises:
+            ConfigError: it doesn't.
+        """
+        if self.delete and not self.force:
+            raise ConfigError(
+                "--delete: removes what is in TARGET, so it needs --force",
+                hint="look first with --force --delete --dry-run",
+            )
+
+    def choice(self, location: str) -> dict[str, Any]:
+        """Return what another try must ask for to go on; how it treats what is there may change."""
+        return {
+            "store": location,
+            "snapshot": self.spec,
+            "host": self.host,
+            "include": list(self.include),
+            "exclude": list(self.exclude),
+        }
+
+    def check_names(self, names: set[str]) -> None:
+        """Check that a restore may begin in a directory that has these names in it.
+
+        Raises:
+            RestoreError: it isn't empty.
+        """
+        if names - {STATE} and not self.force:
+            raise RestoreError(
+                f"target {self.target}: not empty",
+                hint="name an empty or new directory, or pass --force to update this one",
+            )
+
+    def check_complete(self, copy: sqlite3.Connection) -> None:
+        """Check that a snapshot tells what may be removed, if anything shall be.
+
+        Raises:
+            SelectionError: it doesn't.
+        """
+        meta = get_meta(copy)
+        if self.delete and not meta["complete"]:
+            raise SelectionError(
+                f"snapshot {meta['snapshot']}: of a backup that had not ended, so it doesn't tell what may be removed",
+                hint="restore it without --delete, or take a complete one",
+            )
+
+    def make_plan(self, copy: sqlite3.Connection) -> None:
+        """Plan in a copied snapshot to restore what is asked for.
+
+        Raises:
+            ConfigError, SelectionError: as `plan.make_plan`, `check_complete`.
+        """
+        self.check_complete(copy)
+        plan.make_plan(copy, ROOT, include=self.include, exclude=self.exclude)
+
+    def open_target(self, copy: sqlite3.Connection, store: Store, begun: Begun | None, likeness: Likeness) -> Target:
+        """Open the target; without `force` only what this restore itself left may be replaced.
+
+        Raises:
+            RestoreError: it can't be opened.
+        """
+        token = begun.token if begun is not None else ""
+        if not self.force:
+            return Target(copy, self.target, ROOT, token, may_replace=likeness.is_ours)
+        target = Target(copy, self.target, ROOT, token)
+        target.empty = self.sweeper(copy, store, target).empty
+        return target
+
+    def likeness(self, copy: sqlite3.Connection, begun: Begun | None, times: Callable[[int], int]) -> Likeness:
+        """Return what compares; by bytes, if that is asked for or what is there may not be what was written."""
+        return Likeness(copy, times, deep=self.checksum or (begun is not None and begun.is_in_doubt))
+
+    def sweeper(self, copy: sqlite3.Connection, store: Store, target: Target) -> Sweeper:
+        """Return what removes leftovers and, with `delete`, what the snapshot doesn't have."""
+        selection = plan.Selection(self.include, self.exclude) if self.delete else None
+        return Sweeper(copy, target, selection, spare=STATE.encode(), spared=inodes_of(store))
+
+
+def look(asked: Asked, store: Store, copy: sqlite3.Connection, directory: Path) -> list[bytes]:
+    """Plan in a copied snapshot, and settle what of it the target has already. Returns what would be removed.
+
+    Args:
+        asked: what for.
+        store: where from.
+        copy: a copied snapshot; the plan is made in it, nothing else is changed.
+        directory: a private one, for what has to be tried out.
+
+    Raises:
+        ConfigError, SelectionError, RestoreError: as a restore would.
+    """
+    asked.make_plan(copy)
+    if not asked.target.exists():
+        return []
+    with target_errors(asked.target), closing(KeptTimes(directory)) as times:
+        begun = State(asked.target).peek()
+        likeness = asked.likeness(copy, begun, times.kept)
+        with closing(asked.open_target(copy, store, begun, likeness)) as target:
+            Comparer(copy, target, AttributeWriter(copy), likeness, replace=True).run()
+            return list(asked.sweeper(copy, store, target).iter_extra())

@@ -1,0 +1,104 @@
+"""A restored tree's directories: made first, and given their attributes when all that is in them is done.
+
+Until then one that was made is private, and all are open to their owner; so a restore that is interrupted
+anywhere can be continued. One that was there keeps what it has until its turn comes.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vaultik.directories import OPEN_DIRECTORY
+from vaultik.restore.ledger import guarded, iter_ids
+from vaultik.restore.tree import get_entry
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator
+
+    from vaultik.restore.attributes import AttributeWriter
+    from vaultik.restore.target import Target
+    from vaultik.restore.tree import Entry
+
+_WANTED = "SELECT w.entry FROM wanted AS w JOIN entries AS e ON e.id = w.entry WHERE e.type = 'd' AND e.id <> 1"
+
+
+class Directories:
+    """The wanted directories of a target."""
+
+    def __init__(self, copy: sqlite3.Connection, target: Target, attributes: AttributeWriter) -> None:
+        self._copy = copy
+        self._target = target
+        self._attributes = attributes
+
+    def _below(self) -> Iterator[int]:
+        """Yield every wanted directory below the target's own, parents first: a child has a larger id than its parent."""
+        return (number for number in iter_ids(self._copy, f"{_WANTED} ORDER BY 1") if number != self._target.root)
+
+    def make(self) -> None:
+        """Make every wanted directory, parents first."""
+        for number in self._below():
+            with guarded(self._copy, number):
+                self._make(number)
+
+    def ready(self) -> None:
+        """Make every wanted directory, parents first, and undo what forbids changes in those that are there."""
+        for number in self._below():
+            with guarded(self._copy, number):
+                if not self._make(number):
+                    self._open_up(number)
+
+    def _make(self, number: int) -> bool:
+        entry = get_entry(self._copy, number)
+        made = self._target.make_directory(entry)
+        if made and entry.inode_flags:
+            fd = self._open(number)
+            try:
+                self._attributes.on_creation(entry, fd)
+            finally:
+                os.close(fd)
+        return made
+
+    def _open_up(self, number: int) -> None:
+        fd = self._open(number)
+        try:
+            self._attributes.loosen(fd)
+            mode = stat.S_IMODE(os.fstat(fd).st_mode)
+            if mode & stat.S_IRWXU != stat.S_IRWXU and os.geteuid():
+                os.fchmod(fd, mode | stat.S_IRWXU)
+        finally:
+            os.close(fd)
+
+    def finish(self) -> None:
+        """Set directories' attributes where they aren't right yet, deepest first."""
+        query = f"{_WANTED} AND e.id NOT IN (SELECT entry FROM failures) ORDER BY 1 DESC"
+        for number in iter_ids(self._copy, query):
+            with guarded(self._copy, number):
+                fd = os.dup(self._target.root_fd) if number == self._target.root else self._open(number)
+                try:
+                    self._finish(get_entry(self._copy, number), fd)
+                finally:
+                    os.close(fd)
+
+    def _finish(self, entry: Entry, fd: int) -> None:
+        st = os.fstat(fd)
+        if st.st_mtime_ns != entry.mtime_ns or not self._attributes.agree(entry, st, fd):
+            self._attributes.loosen(fd)
+            self._attributes.on_descriptor(entry, fd)
+        self._attributes.set_flags(entry, fd)
+
+    def _open(self, number: int) -> int:
+        directory, name = self._target.place(number)
+        try:
+            return os.open(name, OPEN_DIRECTORY, dir_fd=directory)
+        except PermissionError:
+            # Closed already, before this was interrupted.
+            passing = os.open(name, OPEN_DIRECTORY | os.O_PATH, dir_fd=directory)
+            try:
+                Path(f"/proc/self/fd/{passing}").chmod(0o700)
+                return os.open(name, OPEN_DIRECTORY, dir_fd=directory)
+            finally:
+                os.close(passing)

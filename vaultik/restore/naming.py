@@ -1,0 +1,113 @@
+"""Put things under names in a directory, and take them away: by descriptor, nothing is followed.
+
+A name is taken by one rename, so that whoever looks finds the old thing or the new one, whole, and who has
+the old one open keeps it. What is immutable is no obstacle where this user may change that.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from vaultik import linux
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""How a file is opened whose attributes are looked at or set, whatever has come into its place."""
+
+
+def clear_way(directory: int, name: bytes) -> None:
+    """Remove what stands where a file, link or special file goes; a directory is not removed.
+
+    Raises:
+        OSError: it is a directory, or may not be removed.
+    """
+    with suppress(FileNotFoundError):
+        _past_flags(directory, name, lambda: os.unlink(name, dir_fd=directory))
+
+
+def rename(directory: int, old: bytes, new: bytes) -> None:
+    """Give a file its name, in place of what stands there.
+
+    Raises:
+        OSError: it is a directory, or may not be replaced.
+    """
+    _past_flags(directory, new, lambda: os.rename(old, new, src_dir_fd=directory, dst_dir_fd=directory))
+
+
+def rename_new(directory: int, old: bytes, new: bytes) -> bool:
+    """Give a file its name, unless something stands there. Returns whether nothing did.
+
+    Raises:
+        OSError: it may not be done.
+    """
+    try:
+        linux.rename_noreplace(directory, old, directory, new)
+    except FileExistsError:
+        return False
+    except OSError as exc:
+        if exc.errno not in (errno.EINVAL, errno.ENOSYS):
+            raise
+        # A file system that can't do it in one step.
+        if stands(directory, new) is not None:
+            return False
+        rename(directory, old, new)
+    return True
+
+
+def stands(directory: int, name: bytes) -> os.stat_result | None:
+    """Return what stands under a name, None if nothing does.
+
+    Raises:
+        OSError: that can't be told.
+    """
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def link(old_directory: int, old: bytes, directory: int, new: bytes) -> None:
+    """Give a file another name, even if it is immutable and this user may change that.
+
+    Raises:
+        OSError: it can't be linked to.
+    """
+    _past_flags(
+        old_directory,
+        old,
+        lambda: os.link(old, new, src_dir_fd=old_directory, dst_dir_fd=directory, follow_symlinks=False),
+    )
+
+
+def _past_flags(directory: int, name: bytes, act: Callable[[], None]) -> None:
+    """Do something to a name, even if what stands there is immutable and this user may change that."""
+    try:
+        act()
+    except PermissionError:
+        if not _loosen(directory, name):
+            raise
+        act()
+
+
+def _loosen(directory: int, name: bytes) -> bool:
+    """Take the flags off a file that forbid to replace it. Returns whether that helped."""
+    try:
+        fd = os.open(name, READ, dir_fd=directory)
+    except OSError:
+        return False
+    try:
+        present = linux.get_inode_flags(fd) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+        if present is None or not present & linux.FORBIDDING_FLAGS:
+            return False
+        linux.set_inode_flags(fd, present & ~linux.FORBIDDING_FLAGS)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True

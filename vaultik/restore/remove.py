@@ -1,0 +1,169 @@
+"""Remove what stands under a name, with all that is below it: by descriptors, through no symlink, into no other mount.
+
+Whatever stays, and why, is told; a directory in which something stays is kept.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from vaultik import linux
+from vaultik.directories import DirectoryCache
+from vaultik.restore.naming import clear_way, stands
+from vaultik.restore.target import is_fatal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+MOUNTED = "something is mounted there; nothing was removed in it"
+OWN = "the store lies there; nothing was removed in it"
+
+
+class _Folder:
+    """A directory on the way to being empty."""
+
+    def __init__(self, number: int, path: bytes, below: list[bytes], *, kept: bool) -> None:
+        self.number = number
+        self.path = path
+        self.below = below
+        """Directories in it that are still to be emptied."""
+        self.kept = kept
+        """Whether something in it stays."""
+
+
+class Remover:
+    """Removes trees within one mount."""
+
+    def __init__(
+        self,
+        mount: int,
+        spared: Collection[tuple[int, int]],
+        wanted: Callable[[bytes, bool], bool],
+        note: Callable[[bytes, str, bool], None],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            mount: the one in which things may be removed.
+            spared: device and inode of directories in which nothing may be removed.
+            wanted: tells of a path, and whether it is a directory, if it may go.
+            note: is told the path of what stays although it was wanted away, why, and whether that is a failure.
+        """
+        self._mount = mount
+        self._spared = spared
+        self._wanted = wanted
+        self._note = note
+        self.removed = 0
+
+    def remove(self, directory: int, name: bytes, path: bytes) -> bool:
+        """Remove what stands under a name in an open directory; `path` is what it is called. Returns whether it is gone."""
+        st = stands(directory, name)
+        if st is None:
+            return True
+        if not self._wanted(path, stat.S_ISDIR(st.st_mode)):
+            return False
+        if not stat.S_ISDIR(st.st_mode):
+            return self._unlink(directory, name, path)
+        return self.empty(directory, name, path) and self._rmdir(directory, name, path)
+
+    def empty(self, directory: int, name: bytes, path: bytes) -> bool:
+        """Remove what is in a directory, as far as it may go. Returns whether nothing is left in it."""
+        ways: dict[int, tuple[int, bytes]] = {1: (0, name)}
+        with closing(DirectoryCache(0, directory, ways.__getitem__)) as folders:
+            todo = [self._look(folders, 1, path)]
+            while True:
+                at = todo[-1]
+                if at.below:
+                    number = at.number + 1
+                    below = at.below.pop()
+                    folders.forget(number)
+                    ways[number] = (at.number, below)
+                    todo.append(self._look(folders, number, at.path + b"/" + below))
+                    continue
+                todo.pop()
+                if not todo:
+                    return not at.kept
+                folders.forget(at.number)
+                if at.kept or not self._rmdir(folders.open(at.number - 1), ways[at.number][1], at.path):
+                    todo[-1].kept = True
+
+    def _look(self, folders: DirectoryCache, number: int, path: bytes) -> _Folder:
+        """Remove what isn't a directory from one, and tell what is left to do in it."""
+        folder = _Folder(number, path, [], kept=False)
+        try:
+            fd = folders.open(number)
+            if linux.mount_of(fd) != self._mount:
+                self._note(path, MOUNTED, False)  # noqa: FBT003 - a callback's
+                folder.kept = True
+                return folder
+            if inode_of(os.fstat(fd)) in self._spared:
+                self._note(path, OWN, False)  # noqa: FBT003 - as above
+                folder.kept = True
+                return folder
+            for name in names_in(fd):
+                self._one(folder, fd, name)
+        except OSError as exc:
+            self._failed(path, exc)
+            folder.kept = True
+        return folder
+
+    def _one(self, folder: _Folder, fd: int, name: bytes) -> None:
+        path = folder.path + b"/" + name
+        st = stands(fd, name)
+        if st is None:
+            return
+        is_directory = stat.S_ISDIR(st.st_mode)
+        if not self._wanted(path, is_directory):
+            folder.kept = True
+        elif is_directory:
+            folder.below.append(name)
+        elif not self._unlink(fd, name, path):
+            folder.kept = True
+
+    def _unlink(self, directory: int, name: bytes, path: bytes) -> bool:
+        try:
+            clear_way(directory, name)
+        except OSError as exc:
+            self._failed(path, exc)
+            return False
+        self.removed += 1
+        return True
+
+    def _rmdir(self, directory: int, name: bytes, path: bytes) -> bool:
+        try:
+            os.rmdir(name, dir_fd=directory)
+        except OSError as exc:
+            self._failed(path, exc)
+            return False
+        self.removed += 1
+        return True
+
+    def _failed(self, path: bytes, exc: OSError) -> None:
+        if is_fatal(exc):
+            raise exc
+        if exc.errno == errno.EBUSY:
+            self._note(path, MOUNTED, False)  # noqa: FBT003 - a callback's
+        else:
+            self._note(path, f"could not be removed: {exc.strerror or exc}", True)  # noqa: FBT003 - as above
+
+
+def inode_of(st: os.stat_result) -> tuple[int, int]:
+    """Return what tells a file from all others."""
+    return st.st_dev, st.st_ino
+
+
+def names_in(fd: int) -> list[bytes]:
+    """Return the names in an open directory, whether it was opened for that or only to pass through.
+
+    Raises:
+        OSError: it can't be listed.
+    """
+    listing = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+    try:
+        return [os.fsencode(name) for name in os.listdir(listing)]  # noqa: PTH208 - by descriptor
+    finally:
+        os.close(listing)
