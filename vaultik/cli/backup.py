@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 import time
 from pathlib import Path
@@ -50,12 +49,13 @@ def backup(config: Path, cron: bool, workers: int | None, adopt: bool, as_json: 
         for warning in settings.warnings:
             _say(warning)
     from vaultik.tasks.run import run_backup
+    from vaultik.tasks.settings import host_name
 
     begun = time.monotonic()
     display = _Display(shown=not (cron or as_json or quiet))
     try:
         with display:
-            result = run_backup(settings, host=socket.gethostname(), workers=workers, adopt=adopt, watch=display.watch)
+            result = run_backup(settings, host=host_name(), workers=workers, adopt=adopt, watch=display.watch)
     except IndexLockedError:
         if cron:
             return

@@ -13,13 +13,16 @@ from vaultik.index.lock import RunLock
 from vaultik.tasks import runtime
 from vaultik.tasks.backup import Backup, ScanSource, new_run_id
 from vaultik.tasks.build import build
+from vaultik.tasks.luigid import viewed_by
 from vaultik.tasks.process import Record
+from vaultik.tasks.settings import leave_out_current_directory, luigid_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vaultik.config import Config
     from vaultik.index.runs import Problem, Run
+    from vaultik.tasks.luigid import View
 
 _POLL_S = 0.1
 
@@ -39,7 +42,7 @@ def run_backup(
     adopt: bool = False,
     watch: Callable[[dict[str, Any]], None] = lambda _event: None,
 ) -> BackupResult:
-    """Back up once.
+    """Back up once. A central luigid that luigi.cfg names is shown what goes on; if it can't be, a notice says so.
 
     Args:
         config: what and where to.
@@ -52,16 +55,19 @@ def run_backup(
         IndexLockedError: a run of this index is going on.
         VaultikError: the run failed; what is stored already is not lost, the next run goes on.
     """
+    leave_out_current_directory()
+    url = luigid_url()
     record = Record()
     watcher = Watcher(record, watch)
     # Before the lock: a config that can't be used leaves nothing behind.
     session = Session(config, host=host, run_id=new_run_id(), emit=record.add)
     lock = RunLock(config.index_path)
     try:
-        session.begin(adopt=adopt)
-        runtime.activate(session, record)
-        watcher.start()
-        _build(session, workers)
+        with viewed_by(url, lambda text: record.write({"notice": text})) as view:
+            session.begin(adopt=adopt)
+            runtime.activate(session, record)
+            watcher.start()
+            _build(session, workers, view)
         watcher.stop()
         return _result(session, watcher.errors)
     finally:
@@ -72,9 +78,9 @@ def run_backup(
         lock.release()
 
 
-def _build(session: Session, workers: int | None) -> None:
+def _build(session: Session, workers: int | None, view: View | None) -> None:
     # The scan alone first: it says how many processes the rest is worth.
-    build([ScanSource(host=session.host, run_id=session.run_id)])
+    build([ScanSource(host=session.host, run_id=session.run_id)], view=view)
     with mapped(session.config.index_path):
         run = runs.find_run(session.index(), session.run_id)
         if run is None or not run.scanned:
@@ -83,7 +89,7 @@ def _build(session: Session, workers: int | None) -> None:
     merited = workers or session.config.workers or (2 if waiting > 1 else 1)
     runtime.set_workers(merited)
     session.close()
-    build([Backup(host=session.host, run_id=session.run_id)], workers=merited)
+    build([Backup(host=session.host, run_id=session.run_id)], workers=merited, view=view)
 
 
 def _result(session: Session, errors: list[dict[str, Any]]) -> BackupResult:

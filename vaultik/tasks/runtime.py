@@ -64,12 +64,11 @@ def begin_under_luigi(config: str, host: str, run_id: str) -> None:
     luigi_command.begin(config, host, run_id)
 
 
-def note_failure(exception: BaseException) -> str:
-    """Keep a task's error for the message and exit code of the run. Returns what luigid may see of it."""
+def note_failure(exception: BaseException) -> None:
+    """Keep a task's error for the message and exit code of the run."""
     if isinstance(exception, sqlite3.Error) and _session is not None:
         exception = map_error(exception, _session.config.index_path)
     if _record is not None and isinstance(exception, VaultikError):
         _record.add(error=str(exception), hint=exception.hint, exit_code=exception.exit_code)
     elif _record is not None:
         _record.add(error=f"{type(exception).__name__}: {exception}", hint=None, exit_code=1)
-    return type(exception).__name__
