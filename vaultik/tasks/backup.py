@@ -1,6 +1,6 @@
 """The graph of a backup. Each task is a few lines over vaultik.backup; complete = one committed row.
 
-    Backup(host, run_id)                 the root: yields the scan, then waves, then the commit
+    Backup(host, run_id)                 the root: after the scan yields waves, then the commit
       ScanSource(host, run)
       Wave(host, run, number)            up to 32 bundles at a time
         UploadBlob(host, run, bundle) <- SealBlob(host, run, bundle) <- ChunkFile(host, run, bundle)
@@ -160,6 +160,8 @@ class Wave(_BackupTask):
 
     def run(self) -> None:
         """Nothing is left to do: the bundles are what it stands for."""
+        part = standing.get_standing(self.session.index(), self.session.run, self.number)
+        self.show(Status(f"{plural(part.bundles, 'bundle')}, {human_bytes(part.stored_bytes)} stored", 100))
 
 
 class WriteSnapshotDB(_BackupTask):
@@ -171,6 +173,7 @@ class WriteSnapshotDB(_BackupTask):
         return self.row("SELECT 1 FROM commits WHERE run = ? AND attempt = ?", self.session.run, self.attempt)
 
     def run(self) -> None:
+        self.show(Status("looking what the store holds, writing the snapshot"))
         commit_snapshot(self.session, self.attempt)
 
 
@@ -197,9 +200,11 @@ class Backup(_BackupTask):
         run = runs.find_run(self.session.index(), self.run_id)
         return run is not None and run.exit_code is not None
 
+    def requires(self) -> luigi.Task:
+        return ScanSource(host=self.host, run_id=self.run_id)
+
     def run(self) -> Iterator[luigi.Task]:
         """Yield the run's steps; begun anew by Luigi after each, so the index says where it stands."""
-        yield ScanSource(host=self.host, run_id=self.run_id)
         while (attempt := self._next_attempt()) is not None:
             wave = self.session.next_wave()
             # Wave 0 is what an earlier run had sealed: a partial snapshot without it would make it seem unneeded.
@@ -212,6 +217,10 @@ class Backup(_BackupTask):
 
     def statuses(self) -> Iterable[tuple[luigi.Task, Status]]:
         index, run = self.session.index(), self.session.run
+        receipt = runs.find_run(index, self.run_id)
+        if receipt is None or not receipt.scanned:
+            yield self, Status("scanning")
+            return
         whole = standing.get_standing(index, run)
         wave = bundles.next_wave(index, run)
         where = "all content is stored" if wave is None else f"wave {wave} of {whole.last_wave}"

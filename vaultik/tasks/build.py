@@ -32,6 +32,7 @@ class PoliteWorker(Worker):
     """
 
     _due = 0.0
+    _shown = 0
 
     def _create_task_process(self, task: luigi.Task) -> Any:
         process = super()._create_task_process(task)
@@ -47,7 +48,9 @@ class PoliteWorker(Worker):
     def _handle_next_task(self) -> None:
         interrupts.check()
         super()._handle_next_task()
-        if time.monotonic() >= self._due:
+        known = len(self._scheduled_tasks)
+        if known != self._shown or time.monotonic() >= self._due:
+            self._shown = known
             self._due = time.monotonic() + _SHOW_EVERY_S
             # A view, whose absence is no failure.
             with contextlib.suppress(Exception):

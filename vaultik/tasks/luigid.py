@@ -15,6 +15,7 @@ import http.client
 import os
 import signal
 import time
+import urllib.error
 from typing import TYPE_CHECKING, Any
 
 import luigi.rpc
@@ -111,9 +112,9 @@ class View:
                     self._say(f"luigid {without_userinfo(self._url)}: {reason(exc)}; the backup goes on without it")
                 self._lines.rewind()
                 remote = None
-                self._sleep(pause)
+                if not ending:
+                    self._sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
-                ending = self._ending
             if ending:
                 return
             self._sleep(_POLL_S)
@@ -175,6 +176,10 @@ class Remote(luigi.rpc.RemoteScheduler):
             return super()._request(*args, **kwargs)
         except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException) as exc:
             raise luigi.rpc.RPCError("no usable answer", exc) from exc
+        except luigi.rpc.RPCError as exc:
+            if isinstance(exc.sub_exception, urllib.error.HTTPError):
+                exc.sub_exception.close()
+            raise
 
 
 @contextlib.contextmanager
@@ -195,6 +200,8 @@ def reason(exc: BaseException) -> str:
     if isinstance(exc, AssertionError):
         return "a unix socket needs the package requests-unixsocket"
     cause = getattr(exc, "sub_exception", None) or exc
+    if isinstance(cause, urllib.error.HTTPError):
+        return f"no usable answer (HTTP {cause.code})"
     inner = getattr(cause, "reason", None) or cause
     if isinstance(inner, TimeoutError):
         return "no answer"

@@ -77,7 +77,7 @@ class VisibleTask(luigi.Task):
         finally:
             session.emit = emit
         if seen:
-            self.show(Status(describe(seen).message))
+            self.show(describe(seen))
 
 
 def failure(exception: BaseException) -> str:
