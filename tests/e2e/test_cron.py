@@ -44,18 +44,9 @@ class Crontab:
 
     def begin(self, line, *, no_rights=False):
         text = line.format(config=self.site.config, cfg=self.cfg)
+        environment = [f"HOME={self.home}", f"PATH={self.path}:/usr/bin:/bin", "SHELL=/bin/sh"]
         return subprocess.Popen(
-            [
-                *(NO_RIGHTS if no_rights else ()),
-                "env",
-                "-i",
-                f"HOME={self.home}",
-                f"PATH={self.path}:/usr/bin:/bin",
-                "SHELL=/bin/sh",
-                "/bin/sh",
-                "-c",
-                text,
-            ],
+            [*(NO_RIGHTS if no_rights else ()), "env", "-i", *environment, "/bin/sh", "-c", text],
             cwd=self.home,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -155,8 +146,7 @@ def test_a_second_one_ends_quietly_and_a_dead_ones_lock_is_not_in_the_way(cron, 
             assert cron.run(second) == ""
         assert cron.snapshots() == []
         # Killed with only its parent process: the others must not hold the lock on.
-        (python,) = children(first.pid)
-        os.kill(python, signal.SIGKILL)
+        os.kill(oldest_python(first.pid), signal.SIGKILL)
         os.killpg(first.pid, signal.SIGCONT)
         first.communicate(timeout=60)
         wait_for(lambda: not alive(first.pid))
@@ -166,11 +156,12 @@ def test_a_second_one_ends_quietly_and_a_dead_ones_lock_is_not_in_the_way(cron, 
     assert len(cron.snapshots()) == 1
 
 
-def children(pid):
+def oldest_python(group):
+    """The process that began a run: the shells above it may or may not have become it."""
     listed = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
+        ["ps", "-o", "pid=,comm=", "-g", str(group)], capture_output=True, text=True, check=True
     ).stdout
-    return [int(child) for child in listed.split()] or [pid]
+    return min(int(line.split()[0]) for line in listed.splitlines() if "python" in line)
 
 
 def alive(group):
