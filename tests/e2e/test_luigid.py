@@ -87,12 +87,22 @@ def begin(site, url, way, name="web-1"):
 
 def finish(process, code=0, limit_s=120):
     try:
-        out, said = process.communicate(timeout=limit_s)
+        out, said = ended(process, limit_s)
     finally:
         end(process)
     assert process.returncode == code, f"exit {process.returncode}\n{out}\n{said}"
     assert "Traceback" not in said
     return out, said
+
+
+def ended(process, limit_s):
+    """Wait for the end. A process that was stopped in the middle of a fork may need to be told twice to go on."""
+    for _ in range(limit_s // 2):
+        try:
+            return process.communicate(timeout=2)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGCONT)
+    raise AssertionError("it never ended")
 
 
 def end(process):
@@ -276,7 +286,8 @@ def test_a_luigid_that_comes_back_is_shown_the_rest(central, host):
     central.start()
     go_on(process)
     _, said = finish(process)
-    assert said == ""
+    # Unless it was stopped in the middle of a call.
+    assert said == "" or (said.count("\n") == 1 and "the backup goes on without it" in said)
     assert len(central.of_family("Backup", "DONE")) == 1
     assert len(central.of_family("WriteSnapshotDB", "DONE")) == 1
 

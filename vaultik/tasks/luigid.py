@@ -65,7 +65,9 @@ class View:
 
     def tell(self, method: str, *args: Any, **kwargs: Any) -> None:
         """Let luigid know of a call; from any process of the run, without waiting."""
-        self._lines.write({"method": method, "args": args, "kwargs": kwargs})
+        # Short of memory it is the view that suffers.
+        with contextlib.suppress(OSError):
+            self._lines.write({"method": method, "args": args, "kwargs": kwargs})
 
     def close(self) -> None:
         """Give the rest a moment to be sent, and end the process."""
