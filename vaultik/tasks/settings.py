@@ -19,15 +19,9 @@ from vaultik.errors import ConfigError
 
 
 def leave_out_current_directory() -> None:
-    """Let Luigi forget what a file of the current directory says. Not for the stock command.
-
-    Raises:
-        ConfigError: LUIGI_CONFIG_PATH names no file, or a file can't be parsed.
-    """
-    named = os.environ.get("LUIGI_CONFIG_PATH")
-    if named and not os.path.isfile(named):  # noqa: PTH113 - as Luigi asks
-        raise ConfigError(f"LUIGI_CONFIG_PATH: no file {named}", hint="unset it, or name the luigi.cfg")
+    """Let Luigi forget what a file of the current directory says. Not for the stock command."""
     parser: Any = type(luigi.configuration.get_config())
+    named = os.environ.get("LUIGI_CONFIG_PATH")
     paths = [path for path in parser._config_paths if os.path.isabs(path) or path == named]  # noqa: PTH117, SLF001 - it has no other way in
     if paths != parser._config_paths:  # noqa: SLF001 - as above
         parser._config_paths = paths  # noqa: SLF001 - as above
@@ -56,7 +50,14 @@ def luigid_url() -> str | None:
 
 
 def host_name() -> str:
-    """Return this host's name in snapshots and on the dashboard: [Backup] host in luigi.cfg, or the machine's own."""
+    """Return this host's name in snapshots and on the dashboard: [Backup] host in luigi.cfg, or the machine's own.
+
+    Raises:
+        ConfigError: LUIGI_CONFIG_PATH names no file, or what stands there can't be used.
+    """
+    named = os.environ.get("LUIGI_CONFIG_PATH")
+    if named and not os.path.isfile(named):  # noqa: PTH113 - as Luigi asks
+        raise ConfigError(f"LUIGI_CONFIG_PATH: no file {named}", hint="unset it, or name the luigi.cfg")
     leave_out_current_directory()
     try:
         return luigi.configuration.get_config().get("Backup", "host", "") or socket.gethostname()
