@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.support.central import begin, end, fill, finish, go_on, halt, make_host, run, snapshots, ways
+from tests.support.central import begin, end, environment, fill, finish, go_on, halt, make_host, run, snapshots, ways
 from tests.support.luigid import luigid, write_cfg
 from tests.support.proxy import Canned
 
@@ -190,6 +190,7 @@ def test_a_luigid_that_comes_back_is_shown_the_rest(central, host):
     assert said == "" or (said.count("\n") == 1 and "the backup goes on without it" in said)
     assert len(central.of_family("Backup", "DONE")) == 1
     assert len(central.of_family("WriteSnapshotDB", "DONE")) == 1
+    assert all(task["name"] for task in central.tasks("RUNNING", "DONE").values())
 
 
 def test_a_luigid_that_is_paused_or_stops_answering_in_the_middle_holds_nothing_up(central, host):
@@ -215,6 +216,16 @@ def test_a_signal_ends_a_run_that_is_seen_as_politely(central, host):
     assert said.splitlines()[-2] == "vaultik: terminated"
     assert_no_process_of(process.pid)
     run(host, central.url, ["backup"])
+
+
+def test_where_the_kernel_reaps_children_a_run_is_seen_and_ends_as_well(central, host):
+    command = host.command("backup", host.config, "--workers", "1", "--quiet")
+    deaf = ["sh", "-c", 'trap "" CHLD; exec "$@"', "sh", *command]
+    done = subprocess.run(
+        deaf, env=environment(host, central.url), capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stderr == ""
+    assert len(central.of_family("Backup", "DONE")) == 1
 
 
 def assert_no_process_of(group):

@@ -71,14 +71,16 @@ class View:
 
     def close(self) -> None:
         """Give the rest a moment to be sent, and end the process."""
-        os.kill(self._pid, signal.SIGTERM)
-        end = time.monotonic() + _LAST_S
-        while os.waitpid(self._pid, os.WNOHANG) == (0, 0):
-            if time.monotonic() > end:
-                os.kill(self._pid, signal.SIGKILL)
-                os.waitpid(self._pid, 0)
-                break
-            time.sleep(_POLL_S / 10)
+        # Where children are reaped by the kernel (SIGCHLD ignored) there is nobody left to wait for.
+        with contextlib.suppress(ChildProcessError, ProcessLookupError):
+            os.kill(self._pid, signal.SIGTERM)
+            end = time.monotonic() + _LAST_S
+            while os.waitpid(self._pid, os.WNOHANG) == (0, 0):
+                if time.monotonic() > end:
+                    os.kill(self._pid, signal.SIGKILL)
+                    os.waitpid(self._pid, 0)
+                    break
+                time.sleep(_POLL_S / 10)
         self._lines.close()
 
     def _live(self, parent: int, blocked: set[signal.Signals | int]) -> None:
@@ -134,7 +136,6 @@ class ShownScheduler(Scheduler):
         super().__init__(**settings)
         self._view = view
         self._pinged = 0.0
-        self._owner = os.getpid()
 
     def add_task(self, **kwargs: Any) -> None:
         self._view.tell("add_task", **kwargs)
@@ -147,8 +148,10 @@ class ShownScheduler(Scheduler):
     def get_work(self, **kwargs: Any) -> Mapping[str, Any]:
         work: Mapping[str, Any] = super().get_work(**kwargs)
         if work["task_id"] is not None:
+            # With its names: a luigid that was restarted may not know it.
+            names = {"family": work["task_family"], "module": work["task_module"], "params": work["task_params"]}
             self._view.tell(
-                "add_task", task_id=work["task_id"], worker=kwargs["worker"], status=RUNNING, runnable=False
+                "add_task", task_id=work["task_id"], worker=kwargs["worker"], status=RUNNING, runnable=False, **names
             )
         return work
 
