@@ -7,7 +7,7 @@ DEMO_DIR ?= demo
 HISTORIES ?= 1250
 KILLS ?= 1000
 
-.PHONY: help demo test soak check fmt bench clean
+.PHONY: help demo fleet test soak check fmt bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,9 @@ $(BIN)/.tested: pyproject.toml $(BIN)/.installed
 
 demo: $(BIN)/.installed ## back up, edit, back up, restore and compare a real tree (DEMO_SOURCE="/etc /usr/share/doc")
 	@PATH="$(abspath $(BIN)):$$PATH" sh tests/support/demo.sh "$(DEMO_DIR)" $(DEMO_SOURCE)
+
+fleet: $(BIN)/.tested ## three hosts back up side by side, and luigid's dashboard shows them
+	@$(BIN)/python -m tests.support.fleet
 
 test: $(BIN)/.tested ## run the whole suite, real S3 servers included
 	@sh tests/support/tools.sh

@@ -116,6 +116,7 @@ class FakeSession:
         )
         self.steps = set()
         self.widest = 0
+        self.emit = lambda **_event: None
 
     def is_done(self, step):
         return step in self.steps

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 import time
 from pathlib import Path
@@ -87,6 +86,7 @@ def backup(
         for warning in settings.warnings:
             _say(warning)
     from vaultik.tasks.run import run_backup
+    from vaultik.tasks.settings import host_name
 
     begun = time.monotonic()
     display = _Display(shown=not (cron or as_json or quiet))
@@ -94,7 +94,7 @@ def backup(
         with display:
             result = run_backup(
                 settings,
-                host=socket.gethostname(),
+                host=host_name(),
                 workers=workers,
                 adopt=adopt,
                 stdin=stdin,

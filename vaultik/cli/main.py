@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib
 import io
 import json
@@ -14,7 +15,7 @@ import click
 
 import vaultik
 from vaultik import interrupts
-from vaultik.errors import VaultikError
+from vaultik.errors import ConfigError, VaultikError
 
 _COMMANDS = {
     "init": "Write a commented configuration file.",
@@ -77,7 +78,7 @@ def main() -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = cli.main(arguments, prog_name="vaultik", standalone_mode=False)
+        code = _call(arguments)
         _exit(code if isinstance(code, int) else 0)
     except VaultikError as exc:
         _fail(exc, str(exc), exc.hint, exc.exit_code, debug=debug, as_json=as_json)
@@ -105,6 +106,15 @@ def main() -> NoReturn:
     except Exception as exc:  # noqa: BLE001 - the last line of defence against a traceback
         hint = None if debug else "this is a bug; --debug shows where"
         _fail(exc, f"{type(exc).__name__}: {exc}", hint, 1, debug=debug, as_json=as_json)
+
+
+def _call(arguments: list[str]) -> object:
+    try:
+        return cli.main(arguments, prog_name="vaultik", standalone_mode=False)
+    except configparser.Error as exc:
+        # Luigi reads its configuration when it is imported.
+        hint = "that is Luigi's configuration: LUIGI_CONFIG_PATH, /etc/luigi/luigi.cfg or ./luigi.cfg"
+        raise ConfigError(f"luigi.cfg: {' '.join(str(exc).split())}", hint=hint) from exc
 
 
 def _usage(exc: click.ClickException) -> str | None:

@@ -13,7 +13,6 @@ import json
 import os
 import select
 import signal
-import socket
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -218,10 +217,11 @@ def _run(fd: int, config: Config, changes: Changes | None, workers: int | None) 
     try:
         # Luigi is what the daemon itself does without.
         from vaultik.tasks.run import run_backup  # noqa: PLC0415
+        from vaultik.tasks.settings import host_name  # noqa: PLC0415
 
         result = run_backup(
             config,
-            host=socket.gethostname(),
+            host=host_name(),
             workers=workers,
             changes=changes,
             watch=functools.partial(_tell_lines, fd),

@@ -1,10 +1,13 @@
 """The graph of a backup. Each task is a few lines over vaultik.backup; complete = one committed row.
 
-    Backup(host, run_id)                 the root: yields the scan, then waves, then the commit
+    Backup(host, run_id)                 the root: after the scan yields waves, then the commit
       ScanSource(host, run)
       Wave(host, run, number)            up to 32 bundles at a time
-        UploadBlob(host, bundle) <- SealBlob(host, bundle) <- ChunkFile(host, bundle)
+        UploadBlob(host, run, bundle) <- SealBlob(host, run, bundle) <- ChunkFile(host, run, bundle)
       WriteSnapshotDB(host, run, attempt)
+
+The run is in every identity, so that no central luigid takes a task for that of another host, of another config
+of this host, or of a run that was killed. What is done is known by rows, whatever the run.
 
 ChunkFile of a bundle also waits for the UploadBlob of an earlier one: that bounds the spool whatever
 order Luigi chooses.
@@ -21,15 +24,18 @@ import luigi
 from luigi.parameter import ParameterVisibility
 
 from vaultik.backup.commit import Outcome, commit_snapshot, is_partial_due
-from vaultik.index import bundles, runs
+from vaultik.index import bundles, runs, standing
 from vaultik.index.bundles import BundleState
+from vaultik.shown import human_bytes, plural
 from vaultik.targets.spool import SpoolTarget
 from vaultik.targets.sqlite import SQLiteTarget
 from vaultik.targets.store import store_target
 from vaultik.tasks import runtime
+from vaultik.tasks.visible import Status, VisibleTask, percent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections import Counter
+    from collections.abc import Iterable, Iterator
 
     from vaultik.backup.session import Session
 
@@ -39,10 +45,11 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}"
 
 
-class _BackupTask(luigi.Task):
+class _BackupTask(VisibleTask):
     """A task of the run that this process (or its parent) began."""
 
     host = luigi.Parameter(description="name of the backed-up host")
+    run_id = luigi.Parameter(description="the run")
 
     @property
     def session(self) -> Session:
@@ -51,20 +58,23 @@ class _BackupTask(luigi.Task):
     def row(self, query: str, *params: object) -> SQLiteTarget:
         return SQLiteTarget(self.session.index, query, params)
 
-    def on_failure(self, exception: BaseException) -> str:
-        return runtime.note_failure(exception)
-
 
 class ScanSource(_BackupTask):
     """Walk the sources, note what changed, cut it into bundles."""
-
-    run_id = luigi.Parameter(description="the run")
 
     def output(self) -> SQLiteTarget:
         return self.row("SELECT 1 FROM runs WHERE run_id = ? AND scanned = 1", self.run_id)
 
     def run(self) -> None:
-        self.session.scan()
+        with self.showing(self.session, self._seen):
+            self.session.scan()
+
+    @staticmethod
+    def _seen(counts: Counter[str]) -> Status:
+        return Status(
+            f"{plural(counts['scanned_files'], 'file')} seen ({human_bytes(counts['scanned_bytes'])}),"
+            f" {human_bytes(counts['planned_bytes'])} to read"
+        )
 
 
 class _BundleTask(_BackupTask):
@@ -89,10 +99,19 @@ class ChunkFile(_BundleTask):
 
     def requires(self) -> list[luigi.Task]:
         earlier = bundles.bundle_before(self.session.index(), self.bundle, runtime.workers() + 1)
-        return [] if earlier is None else [UploadBlob(host=self.host, bundle=earlier)]
+        return [] if earlier is None else [UploadBlob(host=self.host, run_id=self.run_id, bundle=earlier)]
 
     def run(self) -> None:
-        self.session.chunk(self.bundle)
+        planned = standing.get_planned_bytes(self.session.index(), self.bundle)
+
+        def describe(counts: Counter[str]) -> Status:
+            read, new = counts["read"], counts["new"]
+            return Status(
+                f"{human_bytes(read)} of {human_bytes(planned)} read, {human_bytes(new)} new", percent(read, planned)
+            )
+
+        with self.showing(self.session, describe):
+            self.session.chunk(self.bundle)
 
 
 class SealBlob(_BundleTask):
@@ -101,7 +120,7 @@ class SealBlob(_BundleTask):
     state = BundleState.SEALED
 
     def requires(self) -> luigi.Task:
-        return ChunkFile(host=self.host, bundle=self.bundle)
+        return ChunkFile(host=self.host, run_id=self.run_id, bundle=self.bundle)
 
     def run(self) -> None:
         self.session.seal(self.bundle, lambda path: SpoolTarget(path).exists())
@@ -113,10 +132,11 @@ class UploadBlob(_BundleTask):
     state = BundleState.UPLOADED
 
     def requires(self) -> luigi.Task:
-        return SealBlob(host=self.host, bundle=self.bundle)
+        return SealBlob(host=self.host, run_id=self.run_id, bundle=self.bundle)
 
     def run(self) -> None:
-        self.session.upload(self.bundle, self._is_stored)
+        with self.showing(self.session, lambda counts: Status(f"{human_bytes(counts['stored'])} sent")):
+            self.session.upload(self.bundle, self._is_stored)
 
     def _is_stored(self, key: str, size: int) -> bool:
         """Look for the effect before the row; a credential that can only put has no way to."""
@@ -126,12 +146,11 @@ class UploadBlob(_BundleTask):
 class Wave(_BackupTask):
     """A number of bundles, all on their way at once."""
 
-    run_id = luigi.Parameter(description="the run")
     number = luigi.IntParameter(description="place of the wave in the run")
 
     def requires(self) -> list[luigi.Task]:
         wave = bundles.wave_bundles(self.session.index(), self.session.run, self.number)
-        return [UploadBlob(host=self.host, bundle=bundle) for bundle in wave]
+        return [UploadBlob(host=self.host, run_id=self.run_id, bundle=bundle) for bundle in wave]
 
     def complete(self) -> bool:
         row = self.session.index().execute(
@@ -141,18 +160,20 @@ class Wave(_BackupTask):
 
     def run(self) -> None:
         """Nothing is left to do: the bundles are what it stands for."""
+        part = standing.get_standing(self.session.index(), self.session.run, self.number)
+        self.show(Status(f"{plural(part.bundles, 'bundle')}, {human_bytes(part.stored_bytes)} stored", 100))
 
 
 class WriteSnapshotDB(_BackupTask):
     """Reconcile and write the snapshot, or find that something must be read again first."""
 
-    run_id = luigi.Parameter(description="the run")
     attempt = luigi.IntParameter(description="which try of the run this is")
 
     def output(self) -> SQLiteTarget:
         return self.row("SELECT 1 FROM commits WHERE run = ? AND attempt = ?", self.session.run, self.attempt)
 
     def run(self) -> None:
+        self.show(Status("looking what the store holds, writing the snapshot"))
         commit_snapshot(self.session, self.attempt)
 
 
@@ -179,9 +200,11 @@ class Backup(_BackupTask):
         run = runs.find_run(self.session.index(), self.run_id)
         return run is not None and run.exit_code is not None
 
+    def requires(self) -> luigi.Task:
+        return ScanSource(host=self.host, run_id=self.run_id)
+
     def run(self) -> Iterator[luigi.Task]:
         """Yield the run's steps; begun anew by Luigi after each, so the index says where it stands."""
-        yield ScanSource(host=self.host, run_id=self.run_id)
         while (attempt := self._next_attempt()) is not None:
             wave = self.session.next_wave()
             # Wave 0 is what an earlier run had sealed: a partial snapshot without it would make it seem unneeded.
@@ -190,6 +213,43 @@ class Backup(_BackupTask):
             else:
                 yield Wave(host=self.host, run_id=self.run_id, number=wave)
         self.session.finish()
+        self.show(self._outcome())
+
+    def statuses(self) -> Iterable[tuple[luigi.Task, Status]]:
+        index, run = self.session.index(), self.session.run
+        receipt = runs.find_run(index, self.run_id)
+        if receipt is None or not receipt.scanned:
+            yield self, Status("scanning")
+            return
+        whole = standing.get_standing(index, run)
+        wave = bundles.next_wave(index, run)
+        where = "all content is stored" if wave is None else f"wave {wave} of {whole.last_wave}"
+        yield (
+            self,
+            Status(
+                f"{where}: {whole.uploaded:,} of {plural(whole.bundles, 'bundle')},"
+                f" {human_bytes(whole.uploaded_bytes)} of {human_bytes(whole.planned_bytes)} read,"
+                f" {human_bytes(whole.stored_bytes)} stored",
+                percent(whole.uploaded_bytes, whole.planned_bytes),
+            ),
+        )
+        if wave is not None:
+            part = standing.get_standing(index, run, wave)
+            yield (
+                Wave(host=self.host, run_id=self.run_id, number=wave),
+                Status(f"{part.uploaded:,} of {plural(part.bundles, 'bundle')}", percent(part.uploaded, part.bundles)),
+            )
+
+    def _outcome(self) -> Status:
+        run = runs.find_run(self.session.index(), self.run_id)
+        assert run is not None
+        unreadable = runs.count_problems(self.session.index(), run.id, runs.UNREADABLE)
+        return Status(
+            f"snapshot {run.snapshot}: {plural(run.counts['files'], 'file')} ({human_bytes(run.counts['bytes'])}),"
+            f" {human_bytes(run.counts['bytes_new'])} new, {human_bytes(run.counts['bytes_stored'])} stored,"
+            f" {unreadable:,} unreadable",
+            100,
+        )
 
     def _next_attempt(self) -> int | None:
         """Return the number of the next try to commit, None once one succeeded."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
+import time
 from typing import TYPE_CHECKING, Any
 
 import luigi
@@ -11,14 +13,27 @@ from luigi.scheduler import Scheduler
 from luigi.worker import Worker
 
 from vaultik import interrupts
+from vaultik.tasks.luigid import ShownScheduler
 from vaultik.tasks.process import note_first_process
+from vaultik.tasks.settings import leave_out_current_directory
+from vaultik.tasks.visible import VisibleTask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vaultik.tasks.luigid import View
+
+_SHOW_EVERY_S = 2.0
+
 
 class PoliteWorker(Worker):
-    """Luigi's worker, heeding signals where they do no harm: in a task's own code, and between two steps of its own."""
+    """Luigi's worker, heeding signals where they do no harm: in a task's own code, and between two steps of its own.
+
+    It also asks the root now and then how far all is, and lets no traceback go to a scheduler.
+    """
+
+    _due = 0.0
+    _shown = 0
 
     def _create_task_process(self, task: luigi.Task) -> Any:
         process = super()._create_task_process(task)
@@ -34,14 +49,41 @@ class PoliteWorker(Worker):
     def _handle_next_task(self) -> None:
         interrupts.check()
         super()._handle_next_task()
+        known = len(self._scheduled_tasks)
+        if known != self._shown or time.monotonic() >= self._due:
+            self._shown = known
+            self._due = time.monotonic() + _SHOW_EVERY_S
+            # A view, whose absence is no failure.
+            with contextlib.suppress(Exception):
+                self._show()
+
+    def _show(self) -> None:
+        root = self._scheduled_tasks.get(self._first_task)
+        if isinstance(root, VisibleTask):
+            for task, status in root.statuses():
+                self._scheduler.set_task_status_message(task.task_id, status.message)
+                if status.percent is not None:
+                    self._scheduler.set_task_progress_percentage(task.task_id, status.percent)
+
+    def _announce_scheduling_failure(self, task: luigi.Task, expl: str) -> None:
+        kind = expl.strip().rpartition("\n")[2].partition(":")[0]
+        super()._announce_scheduling_failure(task, f"{kind}. The host's own output tells more.")
+
+    def _handle_task_load_error(self, exception: Exception, task_ids: list[str]) -> None:
+        # Luigi's own would send the traceback.
+        super()._handle_task_load_error(type(exception)(), task_ids)
 
 
 class _Factory:
     """Luigi's worker and scheduler with the settings that luigi.cfg gives the stock command."""
 
+    def __init__(self, view: View | None) -> None:
+        self._view = view
+
     def create_local_scheduler(self) -> Scheduler:
         # Pruning at every request for work makes a run quadratic in its tasks.
-        return Scheduler(prune_on_get_work=False, record_task_history=False)
+        settings = {"prune_on_get_work": False, "record_task_history": False}
+        return Scheduler(**settings) if self._view is None else ShownScheduler(self._view, **settings)
 
     def create_worker(self, scheduler: Any, worker_processes: int, assistant: bool = False) -> Worker:  # noqa: FBT001, FBT002 - Luigi's signature
         return PoliteWorker(
@@ -58,15 +100,16 @@ class _Factory:
         )
 
 
-def build(tasks: Sequence[luigi.Task], workers: int = 1) -> bool:
-    """Build tasks. Returns whether Luigi thinks that all went well; receipts know better."""
+def build(tasks: Sequence[luigi.Task], workers: int = 1, view: View | None = None) -> bool:
+    """Build tasks, to be seen in a view if there is one. Returns whether Luigi thinks that all went well; receipts know better."""
+    leave_out_current_directory()
     note_first_process()
     logging.getLogger("luigi-interface").setLevel(logging.CRITICAL)
     logging.getLogger("luigi").setLevel(logging.CRITICAL)
     with interrupts.deferred():
         done = luigi.build(
             list(tasks),
-            worker_scheduler_factory=_Factory(),
+            worker_scheduler_factory=_Factory(view),
             workers=workers,
             local_scheduler=True,
             no_lock=True,

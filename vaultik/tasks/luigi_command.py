@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import luigi
 import luigi.configuration
 import luigi.interface
+from luigi.rpc import RPCError
 
 from vaultik import interrupts
 from vaultik.backup.session import Session
@@ -36,9 +37,11 @@ from vaultik.snapshot.find import when
 from vaultik.store.open import open_store
 from vaultik.tasks import process, runtime
 from vaultik.tasks.build import PoliteWorker
+from vaultik.tasks.luigid import Remote, reason
 from vaultik.told import Attendance
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
     from vaultik.maintain.plan import Plan, Tally
@@ -51,6 +54,7 @@ _FAILED = 1
 _SIGINT_CODE = 130
 _SIGTERM_CODE = 143
 _signal_code = 0
+_luigid_lost: str | None = None
 
 
 def begin(config_path: str, host: str, run_id: str) -> None:
@@ -95,6 +99,7 @@ def _prepare() -> None:
     # Luigi makes its worker after the root task: ours, which looks for signals where they do no harm.
     factory: Any = luigi.interface._WorkerSchedulerFactory  # noqa: SLF001 - it has no other way in
     factory.create_worker = _create_worker
+    factory.create_remote_scheduler = _create_remote_scheduler
     interrupts.defer_from_now_on()
     logging.getLogger("luigi-interface").addFilter(_is_news)
     # Whichever luigi.cfg was found: a worker that outlives a killed parent would hold the lock for ever.
@@ -103,6 +108,10 @@ def _prepare() -> None:
 
 def _create_worker(_factory: Any, scheduler: Any, worker_processes: int, assistant: bool = False) -> PoliteWorker:  # noqa: FBT001, FBT002 - Luigi's signature
     return PoliteWorker(scheduler=scheduler, worker_processes=worker_processes, assistant=assistant)
+
+
+def _create_remote_scheduler(_factory: Any, url: str) -> Remote:
+    return Remote(url, attempts=2)
 
 
 def _note_signal(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
@@ -119,7 +128,13 @@ def _note_signal(kind: type[BaseException], exc: BaseException, trace: Traceback
 
 def _is_news(record: logging.LogRecord) -> bool:
     """Keep Luigi from printing tracebacks of errors that are told in a line."""
-    return not (record.exc_info and isinstance(record.exc_info[1], VaultikError))
+    exc = record.exc_info and record.exc_info[1]
+    if isinstance(exc, RPCError):
+        global _luigid_lost  # noqa: PLW0603 - there is one luigid
+        _luigid_lost = reason(exc)
+        return False
+    # Each second, and if it comes back it is no news.
+    return not isinstance(exc, VaultikError) and record.msg != "Failed pinging scheduler"
 
 
 def _require(task: luigi.Task, *names: str) -> None:
@@ -196,12 +211,11 @@ def _end_prune(task: Prune, session: PruneSession, record: process.Record, owner
         return
     code = _FAILED
     try:
-        errors = _say_errors(record.take())
         if task.complete():
             _say_freed(session.read_plan(), plans.total(session.freed()), deletes=not task.dry_run)
             code = _OK
         else:
-            code = errors or _FAILED
+            code = _say_errors(record.take())
     finally:
         session.remove()
         _leave(code)
@@ -226,7 +240,7 @@ def _end_restore(session: RestoreSession, record: process.Record, owner: int) ->
             code = _say_report(report, session.target)
             session.end(report)
         else:
-            code = _say_errors(record.take()) or _FAILED
+            code = _say_errors(record.take())
             session.abandon()
     except VaultikError as exc:
         _say(str(exc), exc.hint)
@@ -242,12 +256,21 @@ def _say_report(report: RestoreReport, target: Path) -> int:
     return IntegrityError.exit_code if report.damaged else _FAILED if report.failed else _OK
 
 
-def _say_errors(events: list[dict[str, Any]]) -> int:
-    """Name what tasks raised. Returns the first one's exit code, 0 if there was none."""
+def _say_errors(events: Sequence[dict[str, Any]]) -> int:
+    """Name what tasks raised, or why they weren't run. Returns the first one's exit code."""
     errors = [event for event in events if "error" in event]
     for event in errors:
         _say(event["error"], event["hint"])
-    return int(errors[0]["exit_code"]) if errors else 0
+    if errors:
+        return int(errors[0]["exit_code"])
+    if _luigid_lost:
+        _say(f"luigid: {_luigid_lost}", "the luigi command needs it; vaultik backup goes on without it")
+    elif not _signal_code:
+        _say(
+            "Luigi ended before everything was done",
+            "luigid forgot the tasks or was paused, or a worker was killed? the next run goes on",
+        )
+    return _FAILED
 
 
 def _leave(code: int) -> NoReturn:
@@ -274,7 +297,7 @@ def _end(session: Session, attendance: Attendance, record: process.Record, owner
     except VaultikError as exc:
         _say(str(exc), exc.hint)
     if code == _FAILED:
-        code = _signal_code or _say_errors(events) or _FAILED
+        code = _signal_code or _say_errors(events)
     try:
         attendance.end(code, next((event["error"] for event in events if "error" in event), None))
     finally:

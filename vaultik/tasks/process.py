@@ -26,14 +26,42 @@ _first_process = os.getpid()
 _record: Record | None = None
 
 
-class Record:
-    """Lines that any process of a run adds and the first one reads, in the order they came."""
+class Lines:
+    """Lines that any of several processes adds and one reads, in the order they came; adding never waits."""
 
     def __init__(self) -> None:
         self._fd = os.memfd_create("vaultik-record", os.MFD_CLOEXEC)
         fcntl.fcntl(self._fd, fcntl.F_SETFL, os.O_APPEND)
+        self.rewind()
+
+    def write(self, event: Mapping[str, Any]) -> None:
+        """Append an event, atomically."""
+        os.write(self._fd, json.dumps(event).encode() + b"\n")
+
+    def rewind(self) -> None:
+        """Take everything once more."""
         self._read_to = 0
         self._rest = b""
+
+    def take(self) -> list[dict[str, Any]]:
+        """Return the events that came since the last time."""
+        events: list[dict[str, Any]] = []
+        while block := os.pread(self._fd, 1 << 16, self._read_to):
+            self._read_to += len(block)
+            *lines, self._rest = (self._rest + block).split(b"\n")
+            events.extend(json.loads(line) for line in lines)
+        return events
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        os.close(self._fd)
+
+
+class Record(Lines):
+    """What the processes of a run tell the first one."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self._pending: Counter[str] = Counter()
         self._pending_pid = os.getpid()
         self._written = 0.0
@@ -52,30 +80,18 @@ class Record:
             event = {}
         self.flush()
         if event:
-            self._write(event)
+            self.write(event)
 
     def flush(self) -> None:
         """Write the numbers that are summed up in this process."""
         if self._pending and self._pending_pid == os.getpid():
-            self._write(self._pending)
+            self.write(self._pending)
             self._pending = Counter()
 
-    def _write(self, event: Mapping[str, Any]) -> None:
-        os.write(self._fd, json.dumps(event).encode() + b"\n")
+    def write(self, event: Mapping[str, Any]) -> None:
+        """Append an event at once."""
+        super().write(event)
         self._written = time.monotonic()
-
-    def take(self) -> list[dict[str, Any]]:
-        """Return the events that came since the last time."""
-        events: list[dict[str, Any]] = []
-        while block := os.pread(self._fd, 1 << 16, self._read_to):
-            self._read_to += len(block)
-            *lines, self._rest = (self._rest + block).split(b"\n")
-            events.extend(json.loads(line) for line in lines)
-        return events
-
-    def close(self) -> None:
-        """Let go of the memory."""
-        os.close(self._fd)
 
 
 def note_first_process() -> None:

@@ -17,14 +17,17 @@ from luigi.parameter import ParameterVisibility
 
 from vaultik.errors import LocalIndexError, TaskFailedError
 from vaultik.maintain.prune import BLOBS, MANIFESTS, ORPHANS, PLAN, SNAPSHOTS, PruneSession
+from vaultik.shown import human_bytes, plural
 from vaultik.targets.sqlite import SQLiteTarget
 from vaultik.tasks import runtime
 from vaultik.tasks.backup import new_run_id
 from vaultik.tasks.build import build
 from vaultik.tasks.process import Record
 from vaultik.tasks.run import Watcher
+from vaultik.tasks.visible import Status, VisibleTask, percent
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable
 
     from vaultik.maintain.plan import Plan, Tally
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 _sessions: dict[str, PruneSession] = {}
 
 
-class _PruneTask(luigi.Task):
+class _PruneTask(VisibleTask):
     """A step of a prune that this process (or its parent) began."""
 
     run_id = luigi.Parameter(description="identity of this prune, new each time")
@@ -50,10 +53,14 @@ class _PruneTask(luigi.Task):
         return SQLiteTarget(self.session.db, "SELECT 1 FROM steps WHERE name = ?", (self.step,))
 
     def run(self) -> None:
-        self.session.delete(self.step)
+        def describe(counts: Counter[str]) -> Status:
+            done, of = counts["done"], counts["objects"]
+            return Status(
+                f"{done:,} of {plural(of, 'object')} deleted, {human_bytes(counts['done_bytes'])}", percent(done, of)
+            )
 
-    def on_failure(self, exception: BaseException) -> str:
-        return runtime.note_failure(exception)
+        with self.showing(self.session, describe):
+            self.session.delete(self.step)
 
 
 class PlanPrune(_PruneTask):
@@ -65,7 +72,8 @@ class PlanPrune(_PruneTask):
         return []
 
     def run(self) -> None:
-        self.session.plan()
+        with self.showing(self.session, lambda counts: Status(f"{plural(counts['done'], 'object')} looked at")):
+            self.session.plan()
 
 
 class DropSnapshots(_PruneTask):
@@ -92,7 +100,7 @@ class DropOrphans(_PruneTask):
     step, after = ORPHANS, FreeBlobs
 
 
-class Prune(luigi.Task):
+class Prune(VisibleTask):
     """`luigi --module vaultik.tasks Prune --bucket B --prefix P --keep-daily 7`."""
 
     bucket = luigi.Parameter(default="", description="bucket of the store", visibility=ParameterVisibility.PRIVATE)

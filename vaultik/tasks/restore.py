@@ -1,6 +1,6 @@
 """The graph of a restore. State lies in the target; complete = one committed row.
 
-Restore(target id)            the root: yields the snapshot, the comparison, then waves of blobs, then the finish
+Restore                       the root: yields the snapshot, the comparison, then waves of blobs, then the finish
   FetchSnapshotDB
   CompareTree                 what is there already, of an earlier try or of the tree that is updated
   RestoreWave(number)         up to 32 blobs at a time: Luigi's cost grows with the square of what is yielded at once
@@ -10,9 +10,6 @@ Restore(target id)            the root: yields the snapshot, the comparison, the
 
 from __future__ import annotations
 
-import hashlib
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import luigi
@@ -20,10 +17,13 @@ from luigi.parameter import ParameterVisibility
 
 from vaultik.errors import LocalIndexError, TaskFailedError
 from vaultik.restore.progress import NoProgress, Progress
+from vaultik.shown import human_bytes, plural
 from vaultik.tasks import runtime
+from vaultik.tasks.backup import new_run_id
 from vaultik.tasks.build import build
 from vaultik.tasks.process import Record
 from vaultik.tasks.run import Watcher
+from vaultik.tasks.visible import Status, VisibleTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,17 +34,16 @@ if TYPE_CHECKING:
 _sessions: dict[str, RestoreSession] = {}
 
 
-class _RestoreTask(luigi.Task):
+class _RestoreTask(VisibleTask):
     """A task of a restore that this process (or its parent) began."""
 
-    restore_id = luigi.Parameter(description="identity of this restore")
+    restore_id = luigi.Parameter(
+        description="identity of this restore, new each time; where it stands lies in the target"
+    )
 
     @property
     def session(self) -> RestoreSession:
         return _sessions[self.restore_id]
-
-    def on_failure(self, exception: BaseException) -> str:
-        return runtime.note_failure(exception)
 
 
 class FetchSnapshotDB(_RestoreTask):
@@ -76,7 +75,13 @@ class RestoreBlob(_RestoreTask):
         return self.session.is_read(self.blob)
 
     def run(self) -> None:
-        self.session.restore_blob(self.blob)
+        with self.showing(
+            self.session,
+            lambda counts: Status(
+                f"{human_bytes(counts['bytes'])} written, {plural(counts['files'], 'file')} finished"
+            ),
+        ):
+            self.session.restore_blob(self.blob)
 
 
 class RestoreWave(_RestoreTask):
@@ -119,7 +124,7 @@ class RestoreTree(_RestoreTask):
         yield FinishTree(restore_id=self.restore_id)
 
 
-class Restore(luigi.Task):
+class Restore(VisibleTask):
     """`luigi --module vaultik.tasks Restore --bucket B --prefix P --snapshot latest --target DIR`."""
 
     bucket = luigi.Parameter(default="", description="bucket of the store", visibility=ParameterVisibility.PRIVATE)
@@ -136,6 +141,7 @@ class Restore(luigi.Task):
     force = luigi.BoolParameter(description="update a directory that isn't empty")
     delete = luigi.BoolParameter(description="with force: remove what the snapshot doesn't have")
     checksum = luigi.BoolParameter(description="tell what is equal by its bytes, not by size and time")
+    restore_id = luigi.Parameter(default=new_run_id(), description="identity of this restore, new each time")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -145,22 +151,12 @@ class Restore(luigi.Task):
 
             _sessions[self.restore_id] = luigi_command.begin_restore(self)
 
-    @property
-    def restore_id(self) -> str:
-        """What tells restores apart without telling a path."""
-        return restore_id(Path(self.target))
-
     def complete(self) -> bool:
         return self._done or _sessions[self.restore_id].is_finished()
 
     def run(self) -> Iterator[Any]:
         """Yield the restore."""
         yield RestoreTree(restore_id=self.restore_id)
-
-
-def restore_id(target: Path) -> str:
-    """Return an id for the restore into a directory that doesn't tell its path."""
-    return hashlib.sha256(os.fsencode(target.resolve())).hexdigest()[:12]
 
 
 def restore(
@@ -186,7 +182,7 @@ def restore(
     """
     watch = progress or NoProgress()
     record = Record()
-    number = restore_id(session.target)
+    number = new_run_id()
     watcher = Watcher(record, lambda event: watch.advance(**event))
     session.emit = record.add
     _sessions[number] = session

@@ -17,7 +17,9 @@ from vaultik.niceness import give_way
 from vaultik.tasks import runtime
 from vaultik.tasks.backup import Backup, ScanSource, new_run_id
 from vaultik.tasks.build import build
+from vaultik.tasks.luigid import viewed_by
 from vaultik.tasks.process import Record
+from vaultik.tasks.settings import leave_out_current_directory, luigid_url
 from vaultik.told import Attendance
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from vaultik.backup.changes import Changes
     from vaultik.config import Config
     from vaultik.index.runs import Problem, Run
+    from vaultik.tasks.luigid import View
 
 _POLL_S = 0.1
 
@@ -47,7 +50,7 @@ def run_backup(
     stdin: str | None = None,
     watch: Callable[[dict[str, Any]], None] = lambda _event: None,
 ) -> BackupResult:
-    """Back up once.
+    """Back up once. A central luigid that luigi.cfg names is shown what goes on; if it can't be, a notice says so.
 
     Args:
         config: what and where to.
@@ -64,6 +67,8 @@ def run_backup(
         CommandError: a hook before it failed.
         VaultikError: the run failed; what is stored already is not lost, the next run goes on.
     """
+    leave_out_current_directory()
+    url = luigid_url()
     record = Record()
     watcher = Watcher(record, watch)
     # Before the lock: a config that can't be used leaves nothing behind.
@@ -72,12 +77,13 @@ def run_backup(
     try:
         with Attendance(session, lambda line: watch({"output": line})) as attendance:
             try:
-                session.begin(adopt=adopt)
-                attendance.begin()
-                give_way(config.nice, config.ionice)
-                runtime.activate(session, record)
-                watcher.start()
-                _build(session, workers)
+                with viewed_by(url, lambda text: record.write({"notice": text})) as view:
+                    session.begin(adopt=adopt)
+                    attendance.begin()
+                    give_way(config.nice, config.ionice)
+                    runtime.activate(session, record)
+                    watcher.start()
+                    _build(session, workers, view)
             finally:
                 watcher.stop()
             return _result(session, watcher.errors)
@@ -91,9 +97,9 @@ def run_backup(
         lock.release()
 
 
-def _build(session: Session, workers: int | None) -> None:
+def _build(session: Session, workers: int | None, view: View | None) -> None:
     # The scan alone first: it says how many processes the rest is worth.
-    build([ScanSource(host=session.host, run_id=session.run_id)])
+    build([ScanSource(host=session.host, run_id=session.run_id)], view=view)
     with mapped(session.config.index_path):
         run = runs.find_run(session.index(), session.run_id)
         if run is None or not run.scanned:
@@ -102,7 +108,7 @@ def _build(session: Session, workers: int | None) -> None:
     merited = workers or session.config.workers or (2 if waiting > 1 else 1)
     runtime.set_workers(merited)
     session.close()
-    build([Backup(host=session.host, run_id=session.run_id)], workers=merited)
+    build([Backup(host=session.host, run_id=session.run_id)], workers=merited, view=view)
 
 
 def _result(session: Session, errors: list[dict[str, Any]]) -> BackupResult:

@@ -67,8 +67,8 @@ def begin_under_luigi(config: str, host: str, run_id: str) -> None:
     luigi_command.begin(config, host, run_id)
 
 
-def note_failure(exception: BaseException) -> str:
-    """Keep a task's error for the message and exit code of the run. Returns what luigid may see of it."""
+def note_failure(exception: BaseException) -> None:
+    """Keep a task's error for the message and exit code of the run."""
     if isinstance(exception, sqlite3.Error) and _session is not None:
         exception = map_error(exception, _session.config.index_path)
     known = isinstance(exception, VaultikError)
@@ -81,4 +81,3 @@ def note_failure(exception: BaseException) -> str:
         # For `vaultik status`; where the index is what failed, the message has to do.
         with contextlib.suppress(sqlite3.Error, OSError, VaultikError):
             runs.set_error(_session.index(), _session.run_id, text, time.time())
-    return type(exception).__name__
