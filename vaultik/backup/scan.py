@@ -8,16 +8,14 @@ old row until its new content is recorded.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from vaultik.backup import attributes, sources
+from vaultik.backup import attributes, limits, sources
 from vaultik.directories import OPEN_DIRECTORY, DirectoryCache
 from vaultik.index import contents, entries, mounts, runs
 from vaultik.model import EntryType, Mark, entry_type
-from vaultik.snapshot.rules import LONGEST_NAME
 
 if TYPE_CHECKING:
     import sqlite3
@@ -47,6 +45,8 @@ class _Todo(NamedTuple):
 
     entry: int
     path: bytes
+    depth: int
+    """How many names below `/` it lies."""
     device: int
     ways: sources.Ways | None
 
@@ -117,7 +117,7 @@ class Scan:
         st = os.fstat(root_fd)
         whole = b"/" in self._sources
         self._root(root_fd, st, Mark.SOURCE if whole else Mark.IMPLIED)
-        todo = [_Todo(entries.ROOT, b"/", st.st_dev, None if whole else ways)]
+        todo = [_Todo(entries.ROOT, b"/", 0, st.st_dev, None if whole else ways)]
         while todo:
             # The last directory of a level comes first, so that what is open stays of use.
             todo.extend(self._directory(todo.pop()))
@@ -188,8 +188,7 @@ class Scan:
         marks = Mark(0) if at.ways is None else Mark.SOURCE if ways is None else Mark.IMPLIED
         self._count(st)
         try:
-            if len(name) > LONGEST_NAME:
-                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+            limits.check_entry(name, st, at.depth + 1)
             entry = self._update(at, fd, name, st, known, marks)
         except OSError as exc:
             self._no_entry(at.below(name), exc)
@@ -202,7 +201,7 @@ class Scan:
             for below in entries.children(self._index, entry).values():
                 self.counts.removed += entries.remove_tree(self._index, below.id)
             return None
-        return _Todo(entry, at.below(name), st.st_dev, ways)
+        return _Todo(entry, at.below(name), at.depth + 1, st.st_dev, ways)
 
     def _update(
         self, at: _Todo, fd: int, name: bytes, st: os.stat_result, known: Known | None, marks: Mark

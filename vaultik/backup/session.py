@@ -201,7 +201,10 @@ class Session:
             young_ns = int((self.started - _YOUNG_S) * 1e9)
             # A blob whose files live about as long dies whole, and little of it has to be sealed again.
             made = (b for kind in bundles.Kind for b in plan_them(bundles.iter_unplanned(index, kind, young_ns)))
-            return bundles.add_bundles(index, self.run, made)
+            added = bundles.add_bundles(index, self.run, made)
+            # Within the transaction: what can't be is not planned either.
+            plan.check_room(*bundles.count_blobs(index), self.config.blob_size_limit)
+            return added
 
     def chunk(self, bundle: int) -> None:
         """ChunkFile: stream a bundle's files into the spool."""
