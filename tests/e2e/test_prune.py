@@ -3,6 +3,7 @@
 Stores with weeks behind them are written by tests/support/history; what is restored comes from real backups.
 """
 
+import contextlib
 import json
 import os
 import pty
@@ -771,13 +772,23 @@ class TestTerminal:
         assert len(history.keys()) == 3
 
 
+CONTROL = ("\x03", "\x04")
+
+
 def at_a_terminal(site, arguments, answer, command=None):
     pid, fd = pty.fork()
     if pid == 0:
         command = command or site.command(*arguments)
         os.execvpe(command[0], command, site.environment(TERM="xterm"))
-    said = b""
-    while select.select([fd], [], [], 30)[0]:
+    said = pressed = b""
+    quiet = 0
+    while quiet < 60:
+        if not select.select([fd], [], [], 1)[0]:
+            # A signal that comes just before a read is asked for doesn't end it; a person presses the key again.
+            quiet += 1
+            with contextlib.suppress(OSError):
+                os.write(fd, pressed)
+            continue
         try:
             data = os.read(fd, 65536)
         except OSError:
@@ -786,6 +797,7 @@ def at_a_terminal(site, arguments, answer, command=None):
             break
         said += data
         if answer and b"Delete that?" in said:
+            pressed = answer.encode() if answer in CONTROL else b""
             os.write(fd, answer.encode())
             answer = ""
     status = os.waitpid(pid, 0)[1]

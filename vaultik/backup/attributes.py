@@ -15,8 +15,10 @@ import stat
 from typing import TYPE_CHECKING
 
 from vaultik import linux
+from vaultik.backup import limits
 from vaultik.index.entries import Attributes, signed, time_ns
 from vaultik.model import EntryType, entry_type
+from vaultik.snapshot.rules import LONGEST_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,10 +41,12 @@ def of_name(directory: int, name: bytes, st: os.stat_result, mount: int) -> Attr
     Inode flags need a descriptor and are left out.
 
     Raises:
-        OSError: a symlink is gone.
+        OSError: a symlink is gone, or its target is longer than the format has it.
     """
     path = b"/proc/self/fd/%d/%s" % (directory, name)
     target = os.readlink(name, dir_fd=directory) if stat.S_ISLNK(st.st_mode) else None
+    if target is not None:
+        limits.check_link(target)
     return _attributes(
         st,
         mount,
@@ -150,6 +154,8 @@ def _group_name(gid: int) -> str | None:
 
 
 def _text(name: str) -> str | None:
+    if len(name) > LONGEST_NAME:
+        return None
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import io
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,13 +20,14 @@ import vaultik
 from vaultik.backup import spool
 from vaultik.backup.reconcile import commit_base
 from vaultik.core import age, manifest
-from vaultik.core.frames import FrameEncoder, encode_stream
+from vaultik.core.bounds import DB_BOUND, MANIFEST_BOUND
+from vaultik.core.frames import encode_stream
 from vaultik.core.ids import new_snapshot_id, source8
 from vaultik.core.lease import PARTIAL_AFTER_S
 from vaultik.core.names import SnapshotName
-from vaultik.core.padding import padding_frame
+from vaultik.core.padding import padded
 from vaultik.core.streams import PieceReader
-from vaultik.errors import FormatError, LocalIndexError, StoreUnavailableError
+from vaultik.errors import ConfigError, FormatError, LocalIndexError, StoreUnavailableError
 from vaultik.index import chunks, state
 from vaultik.index.db import mapped, transaction
 from vaultik.index.state import Base
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
     from vaultik.backup.session import Session
     from vaultik.model import SnapshotId
 
-_BLOCK = 1 << 20
 _ATTEMPTS = 10
 _PAUSES_S = (1, 5, 20)
 
@@ -169,10 +170,7 @@ def _sealed(session: Session, draft: _Draft) -> Iterator[_Sealed]:
     try:
         db, totals = _seal_db(session, draft, db_path)
         db_name = SnapshotName(prefix, draft.id, db.sha256, "db")
-        text = manifest.encode(_manifest(session, draft, totals, (db_name.key, db.size_bytes)))
-        frame = FrameEncoder(session.config.compression_level).encode(text)
-        readers = [*session.recipients, *([session.config.audit_recipient] if session.config.audit_recipient else [])]
-        sealed = _seal(session, iter([frame, padding_frame(len(frame))]), manifest_path, readers)
+        sealed = _seal_manifest(session, _manifest(session, draft, totals, (db_name.key, db.size_bytes)), manifest_path)
         manifest_name = SnapshotName(prefix, draft.id, sealed.sha256, "manifest")
         base = Base(draft.id, sealed.sha256.hex(), db_name.key, db.size_bytes, draft.server_time)
         yield _Sealed((manifest_name, manifest_path), (db_name, db_path), base)
@@ -238,21 +236,27 @@ def _seal_db(session: Session, draft: _Draft, target: Path) -> tuple[age.Sealed,
             ) from exc
         file = stack.enter_context(plain.open("rb"))
         size = plain.stat().st_size
-        frame = _padded(encode_stream(file, size, session.config.compression_level))
-        return _seal(session, frame, target, session.recipients), totals
+        if size > DB_BOUND.largest:
+            raise LocalIndexError(f"snapshot DB: {size} bytes, at most {DB_BOUND.largest} are allowed")
+        frame = encode_stream(file, size, session.config.compression_level)
+        return _seal(session, padded(frame, DB_BOUND.least_stored(size)), target, session.recipients), totals
+
+
+def _seal_manifest(session: Session, facts: manifest.Manifest, target: Path) -> age.Sealed:
+    try:
+        text = manifest.encode(facts)
+        # Nothing is stored that a reader would refuse.
+        manifest.decode(text)
+    except FormatError as exc:
+        raise ConfigError(f"config {session.config.path}: {exc}") from exc
+    frame = encode_stream(io.BytesIO(text), len(text), session.config.compression_level)
+    readers = [*session.recipients, *([session.config.audit_recipient] if session.config.audit_recipient else [])]
+    return _seal(session, padded(frame, MANIFEST_BOUND.least_stored(len(text))), target, readers)
 
 
 def _seal(session: Session, pieces: Iterator[bytes], target: Path, recipients: Sequence[str]) -> age.Sealed:
     with spool.spool_errors(session.spool_dir), spool.create(target) as file:
         return age.seal(PieceReader(pieces), file, recipients)
-
-
-def _padded(frame: age.Readable) -> Iterator[bytes]:
-    length = 0
-    while block := frame.read(_BLOCK):
-        length += len(block)
-        yield block
-    yield padding_frame(length)
 
 
 def _manifest(session: Session, draft: _Draft, totals: Totals, db: tuple[str, int]) -> manifest.Manifest:

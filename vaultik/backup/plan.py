@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vaultik.core.manifest import MOST_BLOBS
+from vaultik.errors import ConfigError
 from vaultik.index.bundles import Cut, Piece, PlannedBundle
+from vaultik.shown import human_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -35,12 +38,31 @@ def bundle_limit(total: int, blob_size_limit: int) -> int:
     return min(blob_size_limit, max(total // _SHARES, _LEAST_BYTES))
 
 
+def check_room(known: int, planned: int, blob_size_limit: int) -> None:
+    """Check, before anything is uploaded, that a snapshot can name all its blobs.
+
+    Args:
+        known: blobs that are stored already.
+        planned: bundles that may become more.
+        blob_size_limit: the configured size of a bundle.
+
+    Raises:
+        ConfigError: it couldn't.
+    """
+    if known + planned > MOST_BLOBS:
+        raise ConfigError(
+            f"blob_size_limit: at {human_bytes(blob_size_limit)} that makes {known + planned:,} blobs, and a snapshot may"
+            f" name {MOST_BLOBS:,}",
+            hint="raise blob_size_limit; what is stored already stays of use",
+        )
+
+
 def plan_bundles(
     changed: Iterable[ChangedFile],
     *,
     limit: int,
     longest_chunk: int,
-    data_ranges: Callable[[int, int], list[tuple[int, int]]],
+    data_ranges: Callable[[int, int], list[tuple[int, int]] | None],
 ) -> Iterator[PlannedBundle]:
     """Yield bundles that together read every changed file once, in order.
 
@@ -48,7 +70,7 @@ def plan_bundles(
         changed: the files.
         limit: most plaintext bytes of one bundle.
         longest_chunk: FastCDC's maximum; an extent may end that much later than planned.
-        data_ranges: gives the (start, stop) of an entry's data, for a large file with holes.
+        data_ranges: gives the (start, stop) of an entry's data, for a large file with holes; None if it can't be opened.
     """
     pieces: list[Piece] = []
     total = 0
@@ -72,7 +94,7 @@ def _pieces(
     changed: Iterable[ChangedFile],
     limit: int,
     longest_chunk: int,
-    data_ranges: Callable[[int, int], list[tuple[int, int]]],
+    data_ranges: Callable[[int, int], list[tuple[int, int]] | None],
 ) -> Iterator[tuple[Piece, int]]:
     for file in changed:
         if file.size <= limit:
@@ -80,6 +102,10 @@ def _pieces(
             continue
         sparse = file.blocks * _BLOCK < file.size
         ranges = data_ranges(file.entry, file.size) if sparse else [(0, file.size)]
+        if ranges is None:
+            # Whoever reads it finds out why, or has it planned again: extents of a hole of exabytes never end.
+            yield Piece(file.entry, 0, None, Cut.NONE), 0
+            continue
         # A file that is one hole still has to be opened, for its stat.
         for start, stop in ranges or [(0, 0)]:
             yield from _extents(file.entry, start, stop, limit - longest_chunk)

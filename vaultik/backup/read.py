@@ -191,15 +191,15 @@ class BundleReader:
         return bundles.agree_boundary(self._index, piece.entry, nominal, max(cut, nominal))
 
 
-def find_data_ranges(index: sqlite3.Connection, entry: int, size: int) -> list[tuple[int, int]]:
-    """Return the data ranges of an entry's file as it is now; all of it if that can't be told."""
+def find_data_ranges(index: sqlite3.Connection, entry: int, size: int) -> list[tuple[int, int]] | None:
+    """Return the data ranges of an entry's file as it is now; None if it can't be opened."""
     root = os.open(b"/", OPEN_DIRECTORY)
     cache = DirectoryCache(entries.ROOT, root, lambda at: entries.parent_and_name(index, at))
     try:
         parent, name = entries.parent_and_name(index, entry)
         fd = os.open(name, _OPEN_FILE, dir_fd=cache.open(parent))
     except OSError:
-        return [(0, size)]  # whoever reads it finds out why
+        return None
     finally:
         cache.close()
         os.close(root)

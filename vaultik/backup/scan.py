@@ -8,17 +8,15 @@ rest of the index as it stands: what it comes to is what a scan of everything co
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from vaultik.backup import sources
+from vaultik.backup import limits, sources
 from vaultik.backup.compare import Comparer, ScanCounts
 from vaultik.directories import OPEN_DIRECTORY, DirectoryCache
 from vaultik.index import contents, entries, runs, streams
 from vaultik.model import Mark
-from vaultik.snapshot.rules import LONGEST_NAME
 
 if TYPE_CHECKING:
     import sqlite3
@@ -44,6 +42,11 @@ class _Todo(NamedTuple):
     ways: sources.Ways | None
     deep: bool
     """Whether what is below directories in it is looked at too, though nothing tells that it changed."""
+
+    @property
+    def depth(self) -> int:
+        """How many names below `/` it lies."""
+        return 0 if self.path == b"/" else self.path.count(b"/")
 
     def below(self, name: bytes) -> bytes:
         return (self.path if self.path.endswith(b"/") else self.path + b"/") + name
@@ -221,8 +224,7 @@ class Scan:
         self.counts.add(st)
         deep = self._is_deep(at, fd, name, st, known)
         try:
-            if len(name) > LONGEST_NAME:
-                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+            limits.check_entry(name, st, at.depth + 1)
             entry = self._comparer.update(at.entry, fd, name, st, known, marks)
         except OSError as exc:
             self._no_entry(at.below(name), exc)

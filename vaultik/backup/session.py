@@ -238,7 +238,10 @@ class Session:
             # A blob whose files live about as long dies whole, and little of it has to be sealed again.
             made = (b for kind in bundles.Kind for b in plan_them(bundles.iter_unplanned(index, kind, young_ns)))
             alone = plan.plan_streams(streams.iter_unplanned(index))
-            return bundles.add_bundles(index, self.run, itertools.chain(alone, made))
+            added = bundles.add_bundles(index, self.run, itertools.chain(alone, made))
+            # Within the transaction: what can't be is not planned either.
+            plan.check_room(*bundles.count_blobs(index), self.config.blob_size_limit)
+            return added
 
     def chunk(self, bundle: int) -> None:
         """ChunkFile: stream a bundle's files into the spool."""

@@ -27,7 +27,7 @@ EPILOG = """\b
 Example:
   vaultik snapshots my-bucket host1/
 \b
-Without an identity ids, times and sizes are shown; with one also hosts, files and bytes.
+Without an identity ids, times and sizes are shown; with one also hosts, entries and content.
 Exit codes: 0 done; 2 no snapshot there, or none for this identity; 1 store failed; 4 a manifest is
 damaged (the others are listed).
 """
@@ -103,7 +103,9 @@ def _row(store: Store, snapshot: FoundSnapshot, identities: list[Identity]) -> d
 
 
 def _lines(rows: list[dict[str, Any]], *, known: bool) -> list[str]:
-    head = ["snapshot", "put at (UTC)", "source", "metadata"] + (["host", "entries", "size", "stored"] if known else [])
+    head = ["snapshot", "put at (UTC)", "source", "metadata"] + (
+        ["host", "entries", "content", "stored"] if known else []
+    )
     table = [head]
     for row in rows:
         stored = row["stored"].replace("T", " ").removesuffix("Z")

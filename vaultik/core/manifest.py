@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 import json
 import re
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -20,9 +20,14 @@ from vaultik.core.ids import parse_snapshot_id
 from vaultik.errors import FormatError
 from vaultik.model import SnapshotId  # noqa: TC001 - msgspec reads the annotations
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 FORMAT = 1
-LARGEST = 32 << 20
-"""Bytes of a manifest, signatures included: some 350,000 blobs."""
+LARGEST = 64 << 20
+"""Bytes of a manifest, signatures included. Who reads one needs some 500 bytes of memory for each blob."""
+MOST_BLOBS = 700_000
+"""So many always fit: 83 bytes each at the most, and the rest of the largest manifest is under 9 MB."""
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]+={0,2}")
 
 Signature = bytes
@@ -64,6 +69,7 @@ class Manifest:
 
 _DECODER = msgspec.json.Decoder(Manifest)
 _MOST_SIGNATURES = 100
+_BLOBS_AT_ONCE = 4096
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -72,7 +78,7 @@ def encode(manifest: Manifest) -> bytes:
     Raises:
         FormatError: it would be larger than a reader takes.
     """
-    data = b"\n".join([_canonical(manifest), *manifest.signatures, b""])
+    data = b"".join([*_iter_canonical(manifest), b"\n", *(signature + b"\n" for signature in manifest.signatures)])
     if len(data) > LARGEST:
         raise FormatError(f"manifest: {len(data)} bytes, at most {LARGEST} are allowed")
     return data
@@ -87,35 +93,52 @@ def decode(data: bytes) -> Manifest:
     """
     if len(data) > LARGEST:
         raise FormatError(f"manifest: more than {LARGEST} bytes")
-    line, *rest = data.split(b"\n", _MOST_SIGNATURES + 1)
-    if not rest or rest[-1] != b"":
+    line_length = data.find(b"\n")
+    if line_length < 0 or not data.endswith(b"\n"):
         raise FormatError("manifest: does not end with a newline")
-    if not all(_BASE64.fullmatch(signature) for signature in rest[:-1]):
-        raise FormatError("manifest: a line that is no signature")
+    *signatures, rest = data[line_length + 1 :].split(b"\n", _MOST_SIGNATURES)
+    if rest or not all(_BASE64.fullmatch(signature) for signature in signatures):
+        raise FormatError("manifest: a line that is no signature, or too many")
+    line = memoryview(data)[:line_length]
     _check_format(line)
     try:
         manifest = _DECODER.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise FormatError(f"manifest: {exc}") from exc
-    if manifest.signatures or _canonical(manifest) != line:
+    if manifest.signatures or not _is_canonical(manifest, data, line_length):
         raise FormatError("manifest: not in its canonical form")
     _check(manifest)
-    return dataclasses.replace(manifest, signatures=tuple(rest[:-1]))
+    return dataclasses.replace(manifest, signatures=tuple(signatures))
 
 
-def _canonical(manifest: Manifest) -> bytes:
+def _is_canonical(manifest: Manifest, data: bytes, line_length: int) -> bool:
+    """Tell whether the first line of `data` is the manifest's canonical one, without building that whole."""
+    at = 0
+    for piece in _iter_canonical(manifest):
+        if not data.startswith(piece, at):
+            return False
+        at += len(piece)
+    return at == line_length
+
+
+def _iter_canonical(manifest: Manifest) -> Iterator[bytes]:
+    """Yield the canonical line in pieces, without its LF."""
     fields: dict[str, Any] = {
         field.name: getattr(manifest, field.name)
         for field in dataclasses.fields(manifest)
         if field.name != "signatures"
     }
-    blobs = ",".join([f'["{name}",{size}]' for name, size in fields.pop("blobs")])
-    rest = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     # "blobs" is the first of the sorted keys, and nothing in it needs an escape.
-    return f'{{"blobs":[{blobs}],{rest[1:]}'.encode()
+    blobs = fields.pop("blobs")
+    yield b'{"blobs":['
+    for start in range(0, len(blobs), _BLOBS_AT_ONCE):
+        text = ",".join([f'["{name}",{size}]' for name, size in blobs[start : start + _BLOBS_AT_ONCE]])
+        yield f",{text}".encode() if start else text.encode()
+    rest = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    yield f"],{rest[1:]}".encode()
 
 
-def _check_format(line: bytes) -> None:
+def _check_format(line: memoryview) -> None:
     try:
         found = msgspec.json.decode(line, type=_Format).format
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -130,6 +153,5 @@ def _check(manifest: Manifest) -> None:
         parse_snapshot_id(manifest.previous)
     if (manifest.previous is None) != (manifest.previous_manifest is None):
         raise FormatError("manifest: previous and previous_manifest go together")
-    names = [name for name, _ in manifest.blobs]
-    if any(first >= second for first, second in itertools.pairwise(names)):
+    if any(first[0] >= second[0] for first, second in itertools.pairwise(manifest.blobs)):
         raise FormatError("manifest: blobs that don't ascend")

@@ -189,6 +189,13 @@ def count_bundles(index: sqlite3.Connection, run: int) -> int:
     return int(index.execute("SELECT count(*) FROM bundles WHERE run = ? AND state < 3", (run,)).fetchone()[0])
 
 
+def count_blobs(index: sqlite3.Connection) -> tuple[int, int]:
+    """Return how many blobs there are, and how many bundles may become one."""
+    (blobs,) = index.execute("SELECT count(*) FROM blobs").fetchone()
+    (waiting,) = index.execute("SELECT count(*) FROM bundles WHERE state < 2").fetchone()
+    return int(blobs), int(waiting)
+
+
 def are_interrupted(index: sqlite3.Connection, run: int) -> bool:
     """Tell whether bundles of an earlier run wait to be streamed again."""
     query = "SELECT 1 FROM bundles WHERE run = ? AND state = 0 LIMIT 1"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.core import manifest
 from vaultik.core.age_stream import open_stream
+from vaultik.core.bounds import MANIFEST_BOUND
 from vaultik.core.frames import decode_stream
 from vaultik.core.streams import HashingReader
 from vaultik.errors import (
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from vaultik.store.base import ObjectInfo, Store
 
 LATEST = "latest"
-_LEAST_LIMIT = 1 << 20
-_MOST_RATIO = 20
-"""Half of a manifest is hashes, which zstd can only halve; one that claims more is there to fill the memory."""
 _SHOWN = 5
 
 
@@ -101,7 +99,7 @@ def read_manifest(store: Store, found: FoundSnapshot, identities: Sequence[Ident
     what = f"manifest of {found.name.snapshot}"
     if found.manifest is None:
         raise IntegrityError(f"{what}: missing", hint="name the snapshot by its id")
-    limit = max(_LEAST_LIMIT, _MOST_RATIO * found.manifest_bytes)
+    limit = MANIFEST_BOUND.most_content(found.manifest_bytes)
     try:
         with store.open(found.manifest.key) as stream, digest_first(stream, found.manifest) as data:
             text = b"".join(decode_stream(open_stream(data, identities), size_limit=limit))

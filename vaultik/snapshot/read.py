@@ -16,6 +16,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from vaultik.core.age_stream import open_stream
+from vaultik.core.bounds import DB_BOUND
 from vaultik.core.frames import decode_stream
 from vaultik.errors import (
     FormatError,
@@ -35,10 +36,6 @@ if TYPE_CHECKING:
     from vaultik.snapshot.find import FoundSnapshot
     from vaultik.store.base import Store
 
-_LARGEST_DB = 1 << 40
-_LEAST_LIMIT = 64 << 20
-_MOST_RATIO = 200
-"""zstd makes a tenth to a twentieth of a DB; one that claims far more is there to fill the disk."""
 _STEPS = 100_000
 _LEAST_STEPS = 10_000_000
 _STEPS_PER_BYTE = 50
@@ -150,7 +147,7 @@ def get_meta(copy: sqlite3.Connection) -> dict[str, Any]:
 def _download(store: Store, found: FoundSnapshot, identities: Sequence[Identity], plain: Path) -> None:
     fd = os.open(plain, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as file, store.open(found.name.key) as stream, digest_first(stream, found.name) as hashing:
-        limit = min(max(_LEAST_LIMIT, _MOST_RATIO * found.size_bytes), _LARGEST_DB)
+        limit = DB_BOUND.most_content(found.size_bytes)
         for block in decode_stream(open_stream(hashing, identities), size_limit=limit):
             file.write(block)
 

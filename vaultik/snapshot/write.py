@@ -50,7 +50,7 @@ _FOLLOW = (
     " FROM entries AS l WHERE l.id IN (SELECT id FROM stale) AND f.hardlink = l.id AND f.id <> l.id AND f.type = 'f'"
 )
 """A new name of a file that is still to be read is told of as its old content is."""
-_TOTALS = "SELECT count(*), total(CASE WHEN type = 'f' AND coalesce(hardlink, id) = id THEN size ELSE 0 END) FROM main.entries"
+_TOTALS = "SELECT (SELECT count(*) FROM main.entries), (SELECT coalesce(sum(size), 0) FROM main.chunks)"
 
 
 class Totals(NamedTuple):
@@ -58,6 +58,7 @@ class Totals(NamedTuple):
 
     entries: int
     bytes: int
+    """Of its chunks, each once: content that somebody had to have, not sizes, which cost nothing to claim."""
 
 
 def schema() -> str:
@@ -97,8 +98,7 @@ def write_snapshot_db(index_path: Path, target: Path, meta: Mapping[str, int | f
             db.execute(f"CREATE TEMP TABLE {name} (id INTEGER PRIMARY KEY)")
         for statement in (*_UNFINISHED, *_COPY, _FOLLOW):
             db.execute(statement)
-        entries, size = db.execute(_TOTALS).fetchone()
-        totals = Totals(entries, int(size))
+        totals = Totals._make(db.execute(_TOTALS).fetchone())
         db.executemany("INSERT INTO meta VALUES (?, ?)", sorted({**meta, **totals._asdict()}.items()))
         db.execute("COMMIT")
         rules.check(db)
