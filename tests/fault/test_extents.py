@@ -172,7 +172,11 @@ def test_another_chunk_size_while_a_large_file_is_half_read(tmp_path, period, bu
     config = site.config.read_text()
     assert "64KiB" in config
     site.config.write_text(config.replace("64KiB", "2MiB").replace("1MiB", "32MiB"))
-    site.backup()
+    run = Run(site)
+    for table in ("pieces", "boundaries", "extent_chunks"):
+        assert run.session.index().execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+    run.session.scan()
+    run.rest()
     site.restore(tmp_path / "out")
     assert (site.restored(tmp_path / "out") / "image").read_bytes() == (site.source / "image").read_bytes()
 
@@ -195,6 +199,8 @@ def test_extents_that_do_not_fit_together_are_read_again(site, tmp_path, stateme
     run = interrupted(site, 1)
     spoil(site, statement)
     assert run.rest() == []
+    with contextlib.closing(sqlite3.connect(site.index)) as index:
+        assert index.execute("SELECT count(*) FROM commits").fetchone() == (1,), "nothing was recorded that doesn't fit"
     site.restore(tmp_path / "out")
     assert (site.restored(tmp_path / "out") / "image").read_bytes() == (site.source / "image").read_bytes()
 

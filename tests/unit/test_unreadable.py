@@ -11,7 +11,7 @@ from tests.support.world import DAY, HOUR, World
 from vaultik.backup import read
 from vaultik.backup.chunk import BundleSealer
 from vaultik.backup.session import Session
-from vaultik.index import bundles, moves
+from vaultik.index import bundles, chunks, db, moves
 from vaultik.model import Mark
 
 ENTRY = "SELECT marks, (SELECT count(*) FROM entry_chunks WHERE entry = id) FROM entries WHERE name = CAST(? AS BLOB)"
@@ -42,6 +42,13 @@ def newest(world):
 def index_rows(host, query):
     with contextlib.closing(sqlite3.connect(host.state() / "index.sqlite")) as index:
         return index.execute(query).fetchall()
+
+
+def go_on_until(run, host, query):
+    assert run.step()
+    while not index_rows(host, query):
+        assert run.step(), "it ended before"
+    host.kill()
 
 
 class TestWhatIsSealedAgain:
@@ -97,6 +104,31 @@ class TestWhatIsSealedAgain:
         assert host.backup().counts["bytes_new"] == 20_000
         assert old not in world.snapshots[newest(world)]["blobs"]
 
+    def test_what_else_is_in_its_blob_moves(self, world, disk):
+        host = world.add_host()
+        for name, size in {"precious": 20_000, "readable": 6_000, "short-lived": 200_000}.items():
+            host.write(name, size)
+        for _ in range(2):
+            host.backup()
+            world.pass_time(DAY)
+            (host.source / "short-lived").unlink(missing_ok=True)
+        disk.bad["precious"] = 0
+        assert host.backup().counts["bytes_new"] == 6_000
+        world.restore(newest(world))
+        assert index_rows(host, "SELECT content_bytes, live_bytes FROM blobs ORDER BY id") == [
+            (226_000, 20_000),
+            (6_000, 6_000),
+        ]
+
+    def test_a_file_that_changed_after_a_killed_run_and_can_not_be_read_has_no_content(self, world, host, disk):
+        host.backup()
+        world.pass_time(DAY)
+        go_on_until(host.begin(), host, "SELECT 1 FROM changed WHERE lost")
+        host.write("precious", 20_000)
+        disk.bad["precious"] = 0
+        assert host.backup().exit_code == 3
+        assert in_snapshot(world, newest(world), "precious") == (Mark.UNREADABLE, 0)
+
     def test_a_file_that_changed_and_can_not_be_read_has_no_content(self, world, host, disk):
         host.backup()
         world.pass_time(DAY)
@@ -148,7 +180,7 @@ class TestWhatIsSealedAgain:
         before = len(world.blobs())
         run = host.begin()
         while len(world.blobs()) == before:
-            run.step()
+            assert run.step()
         world.pass_time(4 * DAY)
         run.finish()
         (key,) = (key for key, snapshot in world.snapshots.items() if not snapshot["complete"])
@@ -161,9 +193,7 @@ class TestWhatIsSealedAgain:
         world.pass_time(DAY)
         (old,) = index_rows(host, "SELECT hash FROM blobs ORDER BY id LIMIT 1")
         run = host.begin()
-        while not index_rows(host, "SELECT 1 FROM moves AS m JOIN bundles AS b ON b.id = m.bundle WHERE b.state = 2"):
-            run.step()
-        host.kill()
+        go_on_until(run, host, "SELECT 1 FROM moves AS m JOIN bundles AS b ON b.id = m.bundle WHERE b.state = 2")
         (key,) = (key for key in world.blobs() if key.endswith(old[0].hex()))
         world.remove_by_hand(key)
         disk.bad["precious"] = 0
@@ -238,9 +268,8 @@ class TestABadSector:
             patch.setattr("tests.support.world.seal", lambda *_: None)
             patch.setattr("tests.support.world.upload", lambda *_: None)
             run = host.begin()
-            while not waiting or index_rows(host, "SELECT 1 FROM bundles WHERE state = 0"):
-                run.step()
-            host.kill()
+            # Every bundle of the run is chunked.
+            go_on_until(run, host, "SELECT 1 FROM bundles GROUP BY run HAVING min(state) = 1")
         unneeded = "SELECT count(*) FROM chunks WHERE id NOT IN (SELECT chunk FROM remains UNION SELECT chunk FROM entry_chunks)"
         assert index_rows(host, unneeded) == [(0,)]
         host.backup()
@@ -259,3 +288,16 @@ def test_a_run_that_retires_other_blobs_lets_the_first_ones_be(world):
         moves.retire(index, [first], [])
         moves.retire(index, [second], [])
         assert moves.find_retiring(index) == {second}
+
+
+def test_a_move_is_given_up_with_its_bundle(tmp_path):
+    """Whether the bundle is streamed again, taken back, or no more: nobody else could move the chunk for ever."""
+    index = db.open_index(tmp_path / "index.sqlite")
+    with contextlib.closing(index):
+        for bundle in (1, 2):
+            assert moves.claim(index, bundle, bundle)
+            assert not moves.claim(index, 7, bundle)
+        chunks.release_claims(index, 1)
+        assert moves.claim(index, 7, 1)
+        bundles.take_over(index, 1, [])
+        assert index.execute("SELECT count(*) FROM moves").fetchone() == (0,)
