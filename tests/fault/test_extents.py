@@ -1,13 +1,16 @@
 """Large files: sparse ones, and ones that change under the reader, come back as what was read and nothing else."""
 
+import contextlib
 import os
 import random
+import sqlite3
 import threading
 
 import pytest
 
-from tests.support.run import Run
+from tests.support.run import Run, seal, upload
 from tests.support.site import Site
+from vaultik.index import bundles, contents
 
 KIB, MIB = 1 << 10, 1 << 20
 LONGEST = 8 * 64 * KIB
@@ -144,3 +147,92 @@ def test_an_extent_read_just_after_a_change_is_looked_at_again(site):
     os.utime(image, (10**9, 10**9))
     assert site.backup()["files_read"] == 1
     assert site.backup()["files_read"] == 0
+
+
+def interrupted(site, bundles_done):
+    """A run that ends before its large file is read to its end."""
+    run = Run(site)
+    run.session.scan()
+    wave = bundles.wave_bundles(run.session.index(), run.session.run, run.session.next_wave())
+    for bundle in wave[:bundles_done]:
+        run.session.chunk(bundle)
+        seal(run.session, bundle)
+        upload(run.session, bundle)
+    return run
+
+
+@pytest.mark.parametrize("period", [100_000, 1_500_000])
+@pytest.mark.parametrize("bundles_done", [1, 3])
+def test_another_chunk_size_while_a_large_file_is_half_read(tmp_path, period, bundles_done):
+    """What was cut by the old parameters doesn't meet what is cut by the new ones; periodic data shows it most."""
+    site = Site(tmp_path, chunk_size="64KiB", blob_size_limit="1MiB")
+    site.source.mkdir()
+    (site.source / "image").write_bytes(random.Random(0).randbytes(period) * (36 * MIB // period))
+    interrupted(site, bundles_done).session.close()
+    config = site.config.read_text()
+    assert "64KiB" in config
+    site.config.write_text(config.replace("64KiB", "2MiB").replace("1MiB", "32MiB"))
+    run = Run(site)
+    for table in ("pieces", "boundaries", "extent_chunks"):
+        assert run.session.index().execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+    run.session.scan()
+    run.rest()
+    site.restore(tmp_path / "out")
+    assert (site.restored(tmp_path / "out") / "image").read_bytes() == (site.source / "image").read_bytes()
+
+
+def spoil(site, statement):
+    with contextlib.closing(sqlite3.connect(site.index)) as index, index:
+        assert index.execute(statement).rowcount > 0
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        # The next extent begins where a chunk of this one begins, or within one.
+        "UPDATE boundaries SET actual = (SELECT max(offset) FROM extent_chunks)",
+        "UPDATE boundaries SET actual = (SELECT max(offset) FROM extent_chunks) + 7",
+    ],
+)
+def test_extents_that_do_not_fit_together_are_read_again(site, tmp_path, statement):
+    (site.source / "image").write_bytes(random.Random(1).randbytes(11 * MIB))
+    run = interrupted(site, 1)
+    spoil(site, statement)
+    assert run.rest() == []
+    with contextlib.closing(sqlite3.connect(site.index)) as index:
+        assert index.execute("SELECT count(*) FROM commits").fetchone() == (1,), "nothing was recorded that doesn't fit"
+    site.restore(tmp_path / "out")
+    assert (site.restored(tmp_path / "out") / "image").read_bytes() == (site.source / "image").read_bytes()
+
+
+def test_extents_that_never_fit_together_make_a_file_unreadable_and_no_more(site, tmp_path, monkeypatch):
+    (site.source / "image").write_bytes(random.Random(1).randbytes(11 * MIB))
+    (site.source / "other").write_text("precious")
+    monkeypatch.setattr(contents, "are_fitting", lambda *_: False)
+    run = Run(site)
+    run.session.scan()
+    (problem,) = run.rest()
+    assert problem.kind == "unreadable"
+    assert "fit together" in problem.reason
+    site.restore(tmp_path / "out")
+    assert [path.name for path in site.restored(tmp_path / "out").iterdir()] == ["other"]
+    monkeypatch.undo()
+    site.backup()
+    site.restore(tmp_path / "whole")
+    assert (site.restored(tmp_path / "whole") / "image").read_bytes() == (site.source / "image").read_bytes()
+
+
+def test_an_index_whose_content_does_not_fit_together_is_mended(site, tmp_path):
+    """No run records such; one that an older version left must not keep every later one from committing."""
+    (site.source / "image").write_bytes(random.Random(1).randbytes(3 * MIB))
+    site.backup()
+    os.utime(site.source / "image", (10**9, 10**9))
+    site.backup()
+    spoil(
+        site,
+        "UPDATE entry_chunks SET offset = offset + 9 WHERE offset = (SELECT min(offset) FROM entry_chunks WHERE offset > 0)",
+    )
+    spoil(site, "UPDATE entry_chunks SET offset = offset + 9 WHERE offset = (SELECT max(offset) FROM entry_chunks)")
+    site.backup()
+    site.restore(tmp_path / "out")
+    assert (site.restored(tmp_path / "out") / "image").read_bytes() == (site.source / "image").read_bytes()

@@ -6,7 +6,7 @@ import time
 from contextlib import contextmanager
 from io import BytesIO
 
-from vaultik.errors import DigestMismatchError, ObjectNotFoundError
+from vaultik.errors import DigestMismatchError, LostBodyError, ObjectNotFoundError
 from vaultik.store.base import Listing, ObjectInfo
 
 
@@ -30,7 +30,10 @@ class MemoryStore:
         return self.now()
 
     def put(self, key, body, *, sha256, until=None):  # noqa: ARG002 - nothing takes time here
-        data = body if isinstance(body, bytes) else body.read_bytes()
+        try:
+            data = body if isinstance(body, bytes) else body.read_bytes()
+        except FileNotFoundError as exc:
+            raise LostBodyError(f"put {body}: {exc.strerror}") from exc
         if hashlib.sha256(data).digest() != sha256:
             raise DigestMismatchError(f"put {key}: the body is not what its digest says")
         with self._lock:

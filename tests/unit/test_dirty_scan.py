@@ -548,7 +548,8 @@ def test_an_index_of_before_tells_of_full_scans(pair):
     with closing(sqlite3.connect(pair.told.index)) as index, index:
         index.executescript(
             "DROP INDEX entries_again; ALTER TABLE runs DROP COLUMN full; ALTER TABLE runs DROP COLUMN error;"
-            "DROP TABLE streams; ALTER TABLE blobs DROP COLUMN leaving;"
+            "DROP TABLE streams; DROP TABLE moves; DROP TABLE remains;"
+            "ALTER TABLE blobs DROP COLUMN retiring; ALTER TABLE blobs DROP COLUMN kept_at;"
             "DELETE FROM migrations WHERE version > 3; PRAGMA user_version = 3; DELETE FROM state WHERE key = 'full_scan'"
         )
     with closing(db.open_index(pair.told.index)) as index:

@@ -30,3 +30,27 @@ def test_its_file_is_private_and_a_link_is_refused(tmp_path):
     with pytest.raises(LocalIndexError, match="symbolic links"):
         db.open_index(tmp_path / "link")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_extents_planned_by_an_older_version_are_planned_anew(tmp_path, monkeypatch):
+    """It didn't note where their range of data ends; whole files keep their place in their bundle."""
+    path = tmp_path / "index.sqlite"
+    steps = db._schema_steps()
+    with monkeypatch.context() as patch:
+        patch.setattr(db, "_schema_steps", lambda: steps[:2])
+        old = db.open_index(path)
+    for entry in (7, 8):
+        old.execute(
+            "INSERT INTO changed (entry, size, blocks, mtime_ns, ctime_ns, inode) VALUES (?, 9, 1, 1, 1, 1)", (entry,)
+        )
+    old.execute("INSERT INTO pieces (bundle, ordinal, entry, start, stop, cut) VALUES (1, 0, 7, 0, NULL, 0)")
+    old.execute("INSERT INTO pieces (bundle, ordinal, entry, start, stop, cut) VALUES (2, 0, 8, 4, 9, 1)")
+    old.execute("INSERT INTO boundaries VALUES (8, 4, 5)")
+    old.execute("INSERT INTO extent_chunks VALUES (8, 0, 1)")
+    old.close()
+    index = db.open_index(path)
+    assert index.execute("SELECT entry FROM pieces").fetchall() == [(7,)]
+    for table in ("boundaries", "extent_chunks"):
+        assert index.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+    assert index.execute("SELECT entry FROM changed ORDER BY entry").fetchall() == [(7,), (8,)]
+    index.close()

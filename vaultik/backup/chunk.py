@@ -23,7 +23,7 @@ from vaultik.core import age, chunk_table
 from vaultik.core.frames import FrameEncoder
 from vaultik.core.streams import PieceReader
 from vaultik.index import bundles, chunks
-from vaultik.index.chunks import Claim, Place
+from vaultik.index.chunks import Place
 from vaultik.index.db import transaction
 from vaultik.model import ChunkId
 
@@ -104,7 +104,6 @@ class BundleSealer:
         self._places: list[Place] = []
         self._table: list[tuple[ChunkId, int]] = []
         self._plaintext_bytes = 0
-        self._taken: dict[int, None] = {}
         self._bytes_read = 0
         self._bytes_new = 0
 
@@ -159,23 +158,10 @@ class BundleSealer:
             claims = chunks.claim(
                 self._claims, self._bundle, [(d, len(r.data)) for d, r in zip(digests, batch, strict=True)]
             )
-            if self._reader.is_stream:
-                claims = self._seal_again(claims)
         return [
             (raw, NewChunk(claim.chunk, digest, raw.data) if claim.is_new else claim.chunk)
             for raw, digest, claim in zip(batch, digests, claims, strict=True)
         ]
-
-    def _seal_again(self, claims: list[Claim]) -> list[Claim]:
-        """Take what lies in a blob that is to be left as new, the first time that it comes."""
-        known = {claim.chunk for claim in claims if not claim.is_new} - self._taken.keys()
-        again = chunks.leaving(self._claims, known)
-        sealed = []
-        for claim in claims:
-            sealed.append(Claim(claim.chunk, is_new=claim.is_new or claim.chunk in again))
-            again.discard(claim.chunk)
-            self._taken |= {} if claim.is_new == sealed[-1].is_new else {claim.chunk: None}
-        return sealed
 
     def _groups(self, claimed: Iterable[list[tuple[RawChunk, NewChunk | int]]]) -> Iterator[list[NewChunk]]:
         """Note every file's chunks, and yield the new ones in groups that make one frame each."""
@@ -213,7 +199,6 @@ class BundleSealer:
             # What others found claimed is read again by mending.
             chunks.release_claims(index, bundle)
         else:
-            chunks.take_over(index, bundle, self._taken)
             chunks.place_chunks(index, self._places)
         pieces = [part.piece for part in self._slices]
         bundles.set_chunked(

@@ -28,7 +28,7 @@ from vaultik.core.names import SnapshotName
 from vaultik.core.padding import padded
 from vaultik.core.streams import PieceReader
 from vaultik.errors import ConfigError, FormatError, LocalIndexError, StoreUnavailableError
-from vaultik.index import chunks, state
+from vaultik.index import chunks, contents, state
 from vaultik.index.db import mapped, transaction
 from vaultik.index.state import Base
 from vaultik.snapshot.write import FORMAT, Totals, plain_path, write_snapshot_db
@@ -54,6 +54,10 @@ class Outcome(enum.IntEnum):
     COMMITTED = 1
     PARTIAL = 2
     """What was done so far is committed; the run goes on."""
+
+
+class _MisfitError(Exception):
+    """The index held content that no file can have; those files are on the list of those to read now."""
 
 
 class _Draft(NamedTuple):
@@ -101,10 +105,14 @@ def commit_snapshot(session: Session, attempt: int) -> Outcome:
         if is_complete:
             _forget(session, index)
         draft = _draft(session, index, is_complete=is_complete)
-    with _sealed(session, draft) as sealed:
-        if not _put(session, sealed, reliance):
-            with transaction(index):
-                return _to_mending(session, attempt)
+    try:
+        with _sealed(session, draft) as sealed:
+            is_put = _put(session, sealed, reliance)
+    except _MisfitError:
+        is_put = False
+    if not is_put:
+        with transaction(index):
+            return _to_mending(session, attempt)
     with transaction(index):
         commit_base(index, sealed.base)
         outcome = Outcome.COMMITTED if is_complete else Outcome.PARTIAL
@@ -230,6 +238,10 @@ def _seal_db(session: Session, draft: _Draft, target: Path) -> tuple[age.Sealed,
         try:
             totals = write_snapshot_db(index_path, plain, _meta(session, draft))
         except FormatError as exc:
+            with transaction(session.index()):
+                misfits = contents.drop_misfits(session.index())
+            if misfits:
+                raise _MisfitError from exc
             raise LocalIndexError(
                 f"index {index_path}: holds what no snapshot may: {exc}",
                 hint="nothing was committed; move the index aside, and a fresh one is built (a full upload at worst)",

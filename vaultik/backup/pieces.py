@@ -42,8 +42,6 @@ class Reader(Protocol):
     """What came of each piece, once all chunks are read."""
     is_void: bool
     """What was read is of no worth, and none of it may be kept."""
-    is_stream: bool
-    """It is on no disk."""
 
     def chunks(self) -> Iterator[RawChunk]:
         """Yield the chunks of all pieces, in order."""

@@ -63,7 +63,7 @@ class BundleReader:
         self._buffer = bytearray()
         self._read_to = 0
         self.outcomes: list[Outcome] = []
-        self.is_void = self.is_stream = False
+        self.is_void = False
 
     def close(self) -> None:
         """Close every descriptor."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vaultik.index import bundles, contents, entries, runs, streams
+from vaultik.index import bundles, contents, entries, runs, streams, unreadable
 from vaultik.index.contents import Content
 from vaultik.model import Mark
 
@@ -33,8 +33,12 @@ def record_slices(
     contents.set_contents(index, [_whole_file(index, run, *item) for item in whole])
     for item in read:
         # One by one: a file is finished with the last of its slices, and two may be in here.
-        if not _is_whole(*item[:2]) and bundles.drop_piece(index, bundle, item[0].piece):
+        if _is_whole(*item[:2]):
+            continue
+        if bundles.drop_piece(index, bundle, item[0].piece):
             _record_piece(index, run, *item)
+        else:
+            _record_remains(index, *item)
     bundles.drop_whole_pieces(index, bundle)
 
 
@@ -89,7 +93,7 @@ def _record_piece(
             runs.add_problem(index, run, runs.VANISHED, path, "vanished since the scan")
             entries.remove_tree(index, entry)
         else:
-            _record_unreadable(index, run, entry, path, outcome.reason)
+            _record_unreadable(index, run, entry, outcome.reason, content)
         return
     if outcome.grown:
         contents.plan_reread(index, entry, found)
@@ -98,8 +102,11 @@ def _record_piece(
     if changed and contents.may_reread(index, entry):
         contents.plan_reread(index, entry, found)
         return
-    contents.add_extent(index, entry, content, changed=changed, again=outcome.again)
-    if contents.is_last_extent(index, entry):
+    fits = contents.add_extent(index, entry, content, changed=changed, again=outcome.again)
+    is_last = contents.is_last_extent(index, entry)
+    if not fits or (is_last and not contents.are_fitting(index, entry)):
+        _record_misfit(index, run, entry, found)
+    elif is_last:
         state = contents.extents_state(index, entry)
         # Nothing was read beyond what was planned; what is a hole at the end is part of the file all the same.
         size = max(state.end, min(found.size, state.planned_size))
@@ -107,12 +114,39 @@ def _record_piece(
         contents.finish_extents(index, done)
 
 
-def _record_unreadable(index: sqlite3.Connection, run: int, entry: int, path: bytes, reason: str) -> None:
+def _record_misfit(index: sqlite3.Connection, run: int, entry: int, found: Attributes) -> None:
+    """Read a file once more whose extents don't fit together; a second time it counts as unreadable."""
+    if contents.may_reread(index, entry):
+        contents.plan_reread(index, entry, found)
+    else:
+        _record_unreadable(index, run, entry, "what was read of its parts does not fit together", ())
+
+
+def _record_unreadable(
+    index: sqlite3.Connection, run: int, entry: int, reason: str, content: Sequence[tuple[int, int]]
+) -> None:
+    """Record that a file can't be read.
+
+    One that was to be read only to be sealed afresh keeps what is stored of it. Of any other nothing is shown;
+    `content`, what was read of it before the failure, is kept in store for the next try.
+    """
     known = entries.find_known(index, entry)
     if known is None:
         return
-    contents.drop_plan(index, entry)
-    contents.set_content(index, entry, ())
+    path = entries.path_of(index, entry)
+    if unreadable.keep_content(index, entry):
+        runs.add_problem(index, run, runs.UNREADABLE, path, f"{reason} (what was stored of it before is kept)")
+        return
+    unreadable.give_up_content(index, entry, content)
     entries.set_marks(index, entry, Mark(known.marks) & Mark.SOURCE | Mark.UNREADABLE, again=True)
     contents.copy_to_followers(index, entry)
     runs.add_problem(index, run, runs.UNREADABLE, path, reason)
+
+
+def _record_remains(
+    index: sqlite3.Connection, part: Slice, outcome: Outcome, content: Sequence[tuple[int, int]]
+) -> None:
+    """Keep in store what was read of a file that another bundle found unreadable meanwhile."""
+    known = entries.find_known(index, part.piece.entry)
+    if known is not None and known.marks & Mark.UNREADABLE and outcome.attributes is not None:
+        unreadable.add_remains(index, known.id, outcome.attributes.ctime_ns, content)

@@ -1,16 +1,20 @@
-"""Give space back: leave out of what a run relies on the blobs that are mostly dead, and many tiny ones.
+"""Give space back: let blobs that are mostly dead, and many tiny ones, retire.
 
 No key is needed for it: what still lives in such a blob is read from the source again, and sealed afresh
 into a new one; the next snapshots don't refer to the old blob, and a prune frees it in time. What is read
 for that is bounded per run; files that are read anyway cost nothing.
+
+What can't be read any more stays where it is stored, and the blob with it: its disk went bad, and this may be
+the last good copy.
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.core.lease import DAY_S
-from vaultik.index import chunks
+from vaultik.index import moves
 
 if TYPE_CHECKING:
     import sqlite3
@@ -29,7 +33,7 @@ TINY_AT_MOST = 32
 
 
 class Candidate(NamedTuple):
-    """A blob that may be left out."""
+    """A blob that may retire."""
 
     blob: int
     content: int
@@ -43,31 +47,38 @@ class Resealed(NamedTuple):
     bytes: int
 
 
-def leave_out(index: sqlite3.Connection, *, blob_size_limit: int, budget: int, lately: int) -> Resealed:
-    """Forget the blobs that are worth sealing again; their chunks become released.
+def leave_out(index: sqlite3.Connection, *, blob_size_limit: int, budget: int, lately: int, now: float) -> Resealed:
+    """Choose the blobs that are worth sealing again, and put the files in them on the list of those to read.
 
     Args:
         index: within a transaction, scanned and not planned yet.
         blob_size_limit: most plaintext bytes of a blob.
         budget: most bytes of files that are read for it, beyond those that are read anyway.
         lately: bytes that were sealed again within `LATELY_S`.
+        now: this machine's time.
+
+    Returns:
+        What was chosen and is not what an interrupted run had chosen before.
     """
-    wanted = list(_about(budget, candidates(index, blob_size_limit // TINY_PARTS, lately)))
-    chosen = list(_within(budget, wanted, _readers(index, wanted))) if wanted else []
-    # What a stream held is there for the run in which its command fails: it is left once it came anew.
-    kept = chunks.in_streams(index)
-    chunks.set_leaving(index, [candidate.blob for candidate in chosen if candidate.blob in kept])
-    chunks.forget_blobs(index, [candidate.blob for candidate in chosen if candidate.blob not in kept])
-    return Resealed(len(chosen), sum(candidate.live for candidate in chosen))
+    before = moves.find_retiring(index)
+    wanted = list(_about(budget, candidates(index, blob_size_limit // TINY_PARTS, lately, now - LATELY_S)))
+    readers = _readers(index, wanted) if wanted else {}
+    chosen = list(_within(budget, wanted, readers))
+    blobs = [candidate.blob for candidate in chosen]
+    moves.retire(index, blobs, chain.from_iterable(readers.get(blob, ()) for blob in blobs))
+    fresh = [candidate for candidate in chosen if candidate.blob not in before]
+    return Resealed(len(fresh), sum(candidate.live for candidate in fresh))
 
 
-def candidates(index: sqlite3.Connection, tiny: int, lately: int) -> Iterator[Candidate]:
+def candidates(index: sqlite3.Connection, tiny: int, lately: int, kept: float) -> Iterator[Candidate]:
     """Yield the blobs that are worth sealing again, the deadest first, then the tiny ones if there are many.
 
     What is dead costs space until its blob is given up, what is sealed again until the old blob's snapshots
-    are dropped: the one is kept about as large as the other.
+    are dropped: the one is kept about as large as the other. A blob that had to be kept since the time `kept`,
+    because something in it can't be read, isn't tried again yet.
     """
-    rows = index.execute("SELECT id, content_bytes, live_bytes FROM blobs WHERE uploaded = 1 ORDER BY id").fetchall()
+    query = "SELECT id, content_bytes, live_bytes FROM blobs WHERE uploaded = 1 AND kept_at <= ? ORDER BY id"
+    rows = index.execute(query, (kept,)).fetchall()
     blobs = sorted(map(Candidate._make, rows), key=lambda b: b.live / max(b.content, 1))
     dead = sum(blob.content - blob.live for blob in blobs)
     left = []
@@ -101,7 +112,8 @@ def _readers(index: sqlite3.Connection, wanted: Iterable[Candidate]) -> dict[int
         rows = index.execute(
             "SELECT DISTINCT c.blob, e.id, e.size FROM entry_chunks AS ec JOIN chunks AS c ON c.id = ec.chunk"
             " JOIN entries AS e ON e.id = ec.entry WHERE c.blob IN (SELECT id FROM wanted)"
-            " AND e.id NOT IN (SELECT entry FROM changed)"
+            # What an interrupted run has sealed already needn't be read.
+            " AND e.id NOT IN (SELECT entry FROM changed) AND c.id NOT IN (SELECT chunk FROM moves)"
         )
         readers: dict[int, dict[int, int]] = {}
         for blob, entry, size in rows:

@@ -208,6 +208,7 @@ class Session:
                 blob_size_limit=self.config.blob_size_limit,
                 budget=_RESEAL_BLOBS * self.config.blob_size_limit,
                 lately=runs.total_since(index, self.started - reseal.LATELY_S, "bytes_resealed"),
+                now=self.started,
             )
         planned = self.plan()
         with transaction(index):

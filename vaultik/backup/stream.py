@@ -63,7 +63,6 @@ class StreamReader:
         self._cutting: Iterator[RawChunk] | None = None
         self.outcomes: list[Outcome] = []
         self.is_void = False
-        self.is_stream = True
 
     def chunks(self) -> Iterator[RawChunk]:
         """Yield its chunks; afterwards there is one outcome."""

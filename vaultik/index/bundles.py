@@ -9,7 +9,8 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from vaultik.index.chunks import release_claims
+from vaultik.index import moves
+from vaultik.index.chunks import release_claims, set_stored
 
 if TYPE_CHECKING:
     import sqlite3
@@ -105,6 +106,7 @@ def take_over(index: sqlite3.Connection, run: int, recipients: Iterable[str]) ->
         "UPDATE chunks SET bundle = NULL WHERE blob IS NULL AND bundle IS NOT NULL"
         " AND bundle NOT IN (SELECT id FROM bundles WHERE state = 1)"
     )
+    moves.release_interrupted(index)
     index.execute("UPDATE bundles SET run = ?, wave = 0 WHERE state > 0", (run,))
     _number_waves(index, run, [row[0] for row in index.execute("SELECT id FROM bundles WHERE state = 0 ORDER BY id")])
 
@@ -321,7 +323,8 @@ def set_sealed(index: sqlite3.Connection, bundle: int, blob: int | None) -> None
 def set_uploaded(index: sqlite3.Connection, bundle: int, blob: int | None) -> None:
     """Record that a bundle's blob is stored."""
     index.execute("UPDATE bundles SET state = 3 WHERE id = ?", (bundle,))
-    index.execute("UPDATE blobs SET uploaded = 1 WHERE id = ?", (blob,))
+    if blob is not None:
+        set_stored(index, bundle, blob)
 
 
 def take_back(index: sqlite3.Connection, bundle: int) -> None:

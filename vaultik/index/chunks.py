@@ -1,20 +1,21 @@
 """Chunks and blobs in the index: claims, sealing, uploading, forgetting, and what got lost.
 
 A chunk row has one of three states: claimed (bundle set), in a blob (blob set), or released
-(neither). Row ids never change while anything refers to them, so a chunk that is lost and sealed
-again mends every file that has it. Invariant for a commit: every chunk that an entry refers to is
-in a blob that is uploaded.
+(neither). One in a blob may be on its way into another (`moves`). Row ids never change while anything
+refers to them, so a chunk that is lost and sealed again mends every file that has it. Invariant for a
+commit: every chunk that an entry refers to is in a blob that is uploaded.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from vaultik.index import moves, unreadable
 from vaultik.index.db import transaction
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from vaultik.model import BlobId, ChunkId
 
@@ -22,7 +23,7 @@ _CLAIM = """
 INSERT INTO chunks (hash, size, bundle) VALUES (?, ?, ?)
 ON CONFLICT (hash) DO UPDATE SET bundle = excluded.bundle WHERE bundle IS NULL AND blob IS NULL
 RETURNING id"""
-
+_FIND = "SELECT c.id, b.retiring FROM chunks AS c LEFT JOIN blobs AS b ON b.id = c.blob WHERE c.hash = ?"
 
 _BLOB_COLUMNS = "id, hash, size, recipients, sealed_at, based & 1"
 
@@ -59,61 +60,33 @@ class BlobRow(NamedTuple):
 def claim(index: sqlite3.Connection, bundle: int, chunks: Sequence[tuple[ChunkId, int]]) -> list[Claim]:
     """Claim for a bundle those of `chunks` (id, size) that nobody has, in one transaction.
 
-    Order is kept. A chunk that stands twice in `chunks` is new the first time only.
+    Order is kept. A chunk that stands twice in `chunks` is new the first time only. One of a retiring blob is
+    new as well, as long as nobody moves it.
     """
     claims = []
     with transaction(index):
         for chunk, size in chunks:
             row = index.execute(_CLAIM, (chunk, size, bundle)).fetchone()
             if row is None:
-                row = index.execute("SELECT id FROM chunks WHERE hash = ?", (chunk,)).fetchone()
-                claims.append(Claim(row[0], is_new=False))
+                known, is_retiring = index.execute(_FIND, (chunk,)).fetchone()
+                claims.append(Claim(known, is_new=bool(is_retiring) and moves.claim(index, bundle, known)))
             else:
                 claims.append(Claim(row[0], is_new=True))
     return claims
 
 
 def release_claims(index: sqlite3.Connection, bundle: int) -> None:
-    """Give up what a bundle claimed and didn't seal."""
+    """Give up what a bundle claimed and didn't seal; what it would have moved stays where it is."""
     index.execute("UPDATE chunks SET bundle = NULL WHERE blob IS NULL AND bundle = ?", (bundle,))
+    moves.release(index, bundle)
 
 
-def place_chunks(index: sqlite3.Connection, places: Iterable[Place]) -> None:
+def place_chunks(index: sqlite3.Connection, places: Sequence[Place]) -> None:
     """Record where chunks stand in the blob that their bundle becomes."""
-    index.executemany("UPDATE chunks SET frame_offset = ?, frame_length = ?, offset = ? WHERE id = ?", places)
-
-
-def leaving(index: sqlite3.Connection, chunks: Iterable[int]) -> set[int]:
-    """Return those of `chunks` that lie in a blob which is to be left, as far as its content comes anew."""
-    query = "SELECT 1 FROM chunks AS c JOIN blobs AS b ON b.id = c.blob WHERE c.id = ? AND b.leaving"
-    return {chunk for chunk in chunks if index.execute(query, (chunk,)).fetchone()}
-
-
-def take_over(index: sqlite3.Connection, bundle: int, chunks: Iterable[int]) -> None:
-    """Move chunks, which a bundle has sealed again, out of the blobs that they were in."""
-    for chunk in chunks:
-        index.execute(
-            "UPDATE blobs SET live_bytes = live_bytes - c.size FROM chunks AS c WHERE c.id = ? AND blobs.id = c.blob",
-            (chunk,),
-        )
-        index.execute("UPDATE chunks SET blob = NULL, bundle = ? WHERE id = ?", (bundle, chunk))
-
-
-def set_leaving(index: sqlite3.Connection, blobs: Sequence[int]) -> None:
-    """Say, within a transaction, which blobs are to be left as far as streams bring their content anew."""
-    index.execute("UPDATE blobs SET leaving = 0 WHERE leaving")
-    index.executemany("UPDATE blobs SET leaving = 1 WHERE id = ?", ((blob,) for blob in blobs))
-
-
-def in_streams(index: sqlite3.Connection) -> set[int]:
-    """Return the blobs that streams refer to: what is given up of them can't be read again at will."""
-    return {
-        row[0]
-        for row in index.execute(
-            "SELECT DISTINCT c.blob FROM streams AS s JOIN entry_chunks AS ec ON ec.entry = s.entry"
-            " JOIN chunks AS c ON c.id = ec.chunk WHERE c.blob IS NOT NULL"
-        )
-    }
+    index.executemany(
+        "UPDATE chunks SET frame_offset = ?, frame_length = ?, offset = ? WHERE id = ? AND blob IS NULL", places
+    )
+    moves.place(index, places)
 
 
 def add_blob(
@@ -126,10 +99,14 @@ def add_blob(
     recipients: str,
     sealed_at: float,
 ) -> int:
-    """Record a sealed blob and move its bundle's claims into it. Returns the blob's row id."""
+    """Record a sealed blob and bring its bundle's claims into it. Returns the blob's row id.
+
+    What stands in a retiring blob follows when this one is stored (`set_stored`).
+    """
     (content,) = index.execute(
         "SELECT coalesce(sum(size), 0) FROM chunks WHERE blob IS NULL AND bundle = ?", (bundle,)
     ).fetchone()
+    content += moves.claimed_bytes(index, bundle)
     row = index.execute(
         "INSERT INTO blobs (hash, size, header_length, recipients, sealed_at, uploaded, content_bytes, live_bytes)"
         " VALUES (?, ?, ?, ?, ?, 0, ?, ?) RETURNING id",
@@ -137,6 +114,12 @@ def add_blob(
     ).fetchone()
     index.execute("UPDATE chunks SET blob = ?, bundle = NULL WHERE blob IS NULL AND bundle = ?", (row[0], bundle))
     return int(row[0])
+
+
+def set_stored(index: sqlite3.Connection, bundle: int, blob: int) -> None:
+    """Record that the blob of a bundle is stored."""
+    index.execute("UPDATE blobs SET uploaded = 1 WHERE id = ?", (blob,))
+    moves.settle(index, bundle, blob)
 
 
 def get_blob(index: sqlite3.Connection, blob: int) -> BlobRow:
@@ -172,7 +155,7 @@ def forget_blobs(index: sqlite3.Connection, blobs: Sequence[int]) -> None:
     index.execute("CREATE TEMP TABLE forgotten (id INTEGER PRIMARY KEY)")
     try:
         index.executemany("INSERT INTO forgotten VALUES (?)", ((blob,) for blob in blobs))
-        index.execute("UPDATE chunks SET blob = NULL, bundle = NULL WHERE blob IN (SELECT id FROM forgotten)")
+        moves.forget(index, "SELECT id FROM forgotten")
         index.execute("DELETE FROM blobs WHERE id IN (SELECT id FROM forgotten)")
     finally:
         index.execute("DROP TABLE forgotten")
@@ -181,22 +164,27 @@ def forget_blobs(index: sqlite3.Connection, blobs: Sequence[int]) -> None:
 def forget_unreferenced(index: sqlite3.Connection) -> None:
     """Forget the chunks, and then the blobs, that no entry refers to.
 
-    A later run must not rely on them: prune may delete what no snapshot refers to.
+    A later run must not rely on them: prune may delete what no snapshot refers to. What could be read of a file
+    that could not be read as a whole is kept, and the snapshot lists it: else all of that would be uploaded anew
+    by each run that tries to read it.
     """
+    unreadable.forget_remains(index)
     index.execute("CREATE TEMP TABLE gone (id INTEGER PRIMARY KEY, size INTEGER, blob INTEGER)")
     try:
         index.execute(
             "INSERT INTO gone SELECT id, size, blob FROM chunks WHERE id NOT IN"
-            " (SELECT chunk FROM entry_chunks UNION ALL SELECT chunk FROM extent_chunks)"
+            " (SELECT chunk FROM entry_chunks UNION ALL SELECT chunk FROM extent_chunks UNION ALL SELECT chunk FROM remains)"
         )
         index.execute(
             "UPDATE blobs AS b SET live_bytes = live_bytes - g.size FROM"
             " (SELECT blob, sum(size) AS size FROM gone GROUP BY blob) AS g WHERE b.id = g.blob"
         )
+        index.execute("DELETE FROM moves WHERE chunk IN (SELECT id FROM gone)")
         index.execute("DELETE FROM chunks WHERE id IN (SELECT id FROM gone)")
     finally:
         index.execute("DROP TABLE gone")
     index.execute("DELETE FROM blobs WHERE id NOT IN (SELECT blob FROM chunks WHERE blob IS NOT NULL)")
+    moves.keep_rest(index)
 
 
 def mark_lost(index: sqlite3.Connection) -> int:

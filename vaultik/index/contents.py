@@ -54,7 +54,8 @@ def set_changed(index: sqlite3.Connection, entry: int, st: os.stat_result, *, un
         return
     drop_plan(index, entry)
     index.execute(
-        "UPDATE changed SET size = ?, blocks = ?, mtime_ns = ?, ctime_ns = ?, inode = ?, rereads = 0, dirty = 0, again = 0 WHERE entry = ?",
+        "UPDATE changed SET size = ?, blocks = ?, mtime_ns = ?, ctime_ns = ?, inode = ?, rereads = 0, dirty = 0, again = 0,"
+        " lost = 0 WHERE entry = ?",
         (*now, entry),
     )
 
@@ -115,17 +116,21 @@ def copy_to_followers(index: sqlite3.Connection, leader: int) -> None:
 
 
 def add_extent(
-    index: sqlite3.Connection, entry: int, chunks: Iterable[tuple[int, int]], *, changed: bool, again: bool
-) -> None:
+    index: sqlite3.Connection, entry: int, chunks: Sequence[tuple[int, int]], *, changed: bool, again: bool
+) -> bool:
     """Record the chunks of one extent of a file whose other extents may still be unread.
 
-    Extents never overlap: neighbours meet at a boundary that is settled once.
+    Returns:
+        False if another extent has a chunk where this one has: what was read is of no worth then. Extents never
+        overlap, as neighbours meet at a boundary that is settled once; only an index that is wrong has it otherwise.
     """
-    index.executemany("INSERT INTO extent_chunks VALUES (?, ?, ?)", ((entry, at, chunk) for at, chunk in chunks))
+    rows = [(entry, at, chunk) for at, chunk in chunks]
+    added = index.executemany("INSERT OR IGNORE INTO extent_chunks VALUES (?, ?, ?)", rows).rowcount if rows else 0
     if changed or again:
         index.execute(
             "UPDATE changed SET dirty = max(dirty, ?), again = max(again, ?) WHERE entry = ?", (changed, again, entry)
         )
+    return added == len(rows)
 
 
 def is_other_state(index: sqlite3.Connection, entry: int, a: Attributes) -> bool:
@@ -151,6 +156,39 @@ def plan_reread(index: sqlite3.Connection, entry: int, a: Attributes) -> None:
 def is_last_extent(index: sqlite3.Connection, entry: int) -> bool:
     """Tell whether no slice of a file is left to be read."""
     return index.execute("SELECT 1 FROM pieces WHERE entry = ? LIMIT 1", (entry,)).fetchone() is None
+
+
+def are_fitting(index: sqlite3.Connection, entry: int) -> bool:
+    """Tell whether the extents of a file, all read, meet and don't overlap."""
+    row = index.execute(
+        "SELECT 1 FROM (SELECT x.offset + c.size AS stop, lead(x.offset) OVER (ORDER BY x.offset) AS next"
+        " FROM extent_chunks AS x JOIN chunks AS c ON c.id = x.chunk WHERE x.entry = ?) WHERE stop > next LIMIT 1",
+        (entry,),
+    ).fetchone()
+    return row is None
+
+
+def drop_misfits(index: sqlite3.Connection) -> int:
+    """Give up the content of files whose chunks overlap or run past the end, and put them on the list of those to read.
+
+    No such content is ever recorded; an index that holds some was damaged, or written by an older vaultik.
+
+    Returns:
+        How many files those are.
+    """
+    misfits = index.execute(
+        "SELECT DISTINCT entry FROM (SELECT ec.entry AS entry, ec.offset + c.size AS stop,"
+        " lead(ec.offset, 1, e.size) OVER (PARTITION BY ec.entry ORDER BY ec.offset) AS next FROM entry_chunks AS ec"
+        " JOIN chunks AS c ON c.id = ec.chunk JOIN entries AS e ON e.id = ec.entry) WHERE stop > next"
+    ).fetchall()
+    index.executemany(
+        "INSERT INTO changed (entry, size, blocks, mtime_ns, ctime_ns, inode, unread)"
+        " SELECT id, size, 0, mtime_ns, ctime_ns, inode, 1 FROM entries WHERE id = ?"
+        " ON CONFLICT (entry) DO UPDATE SET unread = 1",
+        misfits,
+    )
+    index.executemany("DELETE FROM entry_chunks WHERE entry = ?", misfits)
+    return len(misfits)
 
 
 class ExtentsState(NamedTuple):

@@ -13,6 +13,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vaultik.errors import LocalIndexError
+from vaultik.index.contents import drop_plan
 from vaultik.index.db import mapped, open_existing
 from vaultik.model import SnapshotId
 
@@ -136,6 +137,8 @@ def adopt(index: sqlite3.Connection, config_path: Path) -> None:
 def bind_chunker(index: sqlite3.Connection, chunker: str) -> bool:
     """Remember the chunking parameters; on a change every file has to be read and cut again.
 
+    Extents of large files are planned anew: what was cut by the old parameters and by the new ones doesn't meet.
+
     Returns:
         True if they changed: nothing cut before can be deduplicated against.
     """
@@ -144,6 +147,10 @@ def bind_chunker(index: sqlite3.Connection, chunker: str) -> bool:
     if bound is None or bound == chunker:
         return False
     index.execute("UPDATE entries SET again = 1 WHERE type = 'f'")
+    half_read = "SELECT entry FROM extent_chunks UNION SELECT entry FROM pieces WHERE stop IS NOT NULL"
+    for (entry,) in index.execute(half_read).fetchall():
+        drop_plan(index, entry)
+    index.execute("DELETE FROM remains")
     return True
 
 

@@ -5,6 +5,3 @@ CREATE TABLE streams (
     kind TEXT NOT NULL,
     begun INTEGER
 ) STRICT;
-
--- What lives in it is sealed again as far as a stream brings it anew; until then it is relied on.
-ALTER TABLE blobs ADD COLUMN leaving INTEGER NOT NULL DEFAULT 0;
