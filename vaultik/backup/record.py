@@ -108,8 +108,5 @@ def _record_unreadable(index: sqlite3.Connection, run: int, entry: int, path: by
     known = entries.find_known(index, entry)
     if known is None:
         return
-    contents.drop_plan(index, entry)
-    contents.set_content(index, entry, ())
-    entries.set_marks(index, entry, Mark(known.marks) & Mark.SOURCE | Mark.UNREADABLE, again=True)
-    contents.copy_to_followers(index, entry)
+    contents.set_unreadable(index, known)
     runs.add_problem(index, run, runs.UNREADABLE, path, reason)
