@@ -335,10 +335,14 @@ class TestOwnSnapshots:
         self.assert_relied_on(world, host)
 
     def test_all_of_them_in_a_copied_bucket(self, world, host):
+        run = host.begin()
+        while not world.snapshots:
+            run.step()
+        host.kill()
         for n in range(3):
+            world.pass_time(DAY)
             host.write("changing", 1000, seed=n)
             host.backup()
-            world.pass_time(DAY)
         for key, (data, _) in world.objects.items():
             world.objects[key] = (data, world.now)
         self.assert_relied_on(world, host)
