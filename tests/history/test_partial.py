@@ -20,12 +20,12 @@ from vaultik.backup import plan, read
 from vaultik.index import bundles
 from vaultik.model import Mark
 
-EXAMPLES = int(os.environ.get("VAULTIK_HISTORIES", "30"))
+EXAMPLES = int(os.environ.get("VAULTIK_HISTORIES", "24"))
 STEPS = 60
 
 NAMES = "abcdefgh"
-OFTEN = ["link", "replace", "write", "back_up_a_little", "back_up_a_little", "wait", "wait"]
-SELDOM = ["unlink", "move", "close", "open_all", "kill", "back_up"]
+OFTEN = ["link", "link", "replace", "write", "unlink", "back_up", "back_up_for_days", "back_up_for_days"]
+SELDOM = ["move", "close", "open_all", "kill", "wait", "back_up_a_little", "back_up_a_little"]
 
 _LONGEST_TICK_S = 0.01
 """Two changes of a file within one tick of the kernel's clock can have the same ctime."""
@@ -143,6 +143,7 @@ class PartialHistories(RuleBasedStateMachine):
 
     def _begin(self):
         if self.host.is_idle:
+            self.every_name_has_what_it_had()
             time.sleep(_LONGEST_TICK_S)
             self.since = {name: {data} for name, data in self.host.files.items()}
             self.is_quiet = not self.closed
@@ -157,6 +158,15 @@ class PartialHistories(RuleBasedStateMachine):
         for _ in range(1 + 2 * NAMES.index(one)):
             if not self.host.actor.step():
                 return
+
+    def _back_up_for_days(self, one, _other):
+        """Till something is stored and a partial snapshot is due, and on from there."""
+        self._begin()
+        before = len(self.world.blobs())
+        while len(self.world.blobs()) == before and self.host.actor.step():
+            pass
+        self._wait()
+        self._back_up_a_little(one, one)
 
     def _all(self):
         if not self.host.is_idle:
