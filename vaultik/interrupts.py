@@ -64,7 +64,7 @@ def ignore() -> None:
 def deferred() -> Iterator[None]:
     """Raise no signal's exception inside the block but from `check`; what came meanwhile is raised at its end.
 
-    Outside the main thread, where none is ever raised, nothing changes.
+    Inside another such block it is left to the end of that one. Outside the main thread, where none is ever raised, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -75,7 +75,8 @@ def deferred() -> Iterator[None]:
         yield
     finally:
         _deferring -= 1
-    check()
+    if not _deferring:
+        check()
 
 
 def defer_from_now_on() -> None:

@@ -476,6 +476,10 @@ class World:
 
     def restore(self, key):
         """Restore a snapshot by vaultik's own code and compare it with what was backed up, byte for byte."""
+        assert self.restored(key) == self.snapshots[key]["files"]
+
+    def restored(self, key):
+        """What a snapshot gives back by vaultik's own code: names with their bytes."""
         snapshot = self.snapshots[key]
         host = snapshot["host"]
         with tempfile.TemporaryDirectory(dir=self.tmp) as folder:
@@ -495,7 +499,7 @@ class World:
                 session.leave()
             assert report.damaged == report.failed == []
             restored = Path(f"{folder}/out{host.source}")
-            assert {path.name: path.read_bytes() for path in restored.iterdir()} == snapshot["files"]
+            return {path.name: path.read_bytes() for path in restored.iterdir()}
 
     def stored_bytes(self):
         return sum(len(data) for data, _ in self.objects.values())

@@ -549,6 +549,7 @@ def test_an_index_of_before_tells_of_full_scans(pair):
         index.executescript(
             "DROP INDEX entries_again; ALTER TABLE runs DROP COLUMN full; ALTER TABLE runs DROP COLUMN error;"
             "DROP TABLE streams; DROP TABLE moves; DROP TABLE remains;"
+            "DROP TABLE own_snapshots; DROP INDEX entries_by_hardlink;"
             "ALTER TABLE blobs DROP COLUMN retiring; ALTER TABLE blobs DROP COLUMN kept_at;"
             "DELETE FROM migrations WHERE version > 3; PRAGMA user_version = 3; DELETE FROM state WHERE key = 'full_scan'"
         )

@@ -29,6 +29,29 @@ SIGNALLED_IN_BEGIN = """
         print("terminated")
 """
 
+SIGNALLED_IN_AN_INNER_BLOCK = """
+    import os, signal
+    from vaultik import interrupts
+
+    interrupts.install()
+    said = []
+    try:
+        with interrupts.deferred():
+            with interrupts.deferred():
+                os.kill(os.getpid(), signal.SIGTERM)
+            said.append("after the inner block")
+            try:
+                interrupts.check()
+            except interrupts.Terminated:
+                said.append("where it is looked for")
+            said.append("to the end")
+        said.append("never")
+    except interrupts.Terminated:
+        said.append("terminated")
+    interrupts.acknowledge()
+    print(", ".join(said))
+"""
+
 SIGNALLED_AS_THE_QUEUE_STARTS = """
     import atexit, multiprocessing.queues as queues, multiprocessing.util as util, os, signal
 
@@ -45,12 +68,21 @@ SIGNALLED_AS_THE_QUEUE_STARTS = """
 """
 
 
-def test_a_signal_leaves_no_transaction_open(tmp_path):
-    script = textwrap.dedent(SIGNALLED_IN_BEGIN)
+def run_script(script, *args):
     done = subprocess.run(
-        [sys.executable, "-c", script, tmp_path / "db"], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", textwrap.dedent(script), *args], capture_output=True, text=True, timeout=60, check=False
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "terminated\n", "")
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_a_signal_leaves_no_transaction_open(tmp_path):
+    assert run_script(SIGNALLED_IN_BEGIN, tmp_path / "db") == "terminated\n"
+
+
+def test_a_signal_waits_for_the_end_of_the_outermost_block_that_defers_it():
+    said = run_script(SIGNALLED_IN_AN_INNER_BLOCK)
+    assert said == "after the inner block, where it is looked for, to the end, terminated\n"
 
 
 def test_a_signal_in_luigis_own_code_cannot_keep_the_process_from_ending(local_site):

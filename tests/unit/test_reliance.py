@@ -9,7 +9,7 @@ import pytest
 from tests.support.world import DAY, HOUR, World
 from vaultik.backup import reseal
 from vaultik.core.identity import generate
-from vaultik.index import bundles
+from vaultik.index import bundles, db, runs
 from vaultik.model import Mark
 
 
@@ -214,6 +214,29 @@ class TestPartialSnapshots:
         assert [snapshot["complete"] for snapshot in world.snapshots.values()][-1]
         return world.rows(key, "SELECT CAST(name AS TEXT), size, marks FROM entries WHERE type = 'f' ORDER BY name")
 
+    def back_up(self, world, host):
+        host.backup()
+        world.pass_time(DAY)
+        self.write_large(host)
+
+    def link_two_names(self, world, host):
+        """The first of them has the lower id."""
+        host.write("a", 5_000)
+        self.back_up(world, host)
+        os.link(host.source / "a", host.source / "b")
+        self.back_up(world, host)
+
+    def contents(self, world, names):
+        """Returns what the partial snapshot gives of names, each with its marks."""
+        (key,) = (key for key, snapshot in world.snapshots.items() if not snapshot["complete"])
+        marks = dict(world.rows(key, "SELECT CAST(name AS TEXT), marks FROM entries WHERE type = 'f'"))
+        return {name: (data, marks[name]) for name, data in world.restored(key).items() if name in names}
+
+    def in_index(self, host, query):
+        with contextlib.closing(sqlite3.connect(host.state() / "index.sqlite")) as index:
+            (number,) = index.execute(query).fetchone()
+        return number
+
     def test_what_is_not_read_yet_is_what_it_was_or_nothing(self, world, host):
         host.write("old", 6_000)
         host.write("new", 700)
@@ -223,11 +246,60 @@ class TestPartialSnapshots:
         assert (900_000, 0) in rows.values()
         assert (900_000, Mark.STALE) in rows.values()
 
-    def test_a_new_name_of_a_file_that_is_not_read_yet_is_its_old_content_too(self, world, host):
+    def test_a_new_name_of_a_file_that_is_not_read_yet_is_left_out(self, world, host):
         host.write("old", 6_000)
         os.link(host.source / "old", host.source / "second name")
         rows = {name: (size, marks) for name, size, marks in self.go_on_for_days(world, host)}
-        assert rows["old"] == rows["second name"] == (5_000, Mark.STALE)
+        assert rows["old"] == (5_000, Mark.STALE)
+        assert "second name" not in rows, "that content was never its"
+
+    @pytest.mark.parametrize("change", ["remove a", "replace a", "replace b", "write b"])
+    def test_names_of_one_file_that_part_keep_its_old_content_each(self, world, host, change):
+        self.link_two_names(world, host)
+        old = (host.source / "a").read_bytes()
+        what, name = change.split()
+        if what == "remove":
+            (host.source / name).unlink()
+        else:
+            host.write("temporary", 6_000)
+            place = host.source / name
+            if what == "replace":
+                (host.source / "temporary").rename(place)
+            else:
+                place.write_bytes((host.source / "temporary").read_bytes())
+        self.go_on_for_days(world, host)
+        left = {"b"} if what == "remove" else {"a", "b"}
+        assert self.contents(world, {"a", "b"}) == dict.fromkeys(left, (old, Mark.STALE))
+
+    def test_files_that_become_one_keep_their_own_old_content(self, world, host):
+        for name in ("a", "b"):
+            host.write(name, 5_000)
+            self.back_up(world, host)
+        old = {name: ((host.source / name).read_bytes(), Mark.STALE) for name in ("a", "b")}
+        os.link(host.source / "b", host.source / "temporary")
+        (host.source / "temporary").rename(host.source / "a")
+        self.go_on_for_days(world, host)
+        assert self.contents(world, {"a", "b"}) == old
+        world.restore(list(world.snapshots)[-1])
+
+    @pytest.mark.parametrize("size", [5_000, 7_000])
+    def test_a_name_that_is_replaced_before_it_is_read_leaves_the_others_alone(self, world, host, size):
+        self.link_two_names(world, host)
+        old = (host.source / "b").read_bytes()
+        host.write("b", 5_000, seed="new")
+        run = host.begin()
+        assert run.step()
+        while not self.in_index(host, "SELECT scanned FROM runs ORDER BY id DESC LIMIT 1"):
+            assert run.step()
+        host.write("temporary", size, seed="another")
+        (host.source / "temporary").rename(host.source / "a")
+        new = (host.source / "a").read_bytes()
+        of_a = "FROM entries WHERE name = CAST('a' AS BLOB) AND id IN (SELECT entry FROM changed)"
+        while self.in_index(host, f"SELECT count(*) {of_a}"):
+            assert run.step()
+        world.pass_time(4 * DAY)
+        run.finish()
+        assert self.contents(world, {"a", "b"}) == {"a": (new, 0), "b": (old, Mark.STALE)}
 
     def test_a_file_that_could_not_be_read_the_last_time_is_left_out(self, world, host):
         with contextlib.closing(sqlite3.connect(host.state() / "index.sqlite")) as index, index:
@@ -235,3 +307,70 @@ class TestPartialSnapshots:
             index.execute("DELETE FROM entry_chunks WHERE entry = ?", (entry,))
             index.execute("UPDATE entries SET marks = ?, again = 1 WHERE id = ?", (int(Mark.UNREADABLE), entry))
         assert "old" not in {name for name, _, _ in self.go_on_for_days(world, host)}
+
+
+class TestOwnSnapshots:
+    """Whatever this index has committed is nobody else's, though the store gives it the time of the base or a later one."""
+
+    @pytest.fixture
+    def world(self, tmp_path):
+        with World(tmp_path, coarse=1.0).clocks() as world:
+            yield world
+
+    def assert_relied_on(self, world, host):
+        world.pass_time(7 * DAY)
+        run = host.backup()
+        assert run.counts["bytes_new"] == 0
+        with contextlib.closing(sqlite3.connect(host.state() / "index.sqlite")) as index:
+            assert runs.get_problems(index, run.id) == []
+
+    def test_a_partial_one_of_the_same_second(self, world, monkeypatch):
+        monkeypatch.setattr(bundles, "BUNDLES_PER_WAVE", 1)
+        host = world.add_host()
+        for n in range(4):
+            host.write(f"large {n}", 900_000)
+        run = host.begin()
+        while not world.blobs():
+            run.step()
+        world.pass_time(4 * DAY)
+        while not world.snapshots:
+            run.step()
+        run.finish()
+        assert [snapshot["complete"] for snapshot in world.snapshots.values()] == [False, True]
+        self.assert_relied_on(world, host)
+
+    def test_one_whose_put_was_found_out_later(self, world, host):
+        run = host.begin()
+        while not world.snapshots:
+            run.step()
+        host.kill()
+        host.backup()
+        assert len(world.snapshots) == 2
+        self.assert_relied_on(world, host)
+
+    def test_all_of_them_in_a_copied_bucket(self, world, host):
+        run = host.begin()
+        while not world.snapshots:
+            run.step()
+        host.kill()
+        for n in range(3):
+            world.pass_time(DAY)
+            host.write("changing", 1000, seed=n)
+            host.backup()
+        for key, (data, _) in world.objects.items():
+            world.objects[key] = (data, world.now)
+        self.assert_relied_on(world, host)
+
+    def test_those_of_an_index_from_before_they_were_remembered(self, host, tmp_path):
+        host.backup()
+        old = tmp_path / "old.sqlite"
+        with contextlib.closing(sqlite3.connect(host.state() / "index.sqlite")) as index:
+            known = {row[0] for row in index.execute("SELECT snapshot FROM own_snapshots")}
+            index.execute("DROP TABLE own_snapshots")
+            index.execute("DROP INDEX entries_by_hardlink")
+            index.execute("PRAGMA user_version = 7")
+            index.execute("DELETE FROM migrations WHERE version >= 8")
+            index.commit()
+            index.execute("VACUUM INTO ?", (str(old),))
+        with contextlib.closing(db.open_index(old)) as index:
+            assert runs.own_snapshots(index) == known != set()

@@ -255,8 +255,11 @@ class TestABadSector:
 
         def chunk(session, bundle):
             sealer = BundleSealer(
-                session.index(), session.claims(), bundle, run=session.run, started=session.started, largest=1 << 21,
-                chunker=session.chunker, level=1, recipients=session.recipients, spool_dir=session.spool_dir,
+                session.index(), session.claims(), bundle, run=session.run, level=1, recipients=session.recipients,
+                read=lambda slices: read.BundleReader(
+                    session.index(), slices, session.chunker, started=session.started, largest=1 << 21
+                ),
+                spool_dir=session.spool_dir,
             )  # fmt: skip
             waiting.append((session, bundle, sealer))
             if len(waiting) == len(bundles.wave_bundles(session.index(), session.run, 1)):

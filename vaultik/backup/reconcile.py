@@ -85,7 +85,7 @@ def reconcile(
     listed = {} if put_only else _snapshot_dbs(store, source8(source))
     adopted = not put_only and _adopt(index, listed)
     base = state.get_base(index)
-    superseded = _is_superseded(base, listed, runs.committed_snapshots(index), after)
+    superseded = _is_superseded(base, listed, runs.own_snapshots(index), after)
     is_there = base is not None and (base.put_at > after if put_only else base.db_key in listed)
     reach = _Reach(after, is_there and not superseded, frozenset(recipients))
     doubtful = list(_doubtful(chunks.iter_uploaded(index), None if put_only else _stored_blobs(store), reach))
@@ -117,6 +117,7 @@ def commit_base(index: sqlite3.Connection, base: Base) -> None:
     """Record, within a transaction, that the snapshot which was sent last stands in the store; once."""
     if state.get_pending(index) is not None:
         state.set_base(index, base)
+        runs.add_own_snapshot(index, base.snapshot)
         chunks.set_based(index)
 
 

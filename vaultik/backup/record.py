@@ -134,12 +134,10 @@ def _record_unreadable(
     if known is None:
         return
     path = entries.path_of(index, entry)
-    if unreadable.keep_content(index, entry):
+    if unreadable.keep_content(index, known):
         runs.add_problem(index, run, runs.UNREADABLE, path, f"{reason} (what was stored of it before is kept)")
         return
-    unreadable.give_up_content(index, entry, content)
-    entries.set_marks(index, entry, Mark(known.marks) & Mark.SOURCE | Mark.UNREADABLE, again=True)
-    contents.copy_to_followers(index, entry)
+    unreadable.give_up_content(index, known, content)
     runs.add_problem(index, run, runs.UNREADABLE, path, reason)
 
 

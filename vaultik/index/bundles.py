@@ -112,7 +112,8 @@ def take_over(index: sqlite3.Connection, run: int, recipients: Iterable[str]) ->
 
 
 _UNPLANNED = (
-    " FROM changed AS c JOIN entries AS e ON e.id = c.entry WHERE (e.hardlink IS NULL OR e.hardlink = e.id)"
+    " FROM changed AS c JOIN entries AS e ON e.id = c.entry WHERE NOT EXISTS (SELECT 1 FROM entries AS o WHERE e.nlink > 1"
+    " AND o.mount = e.mount AND o.inode = e.inode AND o.id < e.id AND o.type <> 'd' AND o.type = e.type AND o.nlink > 1)"
     " AND NOT EXISTS (SELECT 1 FROM pieces AS p WHERE p.entry = c.entry)"
     " AND c.entry NOT IN (SELECT entry FROM streams)"
 )
@@ -135,7 +136,7 @@ class Kind(enum.Enum):
 
 
 def iter_unplanned(index: sqlite3.Connection, kind: Kind, young_ns: int) -> Iterator[ChangedFile]:
-    """Yield the changed files on disks that no bundle has yet, in entry order; hard link leaders only.
+    """Yield the changed files on disks that no bundle has yet, in entry order; of hard links the first name only.
 
     What was yielded may be planned while this goes on.
 

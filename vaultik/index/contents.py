@@ -2,25 +2,29 @@
 
 A changed file keeps its old row, whole, until its new content is recorded with the attributes of the
 very fstat that preceded the reading. A large file's extents are recorded one by one and become its
-content with the last. Of hard links the leader alone carries the content.
+content with the last.
+
+Hard links: mount, inode and nlink say which names the scan saw as one file, `hardlink` which names the
+recorded content is of. So a name that is still to be read has its own old content, whatever became of
+the others, or none. Whoever carries the content of a group and leaves it hands it over.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from vaultik.index.entries import INSERT_CHANGED, seen
+from vaultik.index.entries import INSERT_CHANGED, hand_over, seen
+from vaultik.model import Mark
 
 if TYPE_CHECKING:
     import os
     import sqlite3
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from vaultik.index.entries import Attributes
-    from vaultik.model import Mark
+    from vaultik.index.entries import Attributes, Known
 _UPDATE_CONTENT = (
     "UPDATE entries SET mode = ?, uid = ?, gid = ?, user_name = ?, group_name = ?, size = ?, mtime_ns = ?, ctime_ns = ?,"
-    " birth_ns = ?, inode_flags = ?, inode = ?, nlink = ?, marks = ?, again = ? WHERE id = ?"
+    " birth_ns = ?, inode_flags = ?, inode = ?, nlink = ?, marks = ?, again = ?, hardlink = iif(? > 1, id, NULL) WHERE id = ?"
 )
 
 
@@ -79,40 +83,73 @@ class Content(NamedTuple):
 def set_contents(index: sqlite3.Connection, contents: Sequence[Content]) -> None:
     """Record whole files: content, attributes, xattrs, all of one moment; takes them off the list.
 
-    A bundle may hold thousands, so it is done table by table.
+    A bundle may hold thousands, so it is done table by table; but for hard links, one by one, whose other names
+    get the same.
     """
-    ids = [(content.entry,) for content in contents]
-    index.executemany("DELETE FROM changed WHERE entry = ?", ids)
-    index.executemany("DELETE FROM xattrs WHERE entry = ?", ids)
-    index.executemany("DELETE FROM entry_chunks WHERE entry = ?", ids)
+    _set_contents(index, [content for content in contents if content.attributes.nlink <= 1])
+    for content in contents:
+        if content.attributes.nlink > 1:
+            names = waiting_names(index, content.entry, content.attributes.inode)
+            _set_contents(index, [content], names)
+            _copy_to_names(index, content.entry, names)
+
+
+def set_unreadable(index: sqlite3.Connection, known: Known) -> None:
+    """Record that a file can't be read: it has no content, under any name, and the next scan looks again."""
+    names = waiting_names(index, known.id, known.inode)
+    _clear(index, [known.id, *names])
+    drop_plan(index, known.id)
+    index.execute(
+        "UPDATE entries SET marks = marks & ?2 | ?3, again = 1, hardlink = iif(nlink > 1, id, NULL) WHERE id = ?1",
+        (known.id, int(Mark.SOURCE), int(Mark.UNREADABLE)),
+    )
+    _copy_to_names(index, known.id, names)
+
+
+def _set_contents(index: sqlite3.Connection, contents: Sequence[Content], names: Sequence[int] = ()) -> None:
+    """Record files in place of what was recorded of them and of `names`."""
+    _clear(index, [*(content.entry for content in contents), *names])
     index.executemany(
         "INSERT INTO entry_chunks VALUES (?, ?, ?)", ((c.entry, at, chunk) for c in contents for at, chunk in c.chunks)
     )
     index.executemany(
         "INSERT INTO xattrs VALUES (?, ?, ?)", ((c.entry, *pair) for c in contents for pair in c.attributes.xattrs)
     )
-    index.executemany(_UPDATE_CONTENT, ((*_of_content(c.attributes), int(c.marks), c.again, c.entry) for c in contents))
-    for content in contents:
-        if content.attributes.nlink > 1:
-            copy_to_followers(index, content.entry)
-
-
-def set_content(index: sqlite3.Connection, entry: int, chunks: Iterable[tuple[int, int]]) -> None:
-    """Replace a file's content by chunks (offset in the file, chunk row) and take it off the list."""
-    index.execute("DELETE FROM entry_chunks WHERE entry = ?", (entry,))
-    index.executemany("INSERT INTO entry_chunks VALUES (?, ?, ?)", ((entry, at, chunk) for at, chunk in chunks))
-    index.execute("DELETE FROM changed WHERE entry = ?", (entry,))
-
-
-def copy_to_followers(index: sqlite3.Connection, leader: int) -> None:
-    """Give the other names of a hard-linked inode what was recorded under its leader's."""
-    index.execute(
-        "UPDATE entries AS f SET (mode, uid, gid, user_name, group_name, size, mtime_ns, ctime_ns, birth_ns, inode_flags,"
-        " nlink, marks, again) = (l.mode, l.uid, l.gid, l.user_name, l.group_name, l.size, l.mtime_ns, l.ctime_ns, l.birth_ns,"
-        " l.inode_flags, l.nlink, l.marks & ~1 | (f.marks & 1), l.again) FROM entries AS l WHERE l.id = ? AND f.type = 'f'"
-        " AND f.nlink > 1 AND f.mount = l.mount AND f.inode = l.inode AND f.hardlink = l.id AND f.id <> l.id",
-        (leader,),
+    index.executemany(
+        _UPDATE_CONTENT,
+        ((*_of_content(c.attributes), int(c.marks), c.again, c.attributes.nlink, c.entry) for c in contents),
     )
+
+
+def _clear(index: sqlite3.Connection, leaving: Sequence[int]) -> None:
+    """Take files off the list, and what was recorded of them away; another name of it keeps it."""
+    hand_over(index, leaving)
+    ids = [(entry,) for entry in leaving]
+    for table in ("changed", "xattrs", "entry_chunks"):
+        index.executemany(f"DELETE FROM {table} WHERE entry = ?", ids)
+
+
+def waiting_names(index: sqlite3.Connection, entry: int, inode: int) -> list[int]:
+    """Return the other names on the list under which the scan saw an inode on the file system of `entry`."""
+    rows = index.execute(
+        "SELECT f.id FROM entries AS l JOIN entries AS f ON f.mount = l.mount AND f.inode = ?2 AND f.id <> l.id"
+        " AND f.nlink > 1 AND f.type <> 'd' AND f.type = 'f' JOIN changed AS c ON c.entry = f.id WHERE l.id = ?1",
+        (entry, inode),
+    )
+    return [row[0] for row in rows]
+
+
+def _copy_to_names(index: sqlite3.Connection, entry: int, names: Sequence[int]) -> None:
+    """Give other names of an inode what was recorded under one of them."""
+    for name in names:
+        drop_plan(index, name)
+        index.execute(
+            "UPDATE entries AS f SET (mode, uid, gid, user_name, group_name, size, mtime_ns, ctime_ns, birth_ns, inode_flags,"
+            " nlink, marks, again, hardlink) = (l.mode, l.uid, l.gid, l.user_name, l.group_name, l.size, l.mtime_ns,"
+            " l.ctime_ns, l.birth_ns, l.inode_flags, l.nlink, l.marks & ~1 | (f.marks & 1), l.again, l.id)"
+            " FROM entries AS l WHERE l.id = ?1 AND f.id = ?2",
+            (entry, name),
+        )
 
 
 def add_extent(
@@ -221,28 +258,40 @@ def finish_extents(index: sqlite3.Connection, content: Content) -> None:
     drop_plan(index, content.entry)
 
 
-def link_groups(index: sqlite3.Connection) -> None:
-    """Let the first name of every inode carry its content; the others point to it.
+_GROUP = "e.type <> 'd' AND e.nlink > 1 AND e.mount = g.mount AND e.inode = g.inode"
 
-    A file that is to be read is read under its leader's name.
+
+def link_groups(index: sqlite3.Connection) -> None:
+    """Bring the hard links in order that the scan saw.
+
+    Of a file all names are on the list or none is: it is read under the first, and recorded for all. Their old
+    content stays with each of them until then.
     """
-    index.execute("UPDATE entries SET hardlink = NULL WHERE hardlink IS NOT NULL AND NOT (type <> 'd' AND nlink > 1)")
-    groups = "(SELECT mount, inode, min(id) AS leader FROM entries WHERE type <> 'd' AND nlink > 1 GROUP BY mount, inode) AS g"
-    # The content went with the name that led before.
+    index.execute("UPDATE entries SET hardlink = NULL WHERE hardlink IS NOT NULL AND type <> 'f' AND nlink <= 1")
     index.execute(
-        "INSERT INTO changed (entry, size, blocks, mtime_ns, ctime_ns, inode, unread)"
-        f" SELECT e.id, e.size, 0, e.mtime_ns, e.ctime_ns, e.inode, 1 FROM {groups}"
-        " JOIN entries AS e ON e.id = g.leader WHERE e.type = 'f' AND e.hardlink <> e.id ON CONFLICT (entry) DO UPDATE SET unread = 1"
+        "UPDATE entries AS e SET hardlink = g.leader FROM (SELECT mount, inode, min(id) AS leader FROM entries"
+        " WHERE type <> 'd' AND type <> 'f' AND nlink > 1 GROUP BY mount, inode) AS g"
+        f" WHERE {_GROUP} AND e.type <> 'f' AND e.hardlink IS NOT g.leader"
     )
+    index.execute("CREATE TEMP TABLE unsettled (mount INTEGER, inode INTEGER, first INTEGER, listed INTEGER)")
+    try:
+        index.execute(
+            "INSERT INTO unsettled SELECT mount, inode, min(id), max(iif(id IN (SELECT entry FROM changed), id, NULL)) AS listed"
+            " FROM entries WHERE type <> 'd' AND type = 'f' AND nlink > 1 GROUP BY mount, inode"
+            " HAVING listed IS NOT NULL OR count(hardlink) < count(*) OR min(hardlink) < max(hardlink)"
+        )
+        _list_whole_groups(index)
+    finally:
+        index.execute("DROP TABLE unsettled")
+
+
+def _list_whole_groups(index: sqlite3.Connection) -> None:
+    names = f"FROM unsettled AS g JOIN entries AS e ON {_GROUP} AND e.type = 'f'"
     index.execute(
-        f"UPDATE entries AS e SET hardlink = g.leader FROM {groups}"
-        " WHERE e.type <> 'd' AND e.nlink > 1 AND e.mount = g.mount AND e.inode = g.inode AND e.hardlink IS NOT g.leader"
+        "INSERT OR IGNORE INTO changed (entry, size, blocks, mtime_ns, ctime_ns, inode, lost, unread)"
+        " SELECT e.id, coalesce(c.size, e.size), coalesce(c.blocks, 0), coalesce(c.mtime_ns, e.mtime_ns),"
+        f" coalesce(c.ctime_ns, e.ctime_ns), e.inode, coalesce(c.lost, 0), e.marks & {int(Mark.UNREADABLE)} <> 0"
+        f" {names} LEFT JOIN changed AS c ON c.entry = g.listed"
     )
-    followers = "SELECT id FROM entries WHERE hardlink IS NOT NULL AND hardlink <> id"
-    index.execute(
-        "INSERT OR IGNORE INTO changed (entry, size, blocks, mtime_ns, ctime_ns, inode)"
-        " SELECT l.id, c.size, c.blocks, c.mtime_ns, c.ctime_ns, c.inode FROM changed AS c"
-        " JOIN entries AS f ON f.id = c.entry JOIN entries AS l ON l.id = f.hardlink WHERE f.hardlink <> f.id"
-    )
-    for table in ("changed", "entry_chunks", "pieces", "boundaries", "extent_chunks"):
-        index.execute(f"DELETE FROM {table} WHERE entry IN ({followers})")
+    for table in ("pieces", "boundaries", "extent_chunks"):
+        index.execute(f"DELETE FROM {table} WHERE entry IN (SELECT e.id {names} WHERE e.id <> g.first)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -204,17 +205,46 @@ def set_marks(index: sqlite3.Connection, entry: int, marks: Mark, *, again: bool
 
 
 def remove_tree(index: sqlite3.Connection, entry: int) -> int:
-    """Remove an entry and everything below it. Returns how many entries that were."""
+    """Remove an entry and everything below it. Returns how many entries that were.
+
+    Content that other names have too stays with them.
+    """
     removed = 0
     todo = [entry]
     while todo:
         at = todo.pop()
         todo.extend(row[0] for row in index.execute("SELECT id FROM entries WHERE parent = ?", (at,)))
+        hand_over(index, [at])
         for table in ("changed", "entry_chunks", "xattrs", "pieces", "boundaries", "extent_chunks", "streams"):
             index.execute(f"DELETE FROM {table} WHERE entry = ?", (at,))
         index.execute("DELETE FROM entries WHERE id = ?", (at,))
         removed += 1
     return removed
+
+
+def hand_over(index: sqlite3.Connection, leaving: Sequence[int]) -> None:
+    """Give what names carry for other names of their group to one of those.
+
+    Args:
+        index: within a transaction.
+        leaving: the names that are about to be removed, or to get other content.
+    """
+    ids = json.dumps(leaving)
+    heirs = index.execute(
+        # The one that a removal in order of their ids comes to last.
+        "SELECT hardlink, max(id) FROM entries WHERE hardlink IN (SELECT value FROM json_each(?1)) AND type = 'f'"
+        " AND id NOT IN (SELECT value FROM json_each(?1)) GROUP BY hardlink",
+        (ids,),
+    ).fetchall()
+    for owner, heir in heirs:
+        index.execute("DELETE FROM xattrs WHERE entry = ?", (heir,))
+        for table in ("entry_chunks", "xattrs"):
+            index.execute(f"UPDATE {table} SET entry = ? WHERE entry = ?", (heir, owner))
+        index.execute(
+            "UPDATE entries SET hardlink = ?2 WHERE hardlink = ?3 AND type = 'f'"
+            " AND id NOT IN (SELECT value FROM json_each(?1))",
+            (ids, heir, owner),
+        )
 
 
 def _add_xattrs(index: sqlite3.Connection, entry: int, xattrs: Sequence[tuple[bytes, bytes]]) -> None:

@@ -40,8 +40,16 @@ def find_retiring(index: sqlite3.Connection) -> set[int]:
 
 
 def keep_rest(index: sqlite3.Connection) -> None:
-    """End the retiring of blobs in which something lives that could not be moved: for a while they are left alone."""
-    index.execute("UPDATE blobs SET retiring = 0, kept_at = (SELECT max(started) FROM runs) WHERE retiring")
+    """End the retiring of blobs in which something lives that could not be moved: for a while they are left alone.
+
+    Not those that hold a command's output: it is read in each run, and the next time it may come.
+    """
+    index.execute(
+        "UPDATE blobs SET kept_at = (SELECT max(started) FROM runs) WHERE retiring AND id NOT IN"
+        " (SELECT c.blob FROM streams AS s JOIN entry_chunks AS ec ON ec.entry = s.entry JOIN chunks AS c ON c.id = ec.chunk"
+        "  WHERE c.blob IS NOT NULL)"
+    )
+    index.execute("UPDATE blobs SET retiring = 0 WHERE retiring")
 
 
 def claim(index: sqlite3.Connection, bundle: int, chunk: int) -> bool:

@@ -17,6 +17,8 @@ VANISHED = "vanished"
 WARNING = "warning"
 
 _RUNS_KEPT = 1000
+_SNAPSHOTS_KEPT = 20_000
+"""Two years of hourly ones."""
 _PROBLEMS_KEPT = 20
 """Of how many runs it is remembered which files they had trouble with."""
 
@@ -83,9 +85,20 @@ def last_full_scan(index: sqlite3.Connection) -> float | None:
     return None if started is None else float(started)
 
 
-def committed_snapshots(index: sqlite3.Connection) -> set[str]:
-    """Return the ids of the snapshots that runs of this index wrote, as far back as it remembers."""
-    return {row[0] for row in index.execute("SELECT snapshot FROM runs WHERE snapshot IS NOT NULL")}
+def add_own_snapshot(index: sqlite3.Connection, snapshot: SnapshotId) -> None:
+    """Remember that a snapshot which stands in the store is of this index; the oldest are forgotten."""
+    index.execute("INSERT OR IGNORE INTO own_snapshots VALUES (?)", (snapshot,))
+    # Their order is that of time.
+    index.execute(
+        "DELETE FROM own_snapshots WHERE snapshot <="
+        " (SELECT snapshot FROM own_snapshots ORDER BY snapshot DESC LIMIT 1 OFFSET ?)",
+        (_SNAPSHOTS_KEPT,),
+    )
+
+
+def own_snapshots(index: sqlite3.Connection) -> set[str]:
+    """Return the ids of the snapshots that this index committed, as far back as it remembers."""
+    return {row[0] for row in index.execute("SELECT snapshot FROM own_snapshots")}
 
 
 def was_interrupted(index: sqlite3.Connection) -> bool:

@@ -8,32 +8,41 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vaultik.index.contents import drop_plan, set_content
+from vaultik.index import contents
 from vaultik.model import Mark
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable
 
+    from vaultik.index.entries import Known
 
-def keep_content(index: sqlite3.Connection, entry: int) -> bool:
-    """Take a file off the list that can't be read, if what is stored of it is still what it holds.
+
+def keep_content(index: sqlite3.Connection, known: Known) -> bool:
+    """Take a file off the list that can't be read, with its other names, if what is stored of it is what it holds.
 
     That is, it was to be read only to be sealed afresh: it didn't change, and all of it has its place.
 
     Returns:
         False if it is not so; nothing was done then.
     """
-    stays = index.execute(
-        "SELECT 1 FROM changed WHERE entry = ?1 AND lost AND NOT unread AND NOT EXISTS (SELECT 1 FROM entry_chunks AS ec"
-        " JOIN chunks AS c ON c.id = ec.chunk WHERE ec.entry = ?1 AND c.blob IS NULL AND c.bundle IS NULL)",
-        (entry,),
-    ).fetchone()
-    if stays is None:
+    names = [known.id, *contents.waiting_names(index, known.id, known.inode)]
+    if not all(_is_kept(index, name) for name in names):
         return False
-    drop_plan(index, entry)
-    index.execute("DELETE FROM changed WHERE entry = ?", (entry,))
+    for name in names:
+        contents.drop_plan(index, name)
+        index.execute("DELETE FROM changed WHERE entry = ?", (name,))
     return True
+
+
+def _is_kept(index: sqlite3.Connection, name: int) -> bool:
+    row = index.execute(
+        "SELECT 1 FROM changed WHERE entry = ?1 AND lost AND NOT unread AND NOT EXISTS (SELECT 1 FROM entry_chunks AS ec"
+        " JOIN chunks AS c ON c.id = ec.chunk WHERE ec.entry = (SELECT coalesce(hardlink, id) FROM entries WHERE id = ?1)"
+        " AND c.blob IS NULL AND c.bundle IS NULL)",
+        (name,),
+    )
+    return row.fetchone() is not None
 
 
 def add_remains(index: sqlite3.Connection, entry: int, ctime_ns: int, chunks: Iterable[tuple[int, int]]) -> None:
@@ -51,20 +60,19 @@ def add_remains(index: sqlite3.Connection, entry: int, ctime_ns: int, chunks: It
     index.executemany("INSERT OR IGNORE INTO remains VALUES (?, ?, ?)", ((entry, c, ctime_ns) for _, c in chunks))
 
 
-def give_up_content(index: sqlite3.Connection, entry: int, chunks: Iterable[tuple[int, int]]) -> None:
-    """Take a file off the list that can't be read, with its content; what could be read of it remains.
+def give_up_content(index: sqlite3.Connection, known: Known, chunks: Iterable[tuple[int, int]]) -> None:
+    """Take a file off the list that can't be read, with its content under any name; what could be read of it remains.
 
     Args:
         index: within a transaction.
-        entry: its id.
+        known: the file.
         chunks: (offset in the file, chunk row) of the slice that failed.
     """
-    row = index.execute("SELECT ctime_ns FROM changed WHERE entry = ?", (entry,)).fetchone()
+    row = index.execute("SELECT ctime_ns FROM changed WHERE entry = ?", (known.id,)).fetchone()
     if row is not None:
-        extents = index.execute("SELECT offset, chunk FROM extent_chunks WHERE entry = ?", (entry,)).fetchall()
-        add_remains(index, entry, row[0], [*extents, *chunks])
-    drop_plan(index, entry)
-    set_content(index, entry, ())
+        extents = index.execute("SELECT offset, chunk FROM extent_chunks WHERE entry = ?", (known.id,)).fetchall()
+        add_remains(index, known.id, row[0], [*extents, *chunks])
+    contents.set_unreadable(index, known)
 
 
 def forget_remains(index: sqlite3.Connection) -> None:

@@ -23,11 +23,12 @@ FORMAT = 1
 
 _ENTRIES = (
     "id, parent, name, type, mode, uid, gid, user_name, group_name, size, mtime_ns, ctime_ns, birth_ns, link_target,"
-    f" rdev, hardlink, inode_flags, marks | iif(coalesce(hardlink, id) IN (SELECT id FROM stale), {int(Mark.STALE)}, 0)"
+    f" rdev, hardlink, inode_flags, marks | iif(id IN (SELECT id FROM stale), {int(Mark.STALE)}, 0)"
 )
 _COPY = (
     f"INSERT INTO entries SELECT {_ENTRIES} FROM source.entries"
-    " WHERE NOT (type = 'f' AND coalesce(hardlink, id) IN (SELECT id FROM absent)) ORDER BY id",
+    " WHERE NOT (type = 'f' AND (id IN (SELECT id FROM absent) OR coalesce(hardlink, id) IN (SELECT id FROM absent)))"
+    " ORDER BY id",
     "INSERT INTO xattrs SELECT entry, name, value FROM source.xattrs"
     " WHERE entry IN (SELECT id FROM main.entries) ORDER BY entry, name",
     "INSERT INTO blobs SELECT id, hash, size, header_length, recipients FROM source.blobs WHERE uploaded = 1 ORDER BY id",
@@ -42,14 +43,9 @@ _UNFINISHED = (
     # What was never read, and what refers to a chunk that is in no stored blob.
     "INSERT INTO absent SELECT entry FROM source.changed WHERE unread UNION SELECT entry FROM source.entry_chunks"
     " WHERE chunk NOT IN (SELECT c.id FROM source.chunks AS c JOIN source.blobs AS b ON b.id = c.blob WHERE b.uploaded = 1)",
-    "INSERT INTO stale SELECT entry FROM source.changed",
+    # What is only sealed afresh is as it was.
+    "INSERT INTO stale SELECT entry FROM source.changed WHERE NOT lost",
 )
-_FOLLOW = (
-    "UPDATE entries AS f SET (mode, uid, gid, user_name, group_name, size, mtime_ns, ctime_ns, birth_ns, inode_flags) ="
-    " (l.mode, l.uid, l.gid, l.user_name, l.group_name, l.size, l.mtime_ns, l.ctime_ns, l.birth_ns, l.inode_flags)"
-    " FROM entries AS l WHERE l.id IN (SELECT id FROM stale) AND f.hardlink = l.id AND f.id <> l.id AND f.type = 'f'"
-)
-"""A new name of a file that is still to be read is told of as its old content is."""
 _TOTALS = "SELECT (SELECT count(*) FROM main.entries), (SELECT coalesce(sum(size), 0) FROM main.chunks)"
 
 
@@ -74,8 +70,8 @@ def plain_path(index_path: Path) -> Path:
 def write_snapshot_db(index_path: Path, target: Path, meta: Mapping[str, int | float | str | bytes]) -> Totals:
     """Write the index's tree and content as a snapshot DB.
 
-    A file that is still to be read stands in it with the content that it had in the base, marked stale;
-    if there is none, not at all. Chunks and blobs are all that are uploaded.
+    A name whose file is still to be read stands in it with the content that was recorded of it last, marked
+    stale; if there is none, not at all. Chunks and blobs are all that are uploaded.
 
     Args:
         index_path: the index; nothing may write to it meanwhile.
@@ -96,7 +92,7 @@ def write_snapshot_db(index_path: Path, target: Path, meta: Mapping[str, int | f
         db.execute("BEGIN")
         for name in ("absent", "stale"):
             db.execute(f"CREATE TEMP TABLE {name} (id INTEGER PRIMARY KEY)")
-        for statement in (*_UNFINISHED, *_COPY, _FOLLOW):
+        for statement in (*_UNFINISHED, *_COPY):
             db.execute(statement)
         totals = Totals._make(db.execute(_TOTALS).fetchone())
         db.executemany("INSERT INTO meta VALUES (?, ?)", sorted({**meta, **totals._asdict()}.items()))
