@@ -65,3 +65,5 @@ class Mark(enum.IntFlag):
     """In a partial snapshot: content of an earlier snapshot."""
     UNREADABLE = 16
     """Could not be read: metadata only, a restore leaves it out."""
+    GAP = 32
+    """A directory in which a name could not be looked at: what it doesn't list may be there all the same."""

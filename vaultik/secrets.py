@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -44,14 +45,19 @@ def load_identities(path: Path | None) -> list[Identity]:
     return _parsed(_read(given, where), f"identity file {given}")
 
 
+def identity_files(path: Path | None) -> list[Path]:
+    """Return the file that the identities in use are kept in, if they are in one."""
+    given = os.environ.get(VARIABLE, "").strip() if path is None else os.fspath(path)
+    return [Path(given)] if given and not _is_key(given) and _is_file(given) else []
+
+
 def readable_by_others(path: Path | None) -> Path | None:
     """Return the identity file that is used, if others than its owner may read it."""
-    given = os.environ.get(VARIABLE, "").strip() if path is None else os.fspath(path)
-    try:
-        mode = Path(given).stat().st_mode if given and not _is_key(given) else 0
-    except OSError:
-        return None
-    return Path(given) if stat.S_ISREG(mode) and mode & 0o077 else None
+    for file in identity_files(path):
+        with contextlib.suppress(OSError):
+            if stat.S_IMODE(file.stat().st_mode) & 0o077:
+                return file
+    return None
 
 
 def _is_key(text: str) -> bool:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.bad_disk import unlookable
 from tests.support.forge import forge
+from tests.support.run import Run
 from tests.support.site import Site
 from tests.support.tree import compare, describe, edit_tree, make_tree
 
@@ -54,9 +56,9 @@ def leftovers(target):
     ]
 
 
-def killed_when(site, target, ready, *arguments):
+def killed_when(site, target, ready, *arguments, snapshot="latest"):
     run = subprocess.Popen(
-        site.command("restore", *site.where, "latest", target, *arguments),
+        site.command("restore", *site.where, snapshot, target, *arguments),
         env=site.environment(),
         start_new_session=True,
     )
@@ -272,6 +274,66 @@ class TestDelete:
         assert [(folder / "mine").exists() for folder in (target, at.parent, at / "closed", at / "dir")] == [
             True, True, True, False,
         ]  # fmt: skip
+
+    def test_never_where_a_name_could_not_be_looked_at(self, site, monkeypatch):
+        """A bad sector under an inode: no row tells that the file is there."""
+        folder = site.source / "dir"
+        folder.mkdir(parents=True)
+        (folder / "mine").write_text("the last copy")
+        site.backup()
+        with unlookable(monkeypatch, b"mine"):
+            assert Run(site).all().exit_code == 3
+        (folder / "new").write_text("no backup has it")
+        where = ("/", "--force", "--delete", "--include", str(site.source))
+        assert "would remove" not in site.restore(*where, "--dry-run").stdout
+        site.restore(*where)
+        assert sorted(os.listdir(folder)) == ["mine", "new"]
+        (folder / "new").unlink()
+        site.backup()
+        (folder / "new").write_text("no backup has it")
+        site.restore(*where)
+        assert os.listdir(folder) == ["mine"]
+
+    @pytest.mark.parametrize("given", ["--identity", "VAULTIK_PRIVATE_KEY"])
+    def test_never_the_identity_that_is_in_use(self, site, given):
+        site.source.mkdir()
+        site.backup()
+        for folder in (site.source, site.source / "keys"):
+            folder.mkdir(exist_ok=True)
+            key = shutil.copy(site.key, folder / "key.txt")
+            (folder / "other").write_text("x")
+            more = ("--identity", key) if given == "--identity" else ()
+            site.env["VAULTIK_PRIVATE_KEY"] = str(site.key if more else key)
+            where = ("/", "--force", "--delete", "--include", str(site.source))
+            # What it would do is listed below the target; a directory that holds the identity is one of its names.
+            assert f"would remove {folder}/key.txt" not in site.restore(*where, "--dry-run", *more).stdout
+            done = site.restore(*where, *more)
+            assert f"{key}: the identity that is in use; it stays" in done.stderr
+            assert os.listdir(folder) == ["key.txt"]
+            os.unlink(key)
+
+    def test_a_partial_snapshot_tells_nothing_also_when_a_restore_goes_on(self, site, tmp_path):
+        site.source.mkdir()
+        (site.source / "large").write_bytes(os.urandom(30_000_000))
+        site.backup()
+        forge(site, "UPDATE meta SET value = 0 WHERE key = 'complete'")
+        (row,) = json.loads(site.run("snapshots", *site.where, "--json").stdout)
+        target = tmp_path / "out"
+        mine = site.restored(target) / "mine"
+        mine.parent.mkdir(parents=True)
+        mine.write_text("mine")
+        plan = target / ".vaultik-restore"
+        for _ in range(20):
+            begun = lambda: any(mine.parent.glob(".vaultik-*"))  # noqa: E731 - as it reads best
+            if killed_when(site, target, begun, "--force", snapshot=row["snapshot"]):
+                break
+        assert plan.exists()
+        done = site.restore(target, "--force", "--delete", snapshot=row["snapshot"], code=2)
+        assert "had not ended" in done.stderr
+        assert mine.read_text() == "mine"
+        site.restore(target, "--force", snapshot=row["snapshot"])
+        assert not plan.exists()
+        assert {path.name for path in mine.parent.iterdir()} == {"large", "mine"}
 
     def test_it_needs_force_and_a_complete_snapshot(self, stored, tmp_path):
         (tmp_path / "out").mkdir()

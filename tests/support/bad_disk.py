@@ -1,5 +1,6 @@
 """A disk that goes bad: what lies at some offset of a file can't be read any more, and nothing else about it changes."""
 
+import contextlib
 import errno
 import os
 
@@ -28,3 +29,18 @@ class BadDisk:
         at = self.bad.get(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
         if at is not None and offset <= at < offset + size:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@contextlib.contextmanager
+def unlookable(monkeypatch, name):
+    """Let nobody look at a name, in this process, as where its inode lies on a bad sector."""
+    original = os.stat
+
+    def stat(path, *args, **kwargs):
+        if path == name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return original(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", stat)
+        yield

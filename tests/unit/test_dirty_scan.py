@@ -10,6 +10,8 @@ from contextlib import closing
 
 import pytest
 
+from tests.support.bad_disk import unlookable
+from tests.support.older import make_older
 from tests.support.run import Run
 from tests.support.site import NO_RIGHTS, Site
 from tests.support.snapshots import differences, dump
@@ -17,7 +19,7 @@ from tests.support.tree import backdate
 from vaultik.backup.changes import Changes
 from vaultik.config import load_config
 from vaultik.errors import SourceError
-from vaultik.index import db, runs
+from vaultik.index import db, entries, runs
 from vaultik.tasks.run import run_backup
 
 EVERYTHING = "everything is scanned: "
@@ -278,6 +280,10 @@ class TestLinks:
 
 
 class TestTriedAgain:
+    def _gaps(self, pair):
+        with closing(db.open_index(pair.told.index)) as index:
+            return [os.path.basename(os.fsdecode(entries.path_of(index, gap))) for gap in entries.gaps(index)]
+
     def test_a_file_that_could_not_be_read(self, pair):
         fill(pair.source, "a/1", "b/2")
         pair.begin()
@@ -298,6 +304,21 @@ class TestTriedAgain:
         # Something in it changed while the index knows nothing of it.
         assert self._backup(pair, "a/b/c")["unreadable"] == 0
         pair.told_only()
+
+    def test_a_name_that_can_not_be_looked_at_leaves_a_gap_until_it_can(self, pair, monkeypatch):
+        fill(pair.source, "a/1", "a/sub/2", "b/3")
+        pair.begin()
+        for directories in (["a"], ["b"], [], ["a/sub"]):
+            (pair.source / "b/3").write_text(str(directories))
+            with unlookable(monkeypatch, b"1"):
+                assert pair.told_only("b", *directories).exit_code == 3
+            assert self._gaps(pair) == ["a"]
+        (pair.source / "a").chmod(0o700)
+        with unlookable(monkeypatch, b"1"):
+            pair.told_only("a")
+        assert self._gaps(pair) == ["a"]
+        assert pair.told_only().exit_code == 0
+        assert self._gaps(pair) == []
 
     def test_a_name_that_has_no_place_in_a_snapshot(self, pair):
         """With r and without x a directory gives its names, but nothing of what they are."""
@@ -545,14 +566,7 @@ def test_an_index_of_before_tells_of_full_scans(pair):
     """Its runs looked at everything; but nobody knows with which settings."""
     fill(pair.source, "a/1")
     pair.begin()
-    with closing(sqlite3.connect(pair.told.index)) as index, index:
-        index.executescript(
-            "DROP INDEX entries_again; ALTER TABLE runs DROP COLUMN full; ALTER TABLE runs DROP COLUMN error;"
-            "DROP TABLE streams; DROP TABLE moves; DROP TABLE remains;"
-            "DROP TABLE own_snapshots; DROP INDEX entries_by_hardlink;"
-            "ALTER TABLE blobs DROP COLUMN retiring; ALTER TABLE blobs DROP COLUMN kept_at;"
-            "DELETE FROM migrations WHERE version > 3; PRAGMA user_version = 3; DELETE FROM state WHERE key = 'full_scan'"
-        )
+    make_older(pair.told.index, 3)
     with closing(db.open_index(pair.told.index)) as index:
         assert runs.last_full_scan(index) is not None
     assert pair.doubtful("a") == "no full scan is complete yet"

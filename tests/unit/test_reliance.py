@@ -6,6 +6,7 @@ import sqlite3
 
 import pytest
 
+from tests.support.older import make_older
 from tests.support.world import DAY, HOUR, World
 from vaultik.backup import reseal
 from vaultik.core.identity import generate
@@ -366,11 +367,7 @@ class TestOwnSnapshots:
         old = tmp_path / "old.sqlite"
         with contextlib.closing(sqlite3.connect(host.state() / "index.sqlite")) as index:
             known = {row[0] for row in index.execute("SELECT snapshot FROM own_snapshots")}
-            index.execute("DROP TABLE own_snapshots")
-            index.execute("DROP INDEX entries_by_hardlink")
-            index.execute("PRAGMA user_version = 7")
-            index.execute("DELETE FROM migrations WHERE version >= 8")
-            index.commit()
             index.execute("VACUUM INTO ?", (str(old),))
+        make_older(old, 7)
         with contextlib.closing(db.open_index(old)) as index:
             assert runs.own_snapshots(index) == known != set()

@@ -85,6 +85,7 @@ class Scan:
         self._progress = progress
         self._told = (0, 0)
         self._made_up = streams.ids(index)
+        self._gaps = entries.gaps(index)
         self._cache: DirectoryCache | None = None
         self._dirty = dirty
         self.counts = ScanCounts()
@@ -171,6 +172,9 @@ class Scan:
         except OSError as exc:
             self._no_directory(at, exc)
             return []
+        if at.entry in self._gaps:
+            entries.clear_gap(self._index, at.entry)
+            self._gaps.discard(at.entry)
         known = entries.children(self._index, at.entry)
         # What is on no disk is nothing to look for; its name is taken.
         made_up = {name for name, entry in known.items() if entry.id in self._made_up}
@@ -210,7 +214,7 @@ class Scan:
             try:
                 st = os.stat(name, dir_fd=fd, follow_symlinks=False)
             except OSError as exc:
-                self._no_entry(base + name, exc)
+                self._no_entry(at, name, exc)
                 continue
             if not every and self._excludes.excludes(base + name, st):
                 self.counts.excluded += 1
@@ -227,7 +231,7 @@ class Scan:
             limits.check_entry(name, st, at.depth + 1)
             entry = self._comparer.update(at.entry, fd, name, st, known, marks)
         except OSError as exc:
-            self._no_entry(at.below(name), exc)
+            self._no_entry(at, name, exc)
             if known is not None:
                 self._comparer.remove(known.id)
             return None
@@ -264,10 +268,12 @@ class Scan:
         entries.set_marks(self._index, at.entry, Mark.UNREADABLE, again=True)
         self._problem(at.path, exc)
 
-    def _no_entry(self, path: bytes, exc: OSError) -> None:
-        """Note a name that can't be told anything of; it has no place in the snapshot."""
+    def _no_entry(self, at: _Todo, name: bytes, exc: OSError) -> None:
+        """Note a name that can't be told anything of; it has no place in the snapshot, which has a gap there."""
         if not isinstance(exc, _GONE):
-            self._problem(path, exc)
+            self._problem(at.below(name), exc)
+            entries.set_gap(self._index, at.entry)
+            self._gaps.add(at.entry)
 
     def _problem(self, path: bytes, exc: OSError) -> None:
         runs.add_problem(self._index, self._run, runs.UNREADABLE, path, exc.strerror or str(exc))

@@ -104,6 +104,7 @@ _MARKS = {
     Mark.CHANGED: "changed while it was read",
     Mark.STALE: "of an earlier snapshot",
     Mark.UNREADABLE: "could not be read",
+    Mark.GAP: "something in it could not be looked at",
 }
 
 

@@ -30,6 +30,7 @@ from vaultik.restore.asked import Asked, look
 from vaultik.restore.report import problem_lines, summary
 from vaultik.restore.scratch import copied_snapshot
 from vaultik.restore.session import RestoreSession
+from vaultik.secrets import identity_files
 
 if TYPE_CHECKING:
     import sqlite3
@@ -99,7 +100,7 @@ def restore(
             "target -: a tree needs a directory", hint="vaultik fetch ... PATH - writes one file to standard output"
         )
     identities = load_identities(identity)
-    asked = Asked(target, snapshot, host, include, exclude, force, delete, checksum)
+    asked = Asked(target, snapshot, host, include, exclude, force, delete, checksum, identity_files(identity))
     session = RestoreSession(lambda: store_of(endpoint, region, bucket, prefix), identities, asked)
     if dry_run:
         with closing(session.store()) as store:
@@ -170,7 +171,7 @@ def _say_plan(snapshot: str, copy: sqlite3.Connection, extra: list[bytes], targe
         click.echo(json.dumps(fields))
         return
     for path in extra:
-        click.echo(f"would remove {printable(path)}")
+        click.echo(f"would remove {printable(os.fsencode(target) + path)}")
     click.echo(
         f"would restore {plural(t.entries, 'entry', 'entries')}, {plural(t.files, 'file')}, {human_bytes(t.bytes)}"
         f" of snapshot {snapshot} to {printable(os.fspath(target))};"

@@ -6,11 +6,13 @@ import json
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from vaultik.model import Mark
+
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator, Sequence
 
-    from vaultik.model import EntryType, Mark
+    from vaultik.model import EntryType
 
 _TIMES = 1 << 63
 
@@ -202,6 +204,21 @@ def set_attributes(index: sqlite3.Connection, entry: int, marks: Mark, a: Attrib
 def set_marks(index: sqlite3.Connection, entry: int, marks: Mark, *, again: bool = False) -> None:
     """Replace an entry's marks only."""
     index.execute("UPDATE entries SET marks = ?, again = ? WHERE id = ?", (int(marks), again, entry))
+
+
+def gaps(index: sqlite3.Connection) -> set[int]:
+    """Return the directories of which not every name could be looked at."""
+    return {row[0] for row in index.execute("SELECT id FROM entries WHERE marks & 32")}
+
+
+def set_gap(index: sqlite3.Connection, directory: int) -> None:
+    """Note that a name in a directory could not be looked at."""
+    index.execute("UPDATE entries SET marks = marks | ? WHERE id = ?", (int(Mark.GAP), directory))
+
+
+def clear_gap(index: sqlite3.Connection, directory: int) -> None:
+    """Note that a directory is listed anew."""
+    index.execute("UPDATE entries SET marks = marks & ~? WHERE id = ?", (int(Mark.GAP), directory))
 
 
 def remove_tree(index: sqlite3.Connection, entry: int) -> int:

@@ -11,7 +11,7 @@ from vaultik.restore.attributes import AttributeWriter
 from vaultik.restore.compare import Comparer
 from vaultik.restore.likeness import KeptTimes, Likeness
 from vaultik.restore.state import STATE, State
-from vaultik.restore.sweep import Sweeper, inodes_of
+from vaultik.restore.sweep import Sweeper, spared_inodes
 from vaultik.restore.target import Target, target_errors
 from vaultik.restore.tree import ROOT
 from vaultik.snapshot.read import get_meta
@@ -44,6 +44,8 @@ class Asked(NamedTuple):
     """Remove what the snapshot doesn't have, among what is wanted."""
     checksum: bool = False
     """Tell what is equal by its bytes, not by size and time."""
+    identities: Sequence[Path] = ()
+    """The files of the identities in use, which are never removed."""
 
     def check(self) -> None:
         """Check that it makes sense.
@@ -119,9 +121,14 @@ class Asked(NamedTuple):
         return Likeness(copy, times, deep=self.checksum or (begun is not None and begun.is_in_doubt))
 
     def sweeper(self, copy: sqlite3.Connection, store: Store, target: Target) -> Sweeper:
-        """Return what removes leftovers and, with `delete`, what the snapshot doesn't have."""
+        """Return what removes leftovers and, with `delete`, what the snapshot doesn't have.
+
+        Raises:
+            SelectionError: as `check_complete`; `delete` may have been given only when a restore goes on.
+        """
+        self.check_complete(copy)
         selection = plan.Selection(self.include, self.exclude) if self.delete else None
-        return Sweeper(copy, target, selection, spare=STATE.encode(), spared=inodes_of(store))
+        return Sweeper(copy, target, selection, spare=STATE.encode(), spared=spared_inodes(store, self.identities))
 
 
 def look(asked: Asked, store: Store, copy: sqlite3.Connection, directory: Path) -> list[bytes]:

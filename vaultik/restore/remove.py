@@ -17,10 +17,11 @@ from vaultik.restore.naming import clear_way, stands
 from vaultik.restore.target import is_fatal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Mapping
 
 MOUNTED = "something is mounted there; nothing was removed in it"
-OWN = "the store lies there; nothing was removed in it"
+STORE = "the store lies there; nothing was removed in it"
+IDENTITY = "the identity that is in use; it stays"
 
 
 class _Folder:
@@ -41,7 +42,7 @@ class Remover:
     def __init__(
         self,
         mount: int,
-        spared: Collection[tuple[int, int]],
+        spared: Mapping[tuple[int, int], str],
         wanted: Callable[[bytes, bool], bool],
         note: Callable[[bytes, str, bool], None],
     ) -> None:
@@ -49,7 +50,7 @@ class Remover:
 
         Args:
             mount: the one in which things may be removed.
-            spared: device and inode of directories in which nothing may be removed.
+            spared: what stays, a directory with all that is in it, by device and inode; and why.
             wanted: tells of a path, and whether it is a directory, if it may go.
             note: is told the path of what stays although it was wanted away, why, and whether that is a failure.
         """
@@ -64,7 +65,7 @@ class Remover:
         st = stands(directory, name)
         if st is None:
             return True
-        if not self._wanted(path, stat.S_ISDIR(st.st_mode)):
+        if not self._wanted(path, stat.S_ISDIR(st.st_mode)) or self._is_spared(st, path):
             return False
         if not stat.S_ISDIR(st.st_mode):
             return self._unlink(directory, name, path)
@@ -100,8 +101,7 @@ class Remover:
                 self._note(path, MOUNTED, False)  # noqa: FBT003 - a callback's
                 folder.kept = True
                 return folder
-            if inode_of(os.fstat(fd)) in self._spared:
-                self._note(path, OWN, False)  # noqa: FBT003 - as above
+            if self._is_spared(os.fstat(fd), path):
                 folder.kept = True
                 return folder
             for name in names_in(fd):
@@ -117,12 +117,18 @@ class Remover:
         if st is None:
             return
         is_directory = stat.S_ISDIR(st.st_mode)
-        if not self._wanted(path, is_directory):
+        if not self._wanted(path, is_directory) or (not is_directory and self._is_spared(st, path)):
             folder.kept = True
         elif is_directory:
             folder.below.append(name)
         elif not self._unlink(fd, name, path):
             folder.kept = True
+
+    def _is_spared(self, st: os.stat_result, path: bytes) -> bool:
+        why = self._spared.get(inode_of(st))
+        if why is not None:
+            self._note(path, why, False)  # noqa: FBT003 - a callback's
+        return why is not None
 
     def _unlink(self, directory: int, name: bytes, path: bytes) -> bool:
         try:

@@ -1,8 +1,8 @@
 """Leave in a target what the snapshot has, and no leftovers: temporary names, and with --delete all that isn't in it.
 
 Removed is only what was selected, in directories whose contents the snapshot knows: not beside a source (in
-a parent that is there for its name alone), not in a directory that couldn't be read, not in another mount
-than the target's, never the target itself.
+a parent that is there for its name alone), not in a directory that couldn't be read, or not every name of it,
+not in another mount than the target's, never the target itself, nor what is spared.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from vaultik.model import Mark
 from vaultik.restore import ledger
 from vaultik.restore.ledger import Kind
 from vaultik.restore.naming import clear_way, stands
-from vaultik.restore.remove import MOUNTED, Remover, inode_of, names_in
+from vaultik.restore.remove import IDENTITY, MOUNTED, STORE, Remover, inode_of, names_in
 from vaultik.restore.tree import get_entry, path_of
 from vaultik.store.local import LocalStore
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from vaultik.restore.plan import Selection
     from vaultik.restore.target import Target
@@ -36,7 +37,7 @@ _KEPT = (
     "SELECT 1 FROM failures AS x JOIN files AS f ON f.entry = x.entry"
     f" WHERE x.entry = ? AND x.kind <> {int(Kind.DAMAGED)} AND f.chunks > 1"
 )
-_UNKNOWN = Mark.IMPLIED | Mark.UNREADABLE
+_UNKNOWN = Mark.IMPLIED | Mark.UNREADABLE | Mark.GAP
 
 
 class Sweeper:
@@ -49,7 +50,7 @@ class Sweeper:
         selection: Selection | None,
         *,
         spare: bytes = b"",
-        spared: Collection[tuple[int, int]] = (),
+        spared: Mapping[tuple[int, int], str] | None = None,
     ) -> None:
         """Prepare.
 
@@ -58,15 +59,15 @@ class Sweeper:
             target: the tree.
             selection: what may go of that which the snapshot doesn't have; None for nothing.
             spare: a name at the top that stays.
-            spared: device and inode of directories that stay, with all that is in them.
+            spared: what stays, a directory with all that is in it, by device and inode; and why.
         """
         self._copy = copy
         self._target = target
         self._selection = selection
         self._spare = spare
-        self._spared = spared
+        self._spared = spared or {}
         self._mount = linux.mount_of(target.root_fd)
-        self._remover = Remover(self._mount, spared, self._may_go, self._note)
+        self._remover = Remover(self._mount, self._spared, self._may_go, self._note)
 
     def sweep(self) -> None:
         """Remove it.
@@ -124,7 +125,11 @@ class Sweeper:
             alias = (
                 st is not None and (st.st_dev, st.st_ino) in known and (stat.S_ISDIR(st.st_mode) or st.st_nlink == 1)
             )
-            if st is not None and not alias and self._target.entry_of_temporary(name) is None:
+            if st is None or alias or self._target.entry_of_temporary(name) is not None:
+                continue
+            if (why := self._spared.get(inode_of(st))) is not None:
+                self._note(above + b"/" + name, why, failed=False)
+            else:
                 yield name, above + b"/" + name, stat.S_ISDIR(st.st_mode)
 
     def _replaced(self, number: int, fd: int) -> Iterator[tuple[bytes, bool]]:
@@ -159,12 +164,12 @@ class Sweeper:
             self._remover.removed = 0
 
 
-def inodes_of(store: Store) -> frozenset[tuple[int, int]]:
-    """Return device and inode of the directories that a store lies in: a backup leaves them out, so no snapshot has them."""
-    if not isinstance(store, LocalStore):
-        return frozenset()
-    found = set()
-    for directory in store.directories:
-        with suppress(OSError):
-            found.add(inode_of(directory.stat()))
-    return frozenset(found)
+def spared_inodes(store: Store, identities: Iterable[Path]) -> dict[tuple[int, int], str]:
+    """Return what no restore removes, by device and inode, and why: no snapshot has what it is restored with."""
+    stores = store.directories if isinstance(store, LocalStore) else ()
+    found = {}
+    for paths, why in ((stores, STORE), (identities, IDENTITY)):
+        for path in paths:
+            with suppress(OSError):
+                found[inode_of(path.stat())] = why
+    return found

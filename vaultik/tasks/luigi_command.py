@@ -31,7 +31,7 @@ from vaultik.niceness import give_way
 from vaultik.restore.asked import Asked
 from vaultik.restore.report import problem_lines, summary
 from vaultik.restore.session import RestoreSession
-from vaultik.secrets import load_identities
+from vaultik.secrets import identity_files, load_identities
 from vaultik.shown import printable
 from vaultik.snapshot.find import when
 from vaultik.store.open import open_store
@@ -165,6 +165,7 @@ def begin_restore(task: Restore) -> RestoreSession:
                 force=task.force,
                 delete=task.delete,
                 checksum=task.checksum,
+                identities=identity_files(None),
             ),
             emit=record.add,
         )
