@@ -136,29 +136,21 @@ def see_waves(central, page):
     assert "Backup" in text
 
 
-def begin_fleet(tmp_path):
-    """Start it; a port may be taken between its choice and its use, then it ends at once. Returns it and what it said."""
-    for _ in range(3):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.fleet"],
-            env={**os.environ, "TMPDIR": str(tmp_path)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        said = ""
-        while line := process.stdout.readline():
-            said += line
-            if "The dashboard:" in line:
-                return process, said
-        process.communicate()
-    raise AssertionError(f"the fleet ended: {said}")
-
-
 def test_make_fleet_shows_three_hosts_and_leaves_nothing(tmp_path):
-    process, said = begin_fleet(tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.fleet"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
+        said = ""
+        while "The dashboard:" not in said:
+            line = process.stdout.readline()
+            assert line, f"it ended: {said}"
+            said += line
         url = said.split()[-1]
         with urllib.request.urlopen(f"{url}/static/visualiser/index.html", timeout=20) as answer:
             assert b"Luigi" in answer.read()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.forge import forge
+from tests.support.restores import killed_when, leftovers, stopped_when
 from tests.support.site import Site
 from tests.support.tree import compare, make_tree
 
@@ -25,26 +26,6 @@ def stored(site):
     make_tree(site.source)
     site.backup()
     return site
-
-
-def leftovers(target):
-    return [
-        name for _, folders, files in os.walk(target) for name in (*folders, *files) if name.startswith(".vaultik-")
-    ]
-
-
-def killed_when(site, target, ready, *arguments):
-    """Begin a restore and SIGKILL all of it as soon as `ready` says so."""
-    run = subprocess.Popen(
-        site.command("restore", *site.where, "latest", target, *arguments),
-        env=site.environment(),
-        start_new_session=True,
-    )
-    while run.poll() is None and not ready():
-        time.sleep(0.002)
-    if run.poll() is None:
-        os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
 
 
 def test_it_goes_on_after_a_kill_anywhere(site, tmp_path):
@@ -139,14 +120,11 @@ def test_state_that_somebody_else_left_is_not_trusted(stored, tmp_path):
 def test_two_at_once_into_one_target(stored, tmp_path):
     """The second says so; it doesn't write over the first one's files."""
     target = tmp_path / "out"
-    first = subprocess.Popen(stored.command("restore", *stored.where, "latest", target), env=stored.environment())
-    while not (target / ".vaultik-restore/begun.json").exists():
-        time.sleep(0.001)
-    os.kill(first.pid, signal.SIGSTOP)
-    done = stored.restore(target, code=1)
-    assert "a restore into it is going on" in done.stderr
-    os.kill(first.pid, signal.SIGCONT)
-    assert first.wait() == 0
+    with stopped_when(stored, target, (target / ".vaultik-restore/begun.json").exists) as first:
+        done = stored.restore(target, code=1)
+        assert "a restore into it is going on" in done.stderr
+        os.kill(first.pid, signal.SIGCONT)
+        assert first.wait() == 0
     assert compare(stored.source, stored.restored(target)) == []
 
 
@@ -442,7 +420,7 @@ def test_a_dry_run_refuses_what_the_run_would(stored, tmp_path):
 
 
 def test_it_is_done_only_when_that_is_said(stored, tmp_path):
-    """Who reads its output stops it at its last word: the state is still there, and the same command tells again."""
+    """Who reads its output is gone before its last word: the state is still there, and the same command tells again."""
     target = tmp_path / "out"
     read, write = os.pipe()
     run = subprocess.Popen(
@@ -451,16 +429,11 @@ def test_it_is_done_only_when_that_is_said(stored, tmp_path):
         stdout=write,
     )
     os.close(write)
-    state = target / ".vaultik-restore"
-    while not (stored.restored(target) / "fifo").exists():
-        time.sleep(0.001)
-    os.kill(run.pid, signal.SIGSTOP)
     os.close(read)
-    os.kill(run.pid, signal.SIGCONT)
     assert run.wait() == 1
-    assert state.exists()
+    assert (target / ".vaultik-restore").exists()
     assert "restored" in stored.restore(target).stdout
-    assert not state.exists()
+    assert not (target / ".vaultik-restore").exists()
 
 
 def test_names_that_are_no_text_are_shown_in_any_locale(stored, tmp_path):

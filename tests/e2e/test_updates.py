@@ -4,16 +4,15 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import stat
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.support.bad_disk import unlookable
 from tests.support.forge import forge
+from tests.support.restores import killed_when, leftovers
 from tests.support.run import Run
 from tests.support.site import Site
 from tests.support.tree import compare, describe, edit_tree, make_tree
@@ -48,25 +47,6 @@ def inodes(root):
 def by_itself(root):
     """Every entry but for the other names that it has."""
     return {path: facts[:-1] for path, facts in describe(root).items()}
-
-
-def leftovers(target):
-    return [
-        name for _, folders, files in os.walk(target) for name in (*folders, *files) if name.startswith(".vaultik-")
-    ]
-
-
-def killed_when(site, target, ready, *arguments, snapshot="latest"):
-    run = subprocess.Popen(
-        site.command("restore", *site.where, snapshot, target, *arguments),
-        env=site.environment(),
-        start_new_session=True,
-    )
-    while run.poll() is None and not ready():
-        time.sleep(0.002)
-    if run.poll() is None:
-        os.killpg(run.pid, signal.SIGKILL)
-    return run.wait() < 0
 
 
 def test_what_is_equal_stays_untouched_and_is_not_fetched(stored, tmp_path):
@@ -134,7 +114,7 @@ def test_types_change_and_extra_names_go(stored, tmp_path):
     done = stored.restore(target, "--force", code=1)
     assert "small: Is a directory" in done.stderr
     lines = stored.restore(target, "--force", "--delete", "--dry-run").stdout.splitlines()
-    assert [line.removeprefix(f"would remove {stored.source}") for line in lines[:-1]] == [
+    assert [line.removeprefix(f"would remove {at}") for line in lines[:-1]] == [
         "/extra/", "/extra link", "/link/", "/small/", "/many/3/extra",
     ]  # fmt: skip
     report = update(stored, target, "--delete")

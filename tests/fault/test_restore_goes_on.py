@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import S3_GROUP, make_site
 from tests.support.proxy import Proxy
+from tests.support.restores import leftovers
 from tests.support.tree import describe, make_tree
 
 pytestmark = S3_GROUP
@@ -24,12 +25,6 @@ def fill(source, seed):
     for n in range(20):
         (source / f"random {n:02}").write_bytes(rng.randbytes(rng.randint(1, 300_000)))
     (source / "several blobs").write_bytes(rng.randbytes(7_000_000))
-
-
-def leftovers(target):
-    return [
-        name for _, folders, files in os.walk(target) for name in (*folders, *files) if name.startswith(".vaultik-")
-    ]
 
 
 def blob_requests(requests):

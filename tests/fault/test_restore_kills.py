@@ -13,6 +13,7 @@ import time
 import pytest
 
 from tests.conftest import S3_GROUP, make_site
+from tests.support.restores import leftovers
 from tests.support.site import BIN
 from tests.support.tree import describe, edit_tree, make_tree
 
@@ -26,12 +27,6 @@ def fill(source, seed):
     for n in range(15):
         (source / f"random {n:02}").write_bytes(rng.randbytes(rng.randint(1, 300_000)))
     (source / "several blobs").write_bytes(rng.randbytes(4_000_000))
-
-
-def leftovers(target):
-    return [
-        name for _, folders, files in os.walk(target) for name in (*folders, *files) if name.startswith(".vaultik-")
-    ]
 
 
 def commands(site, target, workers, *more):

@@ -9,21 +9,14 @@ import shutil
 import tempfile
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from tests.support.machine import run_histories
 from tests.support.world import DAY, HOUR, World
 from vaultik.errors import VaultikError
 
-EXAMPLES = int(os.environ.get("VAULTIK_HISTORIES", "60"))
-"""Of each kind; `make soak` asks for thousands."""
+EXAMPLES = 60
 STEPS = 60
 
 SPANS = [2.5 * DAY, 60.0, 5 * HOUR, DAY, 4 * DAY, 6.3 * DAY, 7.1 * DAY, 8 * DAY]
@@ -207,15 +200,4 @@ class NoGrace(Histories):
 
 @pytest.mark.parametrize("kind", [Histories, PutOnly, SeveralSources, NoGrace])
 def test_no_snapshot_ever_breaks(kind):
-    run_state_machine_as_test(
-        kind,
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=STEPS,
-            deadline=None,
-            derandomize="VAULTIK_HISTORIES" not in os.environ,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-            print_blob=True,
-        ),
-    )
+    run_histories(kind, examples=EXAMPLES, steps=STEPS)

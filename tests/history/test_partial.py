@@ -11,16 +11,16 @@ import shutil
 import tempfile
 import time
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from tests.support.machine import HISTORIES, run_histories
 from tests.support.world import DAY, World
 from vaultik.backup import plan, read
 from vaultik.index import bundles
 from vaultik.model import Mark
 
-EXAMPLES = int(os.environ.get("VAULTIK_HISTORIES", "24"))
+EXAMPLES = int(HISTORIES or 24)
 STEPS = 60
 
 NAMES = "abcdefgh"
@@ -206,17 +206,6 @@ class PartialHistories(RuleBasedStateMachine):
 def test_a_partial_snapshot_never_makes_up_content(monkeypatch):
     monkeypatch.setattr(bundles, "BUNDLES_PER_WAVE", 1)
     monkeypatch.setattr(plan, "PIECES_PER_BUNDLE", 1)
-    run_state_machine_as_test(
-        PartialHistories,
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=STEPS,
-            deadline=None,
-            derandomize="VAULTIK_HISTORIES" not in os.environ,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-            print_blob=True,
-        ),
-    )
+    run_histories(PartialHistories, examples=EXAMPLES, steps=STEPS)
     assert PartialHistories.partial > EXAMPLES // 4, "too few partial snapshots to show anything"
     assert PartialHistories.stale > EXAMPLES // 8

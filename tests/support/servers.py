@@ -75,7 +75,8 @@ def seaweedfs(folder):
         f"-s3.domainName={DOMAIN}",
         "-s3.autoCreateBucket=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false", f"-admin.port={admin}",
         "-master.telemetry=false", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", "-volume.preStopSeconds=0",
-        f"-s3.localSocket={folder}/s3.sock", f"-filer.localSocket={folder}/filer.sock",
+        # Relative to where it runs: the name of a socket has room for 107 bytes.
+        "-s3.localSocket=s3.sock", "-filer.localSocket=filer.sock",
     ]  # fmt: skip
     with running(command, folder) as process:
         server = S3Server(f"http://127.0.0.1:{s3}", "adminkey", "adminsecret", process, strict=True)
@@ -106,8 +107,11 @@ def rclone(folder):
 
 @contextlib.contextmanager
 def running(command, folder):
+    Path(folder).mkdir(parents=True, exist_ok=True)
     with Path(f"{folder}.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd=folder
+        )
     try:
         yield process
     finally:

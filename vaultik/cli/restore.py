@@ -171,7 +171,7 @@ def _say_plan(snapshot: str, copy: sqlite3.Connection, extra: list[bytes], targe
         click.echo(json.dumps(fields))
         return
     for path in extra:
-        click.echo(f"would remove {printable(os.fsencode(target) + path)}")
+        click.echo(f"would remove {printable(os.fsencode(target).rstrip(b'/') + path)}")
     click.echo(
         f"would restore {plural(t.entries, 'entry', 'entries')}, {plural(t.files, 'file')}, {human_bytes(t.bytes)}"
         f" of snapshot {snapshot} to {printable(os.fspath(target))};"
