@@ -1,7 +1,7 @@
 """Run a command that somebody configured: its output, what it says, how it ended; and end it for certain.
 
 A command has a process group of its own, no standard input and no secret of vaultik's in its environment.
-It dies with the process that began it, also by SIGKILL. What it says goes, line by line, to whoever asked.
+The group dies with the process that began it, also by SIGKILL. What it says goes, line by line, to whoever asked.
 Signals that come meanwhile end the whole group before they are raised.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -31,40 +32,42 @@ _LONGEST_LINE = 1000
 _MOST_LINES = 1000
 _NOT_FOUND = 127
 
-_KEPT_BACK = frozenset(
-    [
-        "AWS_ACCESS_KEY_ID",
-        "AWS_SECRET_ACCESS_KEY",
-        "AWS_SESSION_TOKEN",
-        "AWS_SECURITY_TOKEN",
-        "NOTIFY_SOCKET",
-        "WATCHDOG_PID",
-        "WATCHDOG_USEC",
-        "LISTEN_PID",
-        "LISTEN_FDS",
-        "LISTEN_FDNAMES",
-    ]
-)
-"""What is vaultik's own: the bucket's credential, and its ways to speak to systemd."""
-_OURS = "VAULTIK_"
+_OURS = re.compile(r"VAULTIK_|AWS_.*(KEY|TOKEN|SECRET|CREDENTIALS)|(NOTIFY_SOCKET|WATCHDOG_|LISTEN_)")
+"""What is vaultik's own: the bucket's credential by any of boto3's ways, and its ways to speak to systemd."""
 
-# Runs before the command in its process, where Python's own preexec_fn would run between the locks of threads.
-_DIE_WITH_PARENT = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 9)
-if os.getppid() == int(sys.argv[1]):
+# Leads the group: it begins the command, ends as that does, and kills them all if who began it dies. Setting that in
+# the command itself would reach neither its children nor what runs as somebody else.
+_LEADER = """
+import ctypes, os, signal, sys
+signal.signal(signal.SIGUSR1, lambda *_: os.killpg(0, signal.SIGKILL))
+for asked in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(asked, lambda *_: None)
+ctypes.CDLL(None).prctl(1, int(signal.SIGUSR1))
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+command = os.fork()
+if command == 0:
     try:
         os.execvp(sys.argv[2], sys.argv[2:])
     except OSError as exc:
         sys.stderr.write(f"{sys.argv[2]}: {exc.strerror}\\n")
-        sys.exit(127)
+        sys.stderr.flush()
+        os._exit(127)
+for fd in range(3):
+    os.dup2(os.open(os.devnull, os.O_RDWR), fd)
+code = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
+if code < 0:
+    if -code not in (signal.SIGKILL, signal.SIGSTOP):
+        signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+sys.exit(code)
 """
 
 
 def environment(facts: Mapping[str, str]) -> dict[str, str]:
     """Return what a command gets to know: this process's environment without vaultik's secrets, and facts."""
-    passed_on = {k: v for k, v in os.environ.items() if k not in _KEPT_BACK and not k.startswith(_OURS)}
-    return passed_on | {f"{_OURS}{name}": text.replace("\0", "") for name, text in facts.items()}
+    passed_on = {name: text for name, text in os.environ.items() if not _OURS.match(name)}
+    return passed_on | {f"VAULTIK_{name}": text.replace("\0", "") for name, text in facts.items()}
 
 
 class RunningCommand:
@@ -96,7 +99,7 @@ class RunningCommand:
         self._lines = 0
         self._selector = selectors.DefaultSelector()
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command],
+            [sys.executable, "-I", "-S", "-c", _LEADER, str(os.getpid()), *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE if has_output else subprocess.STDOUT,
@@ -157,13 +160,14 @@ class RunningCommand:
     def close(self) -> None:
         """End the whole group, unless the command has ended by itself, and let go of the pipes."""
         with interrupts.deferred():
-            if not self._is_over:
-                self._is_over = True
-                self._end_group()
+            # Before anything is asked to end: what still writes does so by that alone, whoever it runs as.
             self._selector.close()
             for pipe in (self._process.stdout, self._process.stderr):
                 if pipe is not None:
                     pipe.close()
+            if not self._is_over:
+                self._is_over = True
+                self._end_group()
 
     def _ready(self, timeout_s: float = _TICK_S) -> Iterator[object]:
         """Yield the pipes that have something to read, after looking for signals and at the time.
@@ -173,7 +177,7 @@ class RunningCommand:
         """
         interrupts.check()
         if time.monotonic() > self._deadline:
-            raise CommandError(f"not done after {self._timeout_s:g} s", hint="it was ended; its timeout allows no more")
+            raise CommandError(f"not done after {self._timeout_s:g} s", hint="its timeout allows no more")
         if not self._selector.get_map():
             time.sleep(timeout_s / 10)
             return
@@ -212,6 +216,13 @@ class RunningCommand:
         # Also what outlived the first of them.
         self._signal(signal.SIGKILL)
         self._process.wait()
+        try:
+            os.killpg(self._process.pid, 0)
+        except ProcessLookupError:
+            return
+        except PermissionError:
+            # It runs as somebody else. With the pipes closed it ends by what it writes next, if it writes.
+            self._say("a process of it belongs to another user and could not be ended")
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):

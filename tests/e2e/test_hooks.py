@@ -1,6 +1,7 @@
 """Hooks around a run: when they run, what they know, what becomes of the run when they fail."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -64,6 +65,7 @@ def is_alive(pid):
 @pytest.mark.parametrize("way", ["backup", "luigi"])
 def test_around_a_run_that_goes_well(hooked, notes, tmp_path, way):
     hooked.env |= {"AWS_SECRET_ACCESS_KEY": "s3cret", "AWS_ACCESS_KEY_ID": "id", "OF_MINE": "passed on"}
+    hooked.env |= {"AWS_CONTAINER_AUTHORIZATION_TOKEN": "s3cret", "AWS_WEB_IDENTITY_TOKEN_FILE": "/s3cret"}
     argv = ["cp", "/proc/self/environ", str(tmp_path / "argv")]
     with_hooks(hooked, before=[argv, noting(notes)])
     done = hooked.run("backup", hooked.config, "--cron") if way == "backup" else hooked.luigi("Backup")
@@ -158,8 +160,8 @@ def test_what_one_leaves_in_the_background_is_left_alone(hooked, notes):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("way", ["backup", "luigi"])
 def test_a_signal_ends_it_too(hooked, notes, way, number):
-    """And those after it have little time."""
-    slow = f"echo $$ >{notes}/new; mv {notes}/new {notes}/pid; exec sleep 600"
+    """With all that it began. And those after it have little time."""
+    slow = f"sleep 600 & echo $! >{notes}/new; mv {notes}/new {notes}/pid; wait"
     with_hooks(hooked, before=[slow], after_failure=[noting(notes), "exec sleep 600", f"touch {notes}/never"])
     process = (
         hooked.begin_luigi("Backup")
@@ -185,6 +187,22 @@ def test_a_signal_ends_it_too(hooked, notes, way, number):
         assert not (notes / "never").exists()
     else:
         assert not (notes / "failure").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may begin what it may not end")
+def test_one_that_may_not_be_ended_holds_nobody_up(hooked):
+    """As where sudo runs a dump as the database's user."""
+    other = "echo pid $$; exec sleep 60"
+    with_hooks(hooked, before=[["setpriv", "--reuid=65534", "--clear-groups", "sh", "-c", other]], timeout="2s")
+    without_kill = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill"]
+    done = subprocess.run(
+        [*without_kill, *hooked.command("backup", hooked.config)],
+        env=hooked.environment(), capture_output=True, text=True, timeout=50, check=False,
+    )  # fmt: skip
+    os.kill(int(re.search(r"before: pid (\d+)", done.stderr)[1]), signal.SIGKILL)
+    assert done.returncode == 1
+    assert "before: a process of it belongs to another user and could not be ended" in done.stderr
+    assert "not done after 2 s" in done.stderr
 
 
 def test_a_run_that_is_not_begun_has_no_hooks(hooked, notes):
