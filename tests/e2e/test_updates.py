@@ -255,39 +255,41 @@ class TestDelete:
             True, True, True, False,
         ]  # fmt: skip
 
-    def test_never_where_a_name_could_not_be_looked_at(self, site, monkeypatch):
+    def test_never_where_a_name_could_not_be_looked_at(self, site, tmp_path, monkeypatch):
         """A bad sector under an inode: no row tells that the file is there."""
         folder = site.source / "dir"
         folder.mkdir(parents=True)
         (folder / "mine").write_text("the last copy")
         site.backup()
+        target = tmp_path / "out"
+        site.restore(target)
+        there = site.restored(target) / "dir"
         with unlookable(monkeypatch, b"mine"):
             assert Run(site).all().exit_code == 3
-        (folder / "new").write_text("no backup has it")
-        where = ("/", "--force", "--delete", "--include", str(site.source))
+        (there / "new").write_text("no backup has it")
+        where = (target, "--force", "--delete")
         assert "would remove" not in site.restore(*where, "--dry-run").stdout
         site.restore(*where)
-        assert sorted(os.listdir(folder)) == ["mine", "new"]
-        (folder / "new").unlink()
+        assert sorted(os.listdir(there)) == ["mine", "new"]
         site.backup()
-        (folder / "new").write_text("no backup has it")
         site.restore(*where)
-        assert os.listdir(folder) == ["mine"]
+        assert os.listdir(there) == ["mine"]
 
     @pytest.mark.parametrize("given", ["--identity", "VAULTIK_PRIVATE_KEY"])
-    def test_never_the_identity_that_is_in_use(self, site, given):
+    def test_never_the_identity_that_is_in_use(self, site, tmp_path, given):
         site.source.mkdir()
         site.backup()
-        for folder in (site.source, site.source / "keys"):
+        target = tmp_path / "out"
+        site.restore(target)
+        at = site.restored(target)
+        for folder in (at, at / "keys"):
             folder.mkdir(exist_ok=True)
             key = shutil.copy(site.key, folder / "key.txt")
             (folder / "other").write_text("x")
             more = ("--identity", key) if given == "--identity" else ()
             site.env["VAULTIK_PRIVATE_KEY"] = str(site.key if more else key)
-            where = ("/", "--force", "--delete", "--include", str(site.source))
-            # What it would do is listed below the target; a directory that holds the identity is one of its names.
-            assert f"would remove {folder}/key.txt" not in site.restore(*where, "--dry-run", *more).stdout
-            done = site.restore(*where, *more)
+            assert f"would remove {key}" not in site.restore(target, "--force", "--delete", "--dry-run", *more).stdout
+            done = site.restore(target, "--force", "--delete", *more)
             assert f"{key}: the identity that is in use; it stays" in done.stderr
             assert os.listdir(folder) == ["key.txt"]
             os.unlink(key)

@@ -113,7 +113,7 @@ def restore(
 
     def tell(report: RestoreReport) -> None:
         display.pause()
-        say_report(report, target, as_json=as_json, quiet=quiet)
+        say_report(report, target, as_json=as_json, quiet=quiet, is_tree=True)
         # It is done and said; ended from here on, nobody could tell it from one that isn't.
         interrupts.ignore()
 
@@ -124,8 +124,8 @@ def restore(
     exit_by(report)
 
 
-def say_report(report: RestoreReport, target: Path, *, as_json: bool, quiet: bool) -> None:
-    """Print what came of a restore."""
+def say_report(report: RestoreReport, target: Path, *, as_json: bool, quiet: bool, is_tree: bool = False) -> None:
+    """Print what came of a restore; `is_tree` if all of it stands below the target under its whole path."""
     if as_json:
         damaged, failed = ([{**json_path(p), "reason": r} for p, r in lost] for lost in (report.damaged, report.failed))
         fields = {
@@ -141,7 +141,7 @@ def say_report(report: RestoreReport, target: Path, *, as_json: bool, quiet: boo
         }
         click.echo(json.dumps(fields))
         return
-    for line in problem_lines(report):
+    for line in problem_lines(report, target if is_tree else None):
         click.echo(f"vaultik: {line.text}", err=True)
         if line.hint:
             click.echo(f"  hint: {line.hint}", err=True)

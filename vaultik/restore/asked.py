@@ -103,16 +103,25 @@ class Asked(NamedTuple):
         self.check_complete(copy)
         plan.make_plan(copy, ROOT, include=self.include, exclude=self.exclude)
 
-    def open_target(self, copy: sqlite3.Connection, store: Store, begun: Begun | None, likeness: Likeness) -> Target:
+    def open_target(
+        self, copy: sqlite3.Connection, store: Store, begun: Begun | None, likeness: Likeness, home: Path | None = None
+    ) -> Target:
         """Open the target; without `force` only what this restore itself left may be replaced.
+
+        Args:
+            copy: the copied snapshot and its plan.
+            store: where it comes from.
+            begun: what was begun there.
+            likeness: what compares.
+            home: the target as it was found first, if it was: its path may lead elsewhere by now.
 
         Raises:
             RestoreError: it can't be opened.
         """
         token = begun.token if begun is not None else ""
         if not self.force:
-            return Target(copy, self.target, ROOT, token, may_replace=likeness.is_ours)
-        target = Target(copy, self.target, ROOT, token)
+            return Target(copy, home or self.target, ROOT, token, may_replace=likeness.is_ours)
+        target = Target(copy, home or self.target, ROOT, token)
         target.empty = self.sweeper(copy, store, target).empty
         return target
 

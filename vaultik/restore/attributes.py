@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 
 from vaultik import linux
 from vaultik.model import EntryType
-from vaultik.restore.naming import READ
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from vaultik.restore.tree import Entry
 
@@ -38,7 +37,9 @@ _WHILE_EMPTY = 0x40800000
 """Casefold and nocow: of an empty directory or file only."""
 _OWN_XATTRS = (b"user.", b"trusted.", b"system.posix_acl_", b"security.capability")
 """What an entry shall have just as the snapshot says; other security labels are the restoring system's."""
-_ACL = b"system.posix_acl_"
+_ACLS = b"system.posix_acl_"
+_ACCESS_ACL = b"system.posix_acl_access"
+_ALL = 0o7777
 _KEEP = 1000
 
 
@@ -56,7 +57,7 @@ class AttributeWriter:
         if entry.type == "d" and not os.fstat(fd).st_mode & stat.S_IWUSR:
             with contextlib.suppress(OSError):
                 os.fchmod(fd, 0o700)
-        self._with_xattrs(entry, fd, lambda: os.fchmod(fd, _mode(entry, owned=owned)))
+        self._with_xattrs(entry, fd, lambda bits: os.fchmod(fd, _mode(entry, owned=owned) & bits))
         self._try(entry, TIMES, lambda: os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns)))
 
     def on_name(self, entry: Entry, directory: int, name: bytes) -> None:
@@ -64,7 +65,9 @@ class AttributeWriter:
         owned = self._try(
             entry, OWNER, lambda: os.chown(name, entry.uid, entry.gid, dir_fd=directory, follow_symlinks=False)
         )
-        set_mode = None if entry.type == "l" else lambda: _chmod_name(name, _mode(entry, owned=owned), directory)
+        set_mode = None
+        if entry.type != "l":
+            set_mode = lambda bits: _chmod_name(name, _mode(entry, owned=owned) & bits, directory)  # noqa: E731 - as it reads best
         self._with_xattrs(entry, b"/proc/self/fd/%d/%s" % (directory, name), set_mode)
         times = (entry.mtime_ns, entry.mtime_ns)
         self._try(entry, TIMES, lambda: os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False))
@@ -108,15 +111,6 @@ class AttributeWriter:
             with contextlib.suppress(OSError):
                 linux.set_inode_flags(fd, present & ~linux.FORBIDDING_FLAGS)
 
-    def loosen_name(self, directory: int, name: bytes) -> None:
-        """Do the same to the file that stands under a name, if it may be opened."""
-        with contextlib.suppress(OSError):
-            fd = os.open(name, READ, dir_fd=directory)
-            try:
-                self.loosen(fd)
-            finally:
-                os.close(fd)
-
     def set_flags(self, entry: Entry, fd: int) -> None:
         """Set the inode flags, the last thing that is done to an entry. What doesn't stay set counts as refused."""
         wanted = (entry.inode_flags or 0) & SETTABLE_FLAGS
@@ -143,8 +137,12 @@ class AttributeWriter:
         )
         self._refused.clear()
 
-    def _with_xattrs(self, entry: Entry, where: int | bytes, set_mode: Callable[[], None] | None) -> None:
-        """Set xattrs around the mode: those that need a writable entry before it, ACLs after."""
+    def _with_xattrs(self, entry: Entry, where: int | bytes, set_mode: Callable[[int], None] | None) -> None:
+        """Set xattrs, which may need a writable entry, then ACLs, then the mode, of which it takes bits.
+
+        With an ACL the mode's group bits are the most that anybody it names has, not what the group has: so it
+        comes before, and where it is refused the group gets nothing.
+        """
         of = entry.hardlink or entry.id
         # Linux lists 64 KiB of names; their values may be a thousand times that and are read one by one.
         names = [name for (name,) in self._copy.execute("SELECT name FROM xattrs WHERE entry = ?", (of,))]
@@ -153,17 +151,15 @@ class AttributeWriter:
         for name in _present(where, extra):
             if name not in names and name.startswith(_OWN_XATTRS):
                 self._try(entry, XATTR, lambda name=name: os.removexattr(where, name, **extra))  # type: ignore[misc]
-        self._set_xattrs(entry, where, extra, (name for name in names if not name.startswith(_ACL)))
-        if set_mode is not None:
-            self._try(entry, MODE, set_mode)
-        self._set_xattrs(entry, where, extra, (name for name in names if name.startswith(_ACL)))
-
-    def _set_xattrs(self, entry: Entry, where: int | bytes, extra: dict[str, bool], names: Iterable[bytes]) -> None:
-        of = entry.hardlink or entry.id
-        for name in names:
+        bits = _ALL
+        for name in sorted(names, key=lambda name: name.startswith(_ACLS)):
             query = "SELECT value FROM xattrs WHERE entry = ? AND name = ?"
             (value,) = self._copy.execute(query, (of, name)).fetchone()
-            self._try(entry, XATTR, lambda name=name, value=value: os.setxattr(where, name, value, **extra))  # type: ignore[misc]
+            done = self._try(entry, XATTR, lambda name=name, value=value: os.setxattr(where, name, value, **extra))  # type: ignore[misc]
+            if not done and name == _ACCESS_ACL:
+                bits &= ~stat.S_IRWXG
+        if set_mode is not None:
+            self._try(entry, MODE, lambda: set_mode(bits))
 
     def _try(self, entry: Entry, what: str, act: Callable[[], None]) -> bool:
         try:

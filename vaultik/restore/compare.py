@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from vaultik.restore import ledger
 from vaultik.restore.ledger import Failure, Kind
+from vaultik.restore.mend import state_of
 from vaultik.restore.target import IN_THE_WAY
 from vaultik.restore.tree import get_entry, path_of
 
@@ -60,7 +61,7 @@ class Comparer:
         self._replace = replace
         self._found: list[int] = []
         self._open: list[int] = []
-        self._mend: list[tuple[int, bool]] = []
+        self._mend: list[tuple[int, bool, str]] = []
 
     def run(self) -> None:
         """Compare all.
@@ -99,7 +100,7 @@ class Comparer:
         agrees = self._likeness.same_time(entry, st) and self._attributes.agree(entry, st, path)
         apart = st.st_nlink > 1 and self._is_shared(entry, st, agrees=agrees)
         if apart or not agrees:
-            self._mend.append((entry.id, apart))
+            self._mend.append((entry.id, apart, state_of(st)))
         self._found.append(entry.id)
 
     def _is_shared(self, entry: Entry, st: os.stat_result, *, agrees: bool) -> bool:
@@ -162,7 +163,7 @@ class Comparer:
         with ledger.transaction(self._copy):
             self._copy.executemany("INSERT OR IGNORE INTO done VALUES (?, 1)", ((n,) for n in self._found))
             self._copy.executemany("DELETE FROM done WHERE entry = ?", ((n,) for n in self._open))
-            self._copy.executemany("INSERT OR REPLACE INTO mend VALUES (?, ?)", self._mend)
+            self._copy.executemany("INSERT OR REPLACE INTO mend VALUES (?, ?, ?)", self._mend)
         self._found.clear()
         self._open.clear()
         self._mend.clear()

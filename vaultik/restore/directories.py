@@ -1,13 +1,14 @@
 """A restored tree's directories: made first, and given their attributes when all that is in them is done.
 
-Until then one that was made is private, and all are open to their owner; so a restore that is interrupted
-anywhere can be continued. One that was there keeps what it has until its turn comes.
+Until then one that was made is private, one that was there is no wider than it shall become, and all are open to
+their owner; so a restore that is interrupted anywhere can be continued.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,8 +68,13 @@ class Directories:
         try:
             self._attributes.loosen(fd)
             mode = stat.S_IMODE(os.fstat(fd).st_mode)
-            if mode & stat.S_IRWXU != stat.S_IRWXU and os.geteuid():
-                os.fchmod(fd, mode | stat.S_IRWXU)
+            # Never wider than it shall be: what comes into it may be private by its directory alone.
+            wanted = mode & (get_entry(self._copy, number).mode | stat.S_IRWXU)
+            if os.geteuid():
+                wanted |= stat.S_IRWXU
+            if wanted != mode:
+                with suppress(PermissionError):  # somebody else's; what can't be written below says so itself
+                    os.fchmod(fd, wanted)
         finally:
             os.close(fd)
 

@@ -1,14 +1,17 @@
 """Give files that were in the target, with the right content, the right attributes: nothing of them is fetched.
 
 A file may have other names that are not the snapshot's, outside the target maybe. Those must not change
-with it, so it gets an inode of its own, by a copy.
+with it, so it gets an inode of its own, by a copy. Hours may lie between the look at it and this: only the
+very file that was seen then, untouched since, is mended.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vaultik.restore.ledger import guarded, iter_ids
@@ -43,15 +46,14 @@ class Mender:
                 self._mend(get_entry(self._copy, number))
 
     def _mend(self, entry: Entry) -> None:
-        (apart,) = self._copy.execute("SELECT apart FROM mend WHERE entry = ?", (entry.id,)).fetchone()
-        directory, name = self._target.place(entry.id)
-        fd = os.open(name, READ, dir_fd=directory) if apart else None
-        if fd is None:
-            self._attributes.loosen_name(directory, name)
-            self._attributes.on_name(entry, directory, name)
-            return
+        apart, seen = self._copy.execute("SELECT apart, seen FROM mend WHERE entry = ?", (entry.id,)).fetchone()
+        fd = _open_seen(*self._target.place(entry.id), seen)
         try:
-            self._split(entry, fd)
+            if apart:
+                self._split(entry, fd)
+            else:
+                self._attributes.loosen(fd)
+                self._attributes.on_descriptor(entry, fd)
         finally:
             os.close(fd)
 
@@ -68,6 +70,32 @@ class Mender:
             raise
         finally:
             os.close(fd)
+
+
+def state_of(st: os.stat_result) -> str:
+    """Return what changes with whatever is done to a file, and tells it from any other."""
+    return f"{st.st_dev} {st.st_ino} {st.st_ctime_ns}"
+
+
+def _open_seen(directory: int, name: bytes, seen: str) -> int:
+    """Open the file under a name, if it is as it was seen; also one that its owner may not read.
+
+    Raises:
+        OSError: it isn't, or can't be opened.
+    """
+    place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        st = os.fstat(place)
+        if state_of(st) != seen:
+            raise OSError(errno.EBUSY, "was changed while it was restored")
+        this = Path(f"/proc/self/fd/{place}")
+        try:
+            return os.open(this, READ & ~os.O_NOFOLLOW)
+        except PermissionError:
+            this.chmod(stat.S_IMODE(st.st_mode) | stat.S_IRUSR)
+            return os.open(this, READ & ~os.O_NOFOLLOW)
+    finally:
+        os.close(place)
 
 
 def _copy_data(source: int, fd: int, size: int) -> None:

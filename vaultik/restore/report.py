@@ -80,9 +80,11 @@ def make_report(copy: sqlite3.Connection) -> RestoreReport:
     )
 
 
-def problem_lines(report: RestoreReport) -> Iterator[Line]:
-    """Yield what a person should know besides that it is done."""
-    for path, reason in [*report.damaged, *report.failed, *report.notes]:
+def problem_lines(report: RestoreReport, target: Path | None = None) -> Iterator[Line]:
+    """Yield what a person should know besides that it is done; of a whole tree what is on the disk by its place there."""
+    top = os.fsencode(target).rstrip(b"/") if target is not None else b""
+    there = [(top + path, reason) for path, reason in (*report.failed, *report.notes)]
+    for path, reason in [*report.damaged, *there]:
         yield Line(f"{printable(path)}: {printable(reason)}")
     if report.damaged:
         again = "the same command tries those again that the store refused" if report.may_go_on else None
@@ -92,7 +94,10 @@ def problem_lines(report: RestoreReport) -> Iterator[Line]:
         )
     if report.failed:
         n = plural(len(report.failed), "entry", "entries")
-        yield Line(f"{n} could not be written or removed", "once that is mended, the same command does what is missing")
+        yield Line(
+            f"{n} could not be written or removed, or left alone on purpose",
+            "once that is mended, the same command does what is missing",
+        )
     for what, count in report.refused.items():
         yield Line(f"{printable(what)}: could not be set {plural(count, 'time')}, no right or not supported here")
     if report.totals.unreadable:

@@ -251,7 +251,7 @@ class RestoreSession:
 
     def _open_target(self) -> Target:
         likeness = self._likeness()
-        return self._asked.open_target(self.copy(), self.store(), self._begun, likeness)
+        return self._asked.open_target(self.copy(), self.store(), self._begun, likeness, self._state.home)
 
     def _likeness(self) -> Likeness:
         self._begun = self._begun or self._state.read()
@@ -293,7 +293,7 @@ class RestoreSession:
         self._begun = None
         if self.is_done(_FETCHED):
             self.copy().execute("DELETE FROM failures")
-            with closing(Target(self.copy(), self.target, ROOT, begun.token)) as target:
+            with closing(Target(self.copy(), self._state.home, ROOT, begun.token)) as target:
                 Sweeper(self.copy(), target, None).sweep()
         self.close()
         self._state.forget_plan()

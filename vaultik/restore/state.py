@@ -95,6 +95,11 @@ class State:
         return Path(f"/proc/self/fd/{self._fd}")
 
     @property
+    def home(self) -> Path:
+        """The target itself, wherever its path leads by now: where the directory lies, good as `path` is."""
+        return self.path / ".."
+
+    @property
     def plan(self) -> Path:
         """The plan's database."""
         return self.path / "plan.sqlite"
@@ -163,7 +168,7 @@ class State:
             # What was begun goes last: killed before that, the same command still knows what this is.
             for name in sorted(os.listdir(self._fd), key=lambda name: name == self._file.name):  # noqa: PTH208 - by descriptor
                 os.unlink(name, dir_fd=self._fd)
-            (self._target / STATE).rmdir()
+            (self.home / STATE).rmdir()
         self.close()
 
     def close(self) -> None:
@@ -188,7 +193,7 @@ class State:
     def _read(self) -> Begun | None:
         try:
             begun = Begun(**json.loads(self._file.read_text()))
-        except (OSError, ValueError, TypeError):
+        except (FileNotFoundError, ValueError, TypeError):
             # A plan of nobody knows what.
             self.forget_plan()
             return None

@@ -251,7 +251,7 @@ def _end_restore(session: RestoreSession, record: process.Record, owner: int) ->
 
 def _say_report(report: RestoreReport, target: Path) -> int:
     """Say what came of a restore, as the command does. Returns its exit code."""
-    for line in problem_lines(report):
+    for line in problem_lines(report, target):
         _say(line.text, line.hint)
     print(summary(report, target))  # noqa: T201 - there is no cli above the luigi command
     return IntegrityError.exit_code if report.damaged else _FAILED if report.failed else _OK
