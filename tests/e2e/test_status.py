@@ -200,3 +200,15 @@ def test_it_needs_the_right_to_read_the_index(host):
     os.chown(host.index, 1234, 1234)
     done = look(host, code=1, no_rights=True)
     assert f"index {host.index}: " in done.stderr
+
+
+def test_an_index_of_another_config_is_no_good_news(local_site):
+    site = local_site
+    site.source.mkdir()
+    site.backup()
+    copy = site.config.with_name("copy.yaml")
+    copy.write_bytes(site.config.read_bytes())
+    done = site.run("status", copy, "--max-age", "26h", code=1)
+    assert f"the index belongs to the config {site.config}: with this one no backup begins" in done.stderr
+    assert json.loads(site.run("status", copy, "--json", code=1).stdout)["ok"] is False
+    site.run("status", site.config, "--max-age", "26h")

@@ -206,25 +206,21 @@ def test_a_command_knows_its_run_and_no_secret(local_site, tmp_path):
     assert not [line for line in known if "s3cret" in line or line.startswith(("AWS_ACCESS", "VAULTIK_PRIVATE"))]
 
 
-def test_names_that_come_to_lie_in_a_source(local_site, data, tmp_path):
-    """What was made up becomes a real directory, and back."""
+def test_a_source_where_a_name_was(local_site, data, tmp_path):
+    """The config says so; without the command, what was made up becomes a real directory, and back."""
     populate(local_site)
     real = tmp_path / "beside"
     local_site.configure(commands=[dump(data, name=str(real / "db.sql"))])
     local_site.backup()
     real.mkdir()
-    (real / "other").write_text("on a disk")
+    (real / "db.sql").write_text("on a disk")
     local_site.configure(source_dirs=[str(local_site.source), str(real)])
-    local_site.backup()
-    target = restored(local_site, tmp_path)
-    assert (target / str(real).lstrip("/") / "db.sql").read_bytes() == data.read_bytes()
-    assert (target / str(real).lstrip("/") / "other").read_text() == "on a disk"
-    (real / "db.sql").write_text("in the way")
-    said = local_site.run("backup", local_site.config, code=1).stderr
-    assert f"{real}/db.sql: {real}/db.sql stands on the disk" in said
+    for command in ("check", "backup"):
+        done = local_site.run(command, local_site.config, code=2)
+        assert f"{real}/db.sql lies in the source {real}" in done.stdout + done.stderr
     local_site.configure(commands=[])
     local_site.backup()
-    assert (restored(local_site, tmp_path) / str(real).lstrip("/") / "db.sql").read_text() == "in the way"
+    assert (restored(local_site, tmp_path) / str(real).lstrip("/") / "db.sql").read_text() == "on a disk"
     local_site.configure(source_dirs=[str(local_site.source)])
     local_site.backup()
     assert not (restored(local_site, tmp_path) / str(real).lstrip("/")).exists()
@@ -237,7 +233,7 @@ def test_names_that_come_to_lie_in_a_source(local_site, data, tmp_path):
         ("/a/../b", "not the absolute path"),
         ("/", "not the absolute path"),
         ("/" + "x" * 300, "can't be a file's path"),
-        ("/dumps/db.sql/more", "is taken by /dumps/db.sql"),
+        ("/dumps/db.sql/more", "is taken by a command of the config: /dumps/db.sql"),
     ],
 )
 def test_names_that_can_not_be(local_site, data, name, reason):

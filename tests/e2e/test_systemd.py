@@ -11,7 +11,9 @@ import pytest
 
 from tests.support.daemon import Daemon
 from tests.support.site import Site
-from vaultik.cli.systemd import UNITS
+from vaultik.cli.systemd import UNITS as ENDS
+
+UNITS = [f"vaultik{end}" for end in ENDS]
 
 EXPOSURE = 3.0
 """The most that `systemd-analyze security` may find, of 10."""
@@ -38,8 +40,8 @@ def analyze(*arguments, **kwargs):
     )
 
 
-def verify(directory):
-    done = analyze("verify", *(directory / name for name in UNITS))
+def verify(directory, name="vaultik"):
+    done = analyze("verify", *(directory / f"{name}{end}" for end in ENDS))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -107,17 +109,33 @@ def test_names_that_mean_something_to_systemd(tmp_path):
 
 def test_units_that_are_there_stay_unless_forced(units, local_site):
     mine = units / "vaultik-backup.timer"
-    mine.write_text("mine")
+    mine.write_text(mine.read_text() + "# mine")
     (units / "vaultik.service").unlink()
     command = ["init", local_site.config, "--systemd", "--directory", units]
     said = local_site.run(*command, code=2).stderr
     assert "exists already" in said
     assert "--force" in said
-    assert mine.read_text() == "mine"
+    assert mine.read_text().endswith("# mine")
     assert not (units / "vaultik.service").exists()
     local_site.run(*command, "--force")
-    assert "OnCalendar" in mine.read_text()
+    assert not mine.read_text().endswith("# mine")
     verify(units)
+
+
+def test_a_second_config_of_a_host_has_units_of_its_own(units, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = Site(tmp_path / "other")
+    before = (units / "vaultik.service").read_text()
+    command = ["init", other.config, "--systemd", "--directory", units, "--force"]
+    said = other.run(*command, code=2).stderr
+    assert f"vaultik.service: is not of {other.config}" in said
+    assert "--name" in said
+    said = other.run(*command, "--name", "mail").stdout
+    assert "systemctl enable --now mail.service" in said
+    assert (units / "vaultik.service").read_text() == before
+    assert f"backup {other.config} --cron" in (units / "mail-backup.service").read_text()
+    verify(units, "mail")
+    other.run(*command, "--name", "a/b", code=2)
 
 
 @pytest.mark.parametrize(

@@ -58,18 +58,7 @@ class Streams:
             self._input_fd = None
 
     def retire(self, index: sqlite3.Connection) -> None:
-        """Before the scan: remove what isn't wanted any more, and refuse what stands in the way.
-
-        Raises:
-            SourceError: something stands on a disk where a stream shall.
-        """
-        for path, kind in self._kinds.items():
-            top = (*names.made_up(path, self._sources), path)[0]
-            if kind is not StreamKind.DIRECTORY and names.is_in_source(path, self._sources) and os.path.lexists(top):
-                raise SourceError(
-                    f"{os.fsdecode(path)}: {os.fsdecode(top)} stands on the disk, in one of source_dirs",
-                    hint="nothing was backed up; give the command's output a name where nothing is",
-                )
+        """Before the scan: remove what isn't wanted any more."""
         with transaction(index):
             streams.retire(index, self._kinds)
 

@@ -114,15 +114,18 @@ s3:
 @click.option(
     "--directory", type=click.Path(path_type=Path), help="With --systemd: where units go (/etc/systemd/system)."
 )
-@click.option("--force", is_flag=True, help="With --systemd: overwrite units that are there.")
+@click.option(
+    "--name", help="With --systemd: what units' names begin with (vaultik); each config of a host needs its own."
+)
+@click.option("--force", is_flag=True, help="With --systemd: overwrite CONFIG's units that are there.")
 @json_option
-def init(config: Path, systemd: bool, directory: Path | None, force: bool, as_json: bool) -> None:
+def init(config: Path, systemd: bool, directory: Path | None, name: str | None, force: bool, as_json: bool) -> None:
     """Write a commented configuration to CONFIG (default ./vaultik.yaml); never overwrites one."""
     if systemd:
-        _write_units(config, directory, force=force, as_json=as_json)
+        _write_units(config, directory, name, force=force, as_json=as_json)
         return
-    if directory or force:
-        raise click.UsageError("--directory and --force go with --systemd")
+    if directory or name or force:
+        raise click.UsageError("--directory, --name and --force go with --systemd")
     try:
         fd = os.open(config, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "w") as file:
@@ -140,13 +143,14 @@ def init(config: Path, systemd: bool, directory: Path | None, force: bool, as_js
     click.echo(f"Wrote {shown}. Fill in source_dirs, age_recipient and s3, then: vaultik check {shown}")
 
 
-def _write_units(config: Path, directory: Path | None, *, force: bool, as_json: bool) -> None:
-    from vaultik.cli.systemd import DIRECTORY, write_units
+def _write_units(config: Path, directory: Path | None, name: str | None, *, force: bool, as_json: bool) -> None:
+    from vaultik.cli.systemd import DIRECTORY, NAME, write_units
 
-    units = write_units(config, directory or DIRECTORY, force=force)
+    name = name or NAME
+    units = write_units(config, directory or DIRECTORY, name=name, force=force)
     if as_json:
         click.echo(json.dumps({"units": [str(path) for path in units]}))
         return
     for path in units:
         click.echo(f"Wrote {printable(os.fspath(path))}")
-    click.echo("Then: systemctl daemon-reload; systemctl enable --now vaultik.service (or vaultik-backup.timer)")
+    click.echo(f"Then: systemctl daemon-reload; systemctl enable --now {name}.service (or {name}-backup.timer)")

@@ -59,7 +59,7 @@ def status(config: Path, max_age: int | None, as_json: bool) -> None:
         pid = read_pid(settings.index_path)
     now = time.time()
     age = None if found.success is None else max(now - (found.success.finished or found.success.started), 0.0)
-    verdict = _verdict(age, max_age)
+    verdict = _verdict(found, settings.path, age, max_age)
     if as_json:
         click.echo(json.dumps(_as_dict(found, pid, age, max_age, verdict)))
     else:
@@ -71,8 +71,10 @@ def status(config: Path, max_age: int | None, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _verdict(age: float | None, max_age: int | None) -> str | None:
+def _verdict(found: Status, config: Path, age: float | None, max_age: int | None) -> str | None:
     """Return what is wrong, None if nothing is."""
+    if found.config not in (None, str(config.resolve())):
+        return f"the index belongs to the config {found.config}: with this one no backup begins"
     if age is None:
         return "no snapshot was ever written"
     if max_age is not None and age > max_age:
@@ -134,8 +136,8 @@ def _plans(known: dict[str, Any], now: float) -> Iterator[str]:
         f" ({known['doubt']}: the next run is a full scan)" if known["doubt"] else ""
     )
     waits = known["dirty"] or known["doubt"] or known["failures"]
-    if waits and known["next_look"] is not None:
-        yield f"next run        {_in(known['next_look'], now)}"
+    if waits:
+        yield f"next run        {_in(known['next_look'] or now, now)}"
     elif known["next_full_scan"] is not None:
         yield f"next run        when something changes; a full scan {_in(known['next_full_scan'], now)}"
 
@@ -145,7 +147,7 @@ def _in(moment: float, now: float) -> str:
 
 
 def _time(moment: float | None) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment)) if moment is not None else "unknown"
+    return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(moment)) if moment is not None else "unknown"
 
 
 def _as_dict(

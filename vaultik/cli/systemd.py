@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from importlib import resources
@@ -13,23 +14,27 @@ from vaultik.config import load_config
 from vaultik.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from vaultik.config import Config
 
 DIRECTORY = Path("/etc/systemd/system")
-UNITS = ("vaultik.service", "vaultik-backup.service", "vaultik-backup.timer")
+NAME = "vaultik"
+UNITS = (".service", "-backup.service", "-backup.timer")
+"""What follows a config's own name in the names of its units."""
 
 _STATE = Path("/var/lib")
+_FIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
-def write_units(config: Path, directory: Path, *, force: bool) -> list[Path]:
+def write_units(config: Path, directory: Path, *, name: str = NAME, force: bool) -> list[Path]:
     """Write the units for a config, and make the directories of its index and spool.
 
     Args:
         config: the configuration file, filled in: where the index and the spool lie decides what may be written.
         directory: where units go.
-        force: overwrite those that are there.
+        name: what their names begin with; each config of a host needs its own.
+        force: overwrite this config's units that are there.
 
     Returns:
         The files written: all, or none.
@@ -38,12 +43,12 @@ def write_units(config: Path, directory: Path, *, force: bool) -> list[Path]:
         ConfigError: the config can't be used, a path in it or its own can't stand in a unit, or a unit is there already.
     """
     settings = _load(config)
-    texts = {directory / name: text for name, text in _units(config, settings).items()}
+    if not _FIT.fullmatch(name):
+        raise ConfigError(f"--name {name}: can't begin a unit's name", hint="letters, digits, - and _")
+    texts = {directory / unit: text for unit, text in _units(config, settings, name).items()}
     if not directory.is_dir():
         raise ConfigError(f"{directory}: not a directory", hint="--directory DIR says where units go")
-    for path in texts:
-        if path.exists() and not force:
-            raise ConfigError(f"unit {path}: exists already", hint="--force overwrites it")
+    _check_free(texts, config, force=force)
     try:
         for place in _own(settings):
             # The service sees everything above them read-only.
@@ -56,6 +61,19 @@ def write_units(config: Path, directory: Path, *, force: bool) -> list[Path]:
     return list(texts)
 
 
+def _check_free(paths: Iterable[Path], config: Path, *, force: bool) -> None:
+    """Check that units may be written: over a config's own with force, over another's never."""
+    for path in paths:
+        if not path.exists():
+            continue
+        if _config_line(config) not in path.read_text():
+            raise ConfigError(
+                f"unit {path}: is not of {config}", hint="--name NAME gives the units of this config names of their own"
+            )
+        if not force:
+            raise ConfigError(f"unit {path}: exists already", hint="--force overwrites it")
+
+
 def _load(config: Path) -> Config:
     if not config.is_absolute():
         raise ConfigError(
@@ -65,15 +83,20 @@ def _load(config: Path) -> Config:
     return load_config(config)
 
 
-def _units(config: Path, settings: Config) -> dict[str, str]:
+def _config_line(config: Path) -> str:
+    return f"# Config: {config}\n"
+
+
+def _units(config: Path, settings: Config, name: str) -> dict[str, str]:
     common = _template("common").replace("@WRITABLE@", "\n".join(_writable(settings)))
     values = {"@VAULTIK@": _command(), "@CONFIG@": _quoted(config, in_command=True), "@COMMON@": common}
+    values |= {"@NAME@": name, "@PATH@": str(config)}
     units = {}
-    for name in UNITS:
-        text = _template(name)
+    for unit in UNITS:
+        text = _template(f"{NAME}{unit}")
         for mark, value in values.items():
             text = text.replace(mark, value)
-        units[name] = text
+        units[f"{name}{unit}"] = text
     return units
 
 

@@ -105,7 +105,7 @@ class _Checker:
         self._sizes()
         index_path = self._absolute("index_path", f.index_path)
         return Config(
-            path=self._document.path,
+            path=self._document.path.absolute(),
             source_dirs=self._sources(),
             s3=self._s3(),
             exclude=self._excludes(),

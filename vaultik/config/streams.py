@@ -32,10 +32,12 @@ def name_fault(name: str, sources: Iterable[bytes], taken: Iterable[bytes]) -> t
         return f"{name!r} can't be a file's path", f"names of 1 to {_LONGEST_NAME} bytes"
     for other in taken:
         if path == other or _is_below(path, other) or _is_below(other, path):
-            return f"{name} is taken by {os.fsdecode(other)}", "each has a path of its own"
+            return f"{name} is taken by a command of the config: {os.fsdecode(other)}", "each has a path of its own"
     for source in sources:
         if path == source or _is_below(source, path):
             return f"{name} is a source, or leads to one", _OUTSIDE
+        if _is_below(path, source):
+            return f"{name} lies in the source {os.fsdecode(source)}", _OUTSIDE
     return None
 
 
@@ -43,11 +45,6 @@ def made_up(path: bytes, sources: Collection[bytes]) -> list[bytes]:
     """Return the directories on the way to a stream that no scan knows, from the top."""
     parents = [path[:at] for at in range(1, len(path)) if path[at : at + 1] == b"/"]
     return [at for at in parents if not any(at == s or _is_below(s, at) for s in sources)]
-
-
-def is_in_source(path: bytes, sources: Iterable[bytes]) -> bool:
-    """Tell whether a path lies in one of the sources."""
-    return any(_is_below(path, source) for source in sources)
 
 
 def _is_below(path: bytes, other: bytes) -> bool:

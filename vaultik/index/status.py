@@ -60,6 +60,8 @@ class Status(NamedTuple):
     """What a daemon last noted, {} if there never was one."""
     running: bool
     """A run holds the lock."""
+    config: str | None
+    """The config that the index belongs to, None before its first run."""
 
 
 def read_status(index_path: Path) -> Status:
@@ -119,6 +121,7 @@ def _read(path: Path, *, running: bool, alone: bool) -> Status:
             last_full_scan=_last_full_scan(index, columns),
             daemon=json.loads(get_state(index, DAEMON) or "{}"),
             running=running,
+            config=get_state(index, "config"),
         )
 
 
