@@ -1,4 +1,4 @@
-"""What Linux offers and Python's os doesn't: renameat2, syncfs, statx, inode flags, prctl."""
+"""What Linux offers and Python's os doesn't: renameat2, syncfs, statx, fallocate, inode flags, prctl."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ FORBIDDING_FLAGS = 0x30
 """Immutable and append: inode flags that forbid every change, or every other."""
 
 _RENAME_NOREPLACE = 1
+_FALLOC_FL_KEEP_SIZE = 1
+_FALLOC_FL_PUNCH_HOLE = 2
 _PR_SET_PDEATHSIG = 1
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_IOC_SETFLAGS = 0x40086602
@@ -43,6 +45,12 @@ def rename_noreplace(old_directory: int, old: bytes, new_directory: int, new: by
 def syncfs(fd: int) -> None:
     """Make durable everything written to the file system that holds `fd`."""
     _check(_libc.syncfs(fd))
+
+
+def punch_hole(fd: int, offset: int, length: int) -> None:
+    """Give back the room that a part of a file takes; it reads as zeros (fallocate with FALLOC_FL_PUNCH_HOLE)."""
+    mode = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
+    _check(_libc.fallocate64(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)))
 
 
 def birth_time_ns(directory: int, name: bytes) -> int | None:

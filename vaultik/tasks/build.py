@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from vaultik.tasks.luigid import View
 
 _SHOW_EVERY_S = 2.0
+_RAISED = re.compile(r"^  File .*\n(?:    .*\n)*([\w.]+)", re.MULTILINE)
 
 
 class PoliteWorker(Worker):
@@ -66,7 +68,8 @@ class PoliteWorker(Worker):
                     self._scheduler.set_task_progress_percentage(task.task_id, status.percent)
 
     def _announce_scheduling_failure(self, task: luigi.Task, expl: str) -> None:
-        kind = expl.strip().rpartition("\n")[2].partition(":")[0]
+        # A traceback: the class stands behind the last frame. What follows it may say anything, over several lines.
+        kind = (_RAISED.findall(expl) or ["Exception"])[-1]
         super()._announce_scheduling_failure(task, f"{kind}. The host's own output tells more.")
 
     def _handle_task_load_error(self, exception: Exception, task_ids: list[str]) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _EVERY_S = 0.1
+_FORGET_BYTES = 1 << 20
 _first_process = os.getpid()
 _record: Record | None = None
 
@@ -32,6 +33,7 @@ class Lines:
     def __init__(self) -> None:
         self._fd = os.memfd_create("vaultik-record", os.MFD_CLOEXEC)
         fcntl.fcntl(self._fd, fcntl.F_SETFL, os.O_APPEND)
+        self._forgotten = 0
         self.rewind()
 
     def write(self, event: Mapping[str, Any]) -> None:
@@ -51,6 +53,12 @@ class Lines:
             *lines, self._rest = (self._rest + block).split(b"\n")
             events.extend(json.loads(line) for line in lines)
         return events
+
+    def forget(self) -> None:
+        """Give back the memory of what was taken, now and then: it can't be taken once more."""
+        if self._read_to - self._forgotten >= _FORGET_BYTES:
+            linux.punch_hole(self._fd, self._forgotten, self._read_to - self._forgotten)
+            self._forgotten = self._read_to
 
     def close(self) -> None:
         """Let go of the memory."""
@@ -81,6 +89,12 @@ class Record(Lines):
         self.flush()
         if event:
             self.write(event)
+
+    def take(self) -> list[dict[str, Any]]:
+        """Return the events that came since the last time; nobody needs them again."""
+        events = super().take()
+        self.forget()
+        return events
 
     def flush(self) -> None:
         """Write the numbers that are summed up in this process."""
