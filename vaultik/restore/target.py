@@ -189,15 +189,6 @@ class Target:
             raise PermissionError(errno.EPERM, "somebody else's file is in the way")
         return fd
 
-    def has_temporary(self, entry: int) -> bool:
-        """Tell whether something stands under an entry's temporary name."""
-        try:
-            directory, name = self.temporary(entry)
-            os.stat(name, dir_fd=directory, follow_symlinks=False)
-        except OSError:
-            return False
-        return True
-
     def remove_temporary(self, entry: int) -> None:
         """Remove what was written of a file that is given up."""
         clear_way(*self.temporary(entry))
