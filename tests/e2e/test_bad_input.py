@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from tests.support.site import Site
-from vaultik.config import iter_keys
+from vaultik.config import iter_keys, load_config
 from vaultik.core.identity import generate, parse_identities
 
 SECRET = "AGE-SECRET-KEY-10LRM9PSFEMKWX6PDMY0FNH30Q4T84FU7TZVTQK300QLJTPHJ6R3QMJMEZS"  # a throwaway that opens nothing
@@ -51,6 +51,7 @@ GOOD = "source_dirs: [/etc]\nage_recipient: {recipient}\ns3: {{endpoint: 'file:/
         ("chunk_size: 1KiB\n", ["yaml:4:1", "out of range", "64KiB"]),
         ("blob_size_limit: 1MB\n", ["blob_size_limit", "out of range", "16 times"]),
         ("backup_interval: soon\n", ["yaml:4:1", "backup_interval", "15m"]),
+        ("full_scan_interval: 0\n", ["yaml:4:1", "full_scan_interval: no time at all", "1h"]),
         ("workers: many\n", ["workers", "expected a number, got text"]),
         ("index_prefix: blobs/x\n", ["index_prefix", "taken"]),
         ("index_path: relative\n", ["index_path", "absolute"]),
@@ -310,9 +311,9 @@ class TestIndex:
     def test_of_another_config(self, stored, tmp_path):
         other = tmp_path / "other.yaml"
         other.write_text(stored.config.read_text())
-        refused(stored.run("backup", other, code=1), "belongs to the config", "--adopt")
+        refused(stored.run("backup", other, code=2), "belongs to the config", "--adopt")
         stored.run("backup", other, "--adopt")
-        refused(stored.run("backup", stored.config, code=1), "belongs to the config")
+        refused(stored.run("backup", stored.config, code=2), "belongs to the config")
 
 
 def test_what_can_not_be_read_is_named_and_the_rest_goes_on(site, tmp_path):
@@ -350,3 +351,14 @@ def test_luigi_tasks_say_what_is_missing_in_a_line(local_site):
         assert done.stderr == f"vaultik: {task}: no {name}\n  hint: pass --{name}\n"
     done = local_site.luigi("Restore", "--bucket", "b", code=2)
     assert "no target" in done.stderr
+
+
+def test_what_has_no_effect_is_a_warning(tmp_path):
+    config = tmp_path / "vaultik.yaml"
+    text = GOOD.format(recipient=generate()[1])
+    config.write_text(text + "backup_interval: 60s\nmetrics_path: /x.txt\n")
+    interval, metrics = load_config(config).warnings
+    assert interval.startswith(f"{config}:4:1: backup_interval: less than min_time_between_run")
+    assert metrics.startswith(f"{config}:5:1: metrics_path: '/x.txt' doesn't end in .prom")
+    config.write_text(text + "min_time_between_run: 2h\nmetrics_path: /x.prom\n")
+    assert load_config(config).warnings == ()

@@ -232,7 +232,7 @@ def test_what_is_wrong_is_told_before_it_goes_to_the_background(host, tmp_path):
     host.backup()
     elsewhere = host.config.with_name("moved.yaml")
     elsewhere.write_text(good)
-    assert "index belongs to the config" in host.run("backup", elsewhere, *command[2:], code=1).stderr
+    assert "index belongs to the config" in host.run("backup", elsewhere, *command[2:], code=2).stderr
     assert not (tmp_path / "log").exists()
     done = host.run(*command[:-1], tmp_path / "nowhere" / "log", code=2)
     assert "log file" in done.stderr

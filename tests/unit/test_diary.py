@@ -57,11 +57,18 @@ def test_what_is_new_is_written_at_once_and_then_not_for_a_second(told):
 
 
 def test_a_count_alone_waits_for_half_a_minute(told):
+    told.status(dirty=1)
+    told.now += 10
+    assert told.status(dirty=2) == 20
+    assert told.row()["dirty"] == 1
+    told.now += 20
+    told.status(dirty=2)
+    assert told.row()["dirty"] == 2
+
+
+def test_the_first_change_after_none_does_not_wait_for_it(told):
     told.status()
     told.now += 10
-    assert told.status(dirty=1) == 20
-    assert told.row()["dirty"] == 0
-    told.now += 20
     told.status(dirty=1)
     assert told.row()["dirty"] == 1
 

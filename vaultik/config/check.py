@@ -103,6 +103,7 @@ class _Checker:
         """Return the configuration."""
         f = self._file
         self._sizes()
+        self._intervals()
         index_path = self._absolute("index_path", f.index_path)
         return Config(
             path=self._document.path.absolute(),
@@ -124,7 +125,7 @@ class _Checker:
             one_file_system=f.one_file_system,
             exclude_caches=f.exclude_caches,
             exclude_if_present=self._markers(),
-            warnings=(*warnings, *self._useless_patterns()),
+            warnings=(*warnings, *self._useless_patterns(), *self._without_effect()),
             commands=self._commands(),
             hooks=f.hooks,
             notify=f.notify,
@@ -185,6 +186,15 @@ class _Checker:
                 )
                 yield str(error)
 
+    def _without_effect(self) -> Iterator[str]:
+        f = self._file
+        if f.backup_interval < f.min_time_between_run and self._document.has("$.backup_interval"):
+            text = "less than min_time_between_run, below which the daemon begins no run"
+            yield str(self._document.error("$.backup_interval", text))
+        if f.metrics_path and not f.metrics_path.endswith(".prom"):
+            text = f"{f.metrics_path!r} doesn't end in .prom: node_exporter won't read it"
+            yield str(self._document.error("$.metrics_path", text))
+
     def _recipients(self) -> tuple[str, ...]:
         f = self._file
         given = [("$.age_recipient", f.age_recipient)] if f.age_recipient else []
@@ -233,6 +243,11 @@ class _Checker:
             raise self._document.error(
                 "$.blob_size_limit", f"{f.blob_size_limit} bytes is out of range", "from 16 times chunk_size to 16GB"
             )
+
+    def _intervals(self) -> None:
+        for key in ("backup_interval", "full_scan_interval"):
+            if not getattr(self._file, key):
+                raise self._document.error(f"$.{key}", "no time at all", "such as 1h; min_time_between_run may be 0")
 
     def _markers(self) -> tuple[str, ...]:
         for number, name in enumerate(self._file.exclude_if_present):

@@ -121,6 +121,10 @@ class Document:
         if not isinstance(self._data, dict):
             raise ConfigError(f"{path}: no settings in it", hint="vaultik init CONFIG writes a commented one")
 
+    def has(self, where: str) -> bool:
+        """Tell whether a path such as `$.s3.bucket` stands in it."""
+        return where in self._marks
+
     def error(
         self, where: str, reason: str, hint: str | None = None, kind: type[ConfigError] = ConfigError
     ) -> ConfigError:

@@ -1,7 +1,7 @@
 """What the daemon says of itself: lines in the log, a line for systemd, a row in the index for `vaultik status`.
 
-It writes little: the row only when something changed, at most once a second, and a count that changed alone at most
-every half minute. No path of a backed-up file is in any of it.
+It writes little: the row only when something changed, at most once a second, and a count that changed alone, but for
+the first change after none, at most every half minute. No path of a backed-up file is in any of it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from vaultik.errors import VaultikError
 from vaultik.index.status import write_daemon
 from vaultik.shown import human_bytes, human_duration, plural
 
@@ -84,6 +85,12 @@ class Diary:
         if outcome.hint:
             self.log.error("  hint: %s", outcome.hint)
 
+    def refused(self, exc: VaultikError | OSError) -> None:
+        """A changed config can't be used."""
+        self.log.error("config not reloaded, the one before stays in force: %s", exc)
+        if isinstance(exc, VaultikError) and exc.hint:
+            self.log.error("  hint: %s", exc.hint)
+
     def busy(self, pause: float) -> None:
         """Another process was found to be backing up."""
         self.log.info("another run is going on; again in %s", human_duration(pause))
@@ -100,8 +107,7 @@ class Diary:
         """
         self._manager.status(self._line(known))
         row = {"pid": os.getpid(), "last_error": self.last_error, **known}
-        told = {key: row[key] for key in row if key not in _COUNTS}
-        pause = _LATER_S if told == {key: self._written.get(key) for key in told} else _SOON_S
+        pause = _LATER_S if _news(row) == _news(self._written) else _SOON_S
         rest = self._written_at + pause - time.monotonic()
         if row == self._written or rest > 0:
             return _LATER_S if row == self._written else rest
@@ -125,3 +131,8 @@ class Diary:
         if self._snapshot:
             parts.append(f"last snapshot {self._snapshot}")
         return "; ".join(parts)
+
+
+def _news(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a row is worth writing soon."""
+    return {key: row[key] for key in row if key not in _COUNTS} | {"dirty": bool(row.get("dirty"))}

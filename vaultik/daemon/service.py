@@ -23,6 +23,7 @@ from vaultik.daemon.watch import Watcher
 from vaultik.errors import ConfigError, LocalIndexError, VaultikError
 from vaultik.index.status import read_status
 from vaultik.linux import boottime
+from vaultik.shown import plural
 
 if TYPE_CHECKING:
     import logging
@@ -132,7 +133,8 @@ class Service:
         begun = time.monotonic()
         watcher = Watcher(config, note=self._diary.note)
         watcher.start()
-        self._diary.log.info("watching %s directories after %.1f s", f"{watcher.watching:,}", time.monotonic() - begun)
+        directories = plural(watcher.watching, "directory", "directories")
+        self._diary.log.info("watching %s after %.1f s", directories, time.monotonic() - begun)
         return watcher
 
     # -- the loop ---------------------------------------------------------------------------------
@@ -257,7 +259,7 @@ class Service:
             moved = any(getattr(config, key) != getattr(self._config, key) for key in _WATCHED)
             watcher = self._place(config) if moved else self._watcher
         except (VaultikError, OSError) as exc:
-            self._diary.log.error("config not reloaded, the one before stays in force: %s", exc)  # noqa: TRY400 - a line, no traceback
+            self._diary.refused(exc)
         else:
             if watcher is not self._watcher:
                 self._watcher.close()

@@ -12,7 +12,7 @@ import uuid
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vaultik.errors import LocalIndexError
+from vaultik.errors import ConfigError, LocalIndexError
 from vaultik.index.contents import drop_plan
 from vaultik.index.db import mapped, open_existing
 from vaultik.model import SnapshotId
@@ -99,6 +99,7 @@ def probe(index_path: Path, config_path: Path) -> str:
 
     Raises:
         LocalIndexError: a run could not use it.
+        ConfigError: another config uses it.
     """
     index = open_existing(index_path)
     if index is None:
@@ -113,7 +114,7 @@ def bind_config(index: sqlite3.Connection, config_path: Path) -> None:
     """Tie the index to one config file.
 
     Raises:
-        LocalIndexError: another config uses it.
+        ConfigError: another config uses it.
     """
     _check_config(index, config_path)
     set_state(index, "config", str(config_path.resolve()))
@@ -123,7 +124,7 @@ def _check_config(index: sqlite3.Connection, config_path: Path) -> None:
     path = str(config_path.resolve())
     bound = get_state(index, "config")
     if bound is not None and bound != path:
-        raise LocalIndexError(
+        raise ConfigError(
             f"index belongs to the config {bound}, not to {path}",
             hint="give each config its own index_path, or pass --adopt if the config file was moved",
         )

@@ -29,6 +29,7 @@ _FATAL = frozenset(
     [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENODEV]
 )
 IN_THE_WAY = "something else stands there; --force replaces it"
+FULL_DIRECTORY = "a directory that isn't empty stands there; --delete removes it, if all in it was selected"
 
 
 class Target:
@@ -126,7 +127,7 @@ class Target:
             try:
                 os.rmdir(name, dir_fd=directory)
             except OSError:
-                raise exc from None
+                raise IsADirectoryError(exc.errno, FULL_DIRECTORY) from None
             rename(directory, temporary, name)
 
     def make_directory(self, entry: Entry) -> bool:
