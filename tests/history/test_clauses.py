@@ -178,6 +178,19 @@ def a_machine_that_is_saved_before_its_last_look(world):
     go_on(run)
 
 
+def a_manifest_as_old_as_the_grace(world):
+    """The second try finds all blobs in a fresh listing, and the manifest of the first one swept."""
+    host = a_host(world)
+    run = before_the_put(host)
+    world.pass_time(7.1 * DAY)
+    world.prune(last=1)
+    go_on(run)
+
+
+def without_a_look_at_the_first_listing(patch):
+    patch.setattr(commit, "_is_out_of_date", lambda *_: False)
+
+
 def a_file_that_went_comes_back(world):
     """No clause can be taken out here: a snapshot lists all that the index keeps, so what it forgets nobody relies on."""
     host = a_host(world)
@@ -320,6 +333,7 @@ CLAUSES = [
     (a_run_beside_a_prune_without_grace, with_manifests_by_the_short_grace),
     (a_machine_that_is_saved_before_the_put, without_the_fence_by_the_store_s_time),
     (a_machine_that_is_saved_before_its_last_look, without_the_fence_by_the_store_s_time),
+    (a_manifest_as_old_as_the_grace, without_a_look_at_the_first_listing),
 ]
 
 

@@ -194,12 +194,13 @@ def _put(session: Session, sealed: _Sealed, reliance: Reliance) -> bool:
     another listing: it stands there, or the very same bytes are sent again.
 
     Returns:
-        False if a listing in between shows that something is lost: the DB was not put.
+        False if a listing in between shows that something is lost, or the manifest is so old that a prune may take
+        it for one without a DB: the DB was not put.
 
     Raises:
         StoreError: the store doesn't take it.
     """
-    index, (name, path) = session.index(), sealed.manifest
+    index, (name, path), first = session.index(), sealed.manifest, reliance
     with transaction(index):
         state.set_pending(index, sealed.base)
         chunks.set_sent(index)
@@ -216,14 +217,18 @@ def _put(session: Session, sealed: _Sealed, reliance: Reliance) -> bool:
         reliance = session.reconcile()
         if reliance.adopted:
             return True
-        if reliance.forgotten:
+        if reliance.forgotten or _is_out_of_date(session, first):
             return False
     raise AssertionError("the last put raises or returns")
 
 
+def _is_out_of_date(session: Session, reliance: Reliance) -> bool:
+    return session.store().ask_time() > reliance.expires
+
+
 def _put_db(session: Session, sealed: _Sealed, reliance: Reliance) -> None:
     name, path = sealed.db
-    if session.store().ask_time() > reliance.expires:
+    if _is_out_of_date(session, reliance):
         raise StoreUnavailableError("put of the snapshot: too late after the listing that it relies on")
     session.store().put(name.key, path, sha256=name.sha256, until=reliance.until)
 
