@@ -8,6 +8,8 @@ from vaultik.errors import RecipientError
 from vaultik.shown import may_be_secret
 
 _SHOWN = 8
+_CHARSET = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
+_CHECKSUM_CHARS = 6
 _OTHER_KINDS = (
     ("ssh-", "an SSH key"),
     ("age1pq1", "a post-quantum recipient"),
@@ -40,6 +42,24 @@ def check_recipient(text: str) -> str:
         raise RecipientError(
             f"{_shown(text)}: not an age recipient", hint="one looks like age1ql3z7h..., 62 characters"
         ) from exc
+
+
+def public_key(recipient: str) -> bytes:
+    """Return the public key of an X25519 recipient, 32 bytes.
+
+    Raises:
+        RecipientError: it isn't one.
+    """
+    return bech32_payload(check_recipient(recipient))
+
+
+def bech32_payload(text: str) -> bytes:
+    """Return the bytes of a Bech32 text (BIP 173) whose checksum pyrage has accepted."""
+    data = text.strip().lower().rpartition("1")[2][:-_CHECKSUM_CHARS]
+    number = 0
+    for char in data:
+        number = number << 5 | _CHARSET.index(char)
+    return (number >> (len(data) * 5) % 8).to_bytes(len(data) * 5 // 8, "big")
 
 
 def _shown(text: str) -> str:

@@ -5,7 +5,7 @@ import hashlib
 import io
 import sqlite3
 
-from vaultik.core import age
+from vaultik.core.age_seal import seal
 from vaultik.core.age_stream import open_stream
 from vaultik.core.frames import MAGIC_PADDING, FrameEncoder, decode_stream, skippable_frame
 from vaultik.core.padding import padding_frame
@@ -24,13 +24,8 @@ def put_db(site, plain: bytes, frame: bytes | None = None, padding: int = 0) -> 
     (path,) = site.objects(".sqlite.zst.age")[-1:]
     frame = FrameEncoder(3).encode(plain) if frame is None else frame
     sealed = io.BytesIO()
-    age.seal(
-        io.BytesIO(
-            frame + padding_frame(len(frame)) + (skippable_frame(MAGIC_PADDING, bytes(padding)) if padding else b"")
-        ),
-        sealed,
-        [site.recipient],
-    )
+    more = skippable_frame(MAGIC_PADDING, bytes(padding)) if padding else b""
+    seal([frame, padding_frame(len(frame)), more], sealed, [site.recipient])
     snapshot = path.name.split(".")[0]
     path.unlink()
     name = f"{snapshot}.{hashlib.sha256(sealed.getvalue()).hexdigest()}.sqlite.zst.age"

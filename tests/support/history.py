@@ -9,7 +9,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from vaultik.core import age, manifest
+from vaultik.core import age_seal, manifest
 from vaultik.core.frames import FrameEncoder
 from vaultik.core.ids import new_snapshot_id, source8
 from vaultik.core.names import SnapshotName, blob_key
@@ -24,7 +24,7 @@ def seal(plain, recipients):
     """Bytes as a manifest or DB is sealed."""
     frame = FrameEncoder(3).encode(plain)
     sealed = io.BytesIO()
-    age.seal(io.BytesIO(frame + padding_frame(len(frame))), sealed, recipients)
+    age_seal.seal([frame, padding_frame(len(frame))], sealed, recipients)
     return sealed.getvalue()
 
 

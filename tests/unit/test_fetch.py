@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.support.memory_store import MemoryStore
-from vaultik.core import age
+from vaultik.core.age_seal import seal
 from vaultik.core.frames import FrameEncoder
 from vaultik.core.identity import generate, parse_identities
 from vaultik.core.names import blob_key
@@ -34,7 +34,7 @@ class Blob:
                 self.chunks.append(WantedChunk(2 * number + n, digest, size, len(plain), len(frame), n * size))
             plain += frame
         sealed = io.BytesIO()
-        self.header = age.seal(io.BytesIO(plain), sealed, [RECIPIENT]).header_length
+        self.header = seal([plain], sealed, [RECIPIENT]).header_length
         self.plain_size = len(plain)
         self.stored = sealed.getvalue()
         self.row = WantedBlob(hashlib.sha256(self.stored).digest(), len(self.stored), self.header)
@@ -172,7 +172,7 @@ def test_a_frame_of_very_many_chunks_is_looked_at_in_parts():
     data = bytes(range(256)) * 40
     frame = FrameEncoder(3).encode(data)
     sealed = io.BytesIO()
-    header = age.seal(io.BytesIO(frame), sealed, [RECIPIENT]).header_length
+    header = seal([frame], sealed, [RECIPIENT]).header_length
     stored = sealed.getvalue()
     store = MemoryStore()
     digest = hashlib.sha256(stored).digest()

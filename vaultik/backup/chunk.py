@@ -19,9 +19,9 @@ from vaultik import interrupts
 from vaultik.backup import spool
 from vaultik.backup.ordered import map_ordered
 from vaultik.backup.record import record_slices
-from vaultik.core import age, chunk_table
+from vaultik.core import chunk_table
+from vaultik.core.age_seal import Sealed, seal
 from vaultik.core.frames import FrameEncoder
-from vaultik.core.streams import PieceReader
 from vaultik.index import bundles, chunks
 from vaultik.index.chunks import Place
 from vaultik.index.db import transaction
@@ -127,14 +127,14 @@ class BundleSealer:
         with transaction(self._index):
             self._record(None if self._reader.is_void else sealed)
 
-    def _seal(self, path: Path, frames: Iterator[Frame]) -> age.Sealed | None:
+    def _seal(self, path: Path, frames: Iterator[Frame]) -> Sealed | None:
         first = next(frames, None)
         with spool.spool_errors(self._spool_dir):
             path.unlink(missing_ok=True)
             if first is None:
                 return None
             with spool.create(path) as file:
-                return age.seal(PieceReader(self._plaintext(chain([first], frames))), file, self._recipients)
+                return seal(self._plaintext(chain([first], frames)), file, self._recipients)
 
     def _plaintext(self, frames: Iterable[Frame]) -> Iterator[bytes]:
         """Yield the blob's plaintext and note where every chunk stands in it."""
@@ -193,7 +193,7 @@ class BundleSealer:
         data = encoder.encode(group[0].data if len(group) == 1 else b"".join(new.data for new in group))
         return Frame(data, [(new.chunk, new.hash, len(new.data)) for new in group])
 
-    def _record(self, sealed: age.Sealed | None) -> None:
+    def _record(self, sealed: Sealed | None) -> None:
         index, bundle = self._index, self._bundle
         if self._reader.is_void:
             # What others found claimed is read again by mending.

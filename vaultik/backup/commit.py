@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import vaultik
 from vaultik.backup import spool
 from vaultik.backup.reconcile import commit_base
-from vaultik.core import age, manifest
+from vaultik.core import age_seal, manifest
 from vaultik.core.bounds import DB_BOUND, MANIFEST_BOUND
 from vaultik.core.frames import encode_stream
 from vaultik.core.ids import new_snapshot_id, source8
 from vaultik.core.lease import PARTIAL_AFTER_S
 from vaultik.core.names import SnapshotName
 from vaultik.core.padding import padded
-from vaultik.core.streams import PieceReader
 from vaultik.errors import ConfigError, FormatError, LocalIndexError, StoreUnavailableError
 from vaultik.index import chunks, contents, state
 from vaultik.index.db import mapped, transaction
@@ -233,11 +232,10 @@ def _put_db(session: Session, sealed: _Sealed, reliance: Reliance) -> None:
     session.store().put(name.key, path, sha256=name.sha256, until=reliance.until)
 
 
-def _seal_db(session: Session, draft: _Draft, target: Path) -> tuple[age.Sealed, Totals]:
+def _seal_db(session: Session, draft: _Draft, target: Path) -> tuple[age_seal.Sealed, Totals]:
     index_path = session.config.index_path
     plain = plain_path(index_path)
     with mapped(index_path), contextlib.ExitStack() as stack:
-        plain.unlink(missing_ok=True)
         stack.callback(plain.unlink, missing_ok=True)
         spool.create(plain).close()
         try:
@@ -259,7 +257,7 @@ def _seal_db(session: Session, draft: _Draft, target: Path) -> tuple[age.Sealed,
         return _seal(session, padded(frame, DB_BOUND.least_stored(size)), target, session.recipients), totals
 
 
-def _seal_manifest(session: Session, facts: manifest.Manifest, target: Path) -> age.Sealed:
+def _seal_manifest(session: Session, facts: manifest.Manifest, target: Path) -> age_seal.Sealed:
     try:
         text = manifest.encode(facts)
         # Nothing is stored that a reader would refuse.
@@ -271,9 +269,9 @@ def _seal_manifest(session: Session, facts: manifest.Manifest, target: Path) -> 
     return _seal(session, padded(frame, MANIFEST_BOUND.least_stored(len(text))), target, readers)
 
 
-def _seal(session: Session, pieces: Iterator[bytes], target: Path, recipients: Sequence[str]) -> age.Sealed:
+def _seal(session: Session, pieces: Iterator[bytes], target: Path, recipients: Sequence[str]) -> age_seal.Sealed:
     with spool.spool_errors(session.spool_dir), spool.create(target) as file:
-        return age.seal(PieceReader(pieces), file, recipients)
+        return age_seal.seal(pieces, file, recipients)
 
 
 def _manifest(session: Session, draft: _Draft, totals: Totals, db: tuple[str, int]) -> manifest.Manifest:

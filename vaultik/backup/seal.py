@@ -1,13 +1,11 @@
-"""SealBlob: make a chunked bundle's file a blob: read it back, name it by its hash, record it."""
+"""SealBlob: make a chunked bundle's file a blob: durable, named by its hash, recorded."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import TYPE_CHECKING
 
 from vaultik.backup import spool
-from vaultik.core import age
 from vaultik.errors import LocalIndexError
 from vaultik.index import bundles, chunks
 from vaultik.index.db import transaction
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
 
     from vaultik.index.bundles import Bundle
 
-_HEADER_AT_MOST = 1 << 16
 _GIVE_UPS = 16
 
 
@@ -34,9 +31,8 @@ def seal_bundle(
 ) -> None:
     """Check what a bundle's pass left in the spool and record it as a blob.
 
-    The file is read back from the disk and has to have the length and SHA-256 that were counted
-    when it was written, and the age header it begins with. One that doesn't, or is gone, is taken
-    back: its files are read again in this run.
+    The file has to have the length that was counted when it was written; one that hasn't, or is gone, is taken
+    back: its files are read again in this run. Every byte of it is hashed once more by the put that stores it.
 
     Args:
         index: the index.
@@ -93,27 +89,15 @@ def give_up(index: sqlite3.Connection, bundle: int, blob: int | None, files: Ite
 
 
 def _finish_file(source: Path, final: Path, row: Bundle) -> bool:
-    """Bring the file under its final name, durably. Returns False if its bytes are not those counted."""
+    """Bring the file under its final name, durably. Returns False if it isn't as long as was counted."""
     try:
-        if not _is_as_counted(source, row):
-            return False
+        with source.open("rb", buffering=0) as file:
+            os.fsync(file.fileno())
+            if os.fstat(file.fileno()).st_size != row.sealed_size:
+                return False
         if source != final:
             source.rename(final)
     except FileNotFoundError:
         return False
     spool.sync_directory(final.parent)
     return True
-
-
-def _is_as_counted(path: Path, row: Bundle) -> bool:
-    with path.open("rb", buffering=0) as file:
-        os.fsync(file.fileno())
-        if (
-            os.fstat(file.fileno()).st_size != row.sealed_size
-            or hashlib.file_digest(file, "sha256").digest() != row.sha256
-        ):
-            return False
-        file.seek(0)
-        # The very bytes that were counted: that they are an age file of that header is for pyrage to hold.
-        sealed_size = age.sealed_size(age.header_length(file.read(_HEADER_AT_MOST)), row.plaintext_bytes)
-        return sealed_size == row.sealed_size

@@ -22,12 +22,12 @@ from vaultik.backup.reconcile import reconcile
 from vaultik.backup.seal import seal_bundle
 from vaultik.backup.streams import Streams
 from vaultik.backup.upload import upload_bundle
-from vaultik.core.age import check_recipient
 from vaultik.core.chunker import Chunker
 from vaultik.core.ids import source8
 from vaultik.core.lease import DAY_S
 from vaultik.index import bundles, chunks, contents, db, runs, state, streams
 from vaultik.index.db import mapped, transaction
+from vaultik.recipients import check_recipient
 from vaultik.snapshot.write import plain_path
 from vaultik.store.pace import Pace
 

@@ -42,8 +42,9 @@ def make_spool(spool: Path) -> None:
 
 
 def create(path: Path) -> BinaryIO:
-    """Open a new private file for writing, in the place of an older one of that name."""
-    fd = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    """Open a new private file for writing, in the place of an older one of that name, whose bytes may be an object's by now."""
+    path.unlink(missing_ok=True)
+    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     return os.fdopen(fd, "w+b", buffering=0)
 
 

@@ -17,11 +17,12 @@ from vaultik.backup.sources import check_source
 from vaultik.cli.common import json_option, plural, printable
 from vaultik.cli.progress import human_bytes
 from vaultik.config import load_config
-from vaultik.core import age
+from vaultik.core.age_seal import seal
 from vaultik.core.chunker import Chunker
 from vaultik.core.names import blob_key
 from vaultik.errors import LocalIndexError, SourceError, StoreError, VaultikError
 from vaultik.model import BlobId
+from vaultik.recipients import check_recipient
 from vaultik.store.open import open_store
 
 if TYPE_CHECKING:
@@ -81,9 +82,9 @@ def _tried(what: str, probe: Callable[[Config], list[Finding]], settings: Config
 
 
 def _recipients(config: Config) -> list[Finding]:
-    names = [age.check_recipient(text) for text in config.recipients]
+    names = [check_recipient(text) for text in config.recipients]
     if config.audit_recipient:
-        age.check_recipient(config.audit_recipient)
+        check_recipient(config.audit_recipient)
     return [Finding("recipients", OK, ", ".join(names))]
 
 
@@ -173,7 +174,7 @@ def _rights(store: Store, config: Config) -> list[Finding]:
         store.children("")
         findings.append(Finding("store", OK, f"{store.location}: can be listed"))
     sealed = io.BytesIO()
-    digest = age.seal(io.BytesIO(b""), sealed, config.recipients).sha256
+    digest = seal([], sealed, config.recipients).sha256
     key = blob_key(BlobId(digest))
     store.put(key, sealed.getvalue(), sha256=digest)
     findings.append(Finding("store", OK, f"{store.location}: can be written"))

@@ -1,9 +1,9 @@
-"""Parse and authenticate the header of an age v1 file (C2SP age.md), and unwrap its file key.
+"""The header of an age v1 file (C2SP age.md): make one, parse and authenticate one, unwrap its file key.
 
     header    "age-encryption.org/v1" LF, recipient stanzas, "--- " MAC LF
     stanza    "-> " kind and arguments LF, base64 of the body in lines of 64 columns, the last one shorter
 
-Strict to the letter: what isn't canonical is refused.
+A reader strict to the letter: what isn't canonical is refused.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from vaultik.core.age import TAG
-from vaultik.errors import AuthenticationError, FormatError, NoMatchingIdentityError
+from vaultik.errors import AuthenticationError, FormatError, NoMatchingIdentityError, RecipientError
+from vaultik.recipients import public_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 _VERSION = b"age-encryption.org/v1"
 _FILE_KEY = 16
 _COLUMNS = 64
+_X25519 = b"age-encryption.org/v1/X25519"
 _ARGUMENT = re.compile(rb"[\x21-\x7e]+")
 
 
@@ -58,7 +62,7 @@ class Header(NamedTuple):
             FormatError: a stanza is malformed.
         """
         key = self._find_key(identities)
-        if not hmac.compare_digest(hmac.digest(hkdf(key, b"", b"header"), self.authenticated, "sha256"), self.mac):
+        if not hmac.compare_digest(_mac(key, self.authenticated), self.mac):
             raise AuthenticationError("age header: wrong MAC")
         return key
 
@@ -76,6 +80,21 @@ class Header(NamedTuple):
             "the identity opens none of the object's recipients",
             hint="give the identity whose recipient the backup was made for",
         )
+
+
+def new_header(recipients: Sequence[str]) -> tuple[bytes, bytes]:
+    """Return the header of a new file and its file key, 16 bytes.
+
+    Args:
+        recipients: X25519 recipients, at least one.
+
+    Raises:
+        RecipientError: a recipient can't be used.
+    """
+    assert recipients
+    file_key = os.urandom(_FILE_KEY)
+    text = b"\n".join([_VERSION, *(_wrap_x25519(file_key, recipient) for recipient in recipients), b"---"])
+    return text + b" " + _unpadded_base64(_mac(file_key, text)) + b"\n", file_key
 
 
 def parse_header(start: bytes) -> Header:
@@ -101,6 +120,19 @@ def parse_header(start: bytes) -> Header:
     return Header(stanzas, mac, start[: reader.line_start + 3], reader.at)
 
 
+def _wrap_x25519(file_key: bytes, recipient: str) -> bytes:
+    """Return the stanza that gives the file key to a recipient."""
+    public = public_key(recipient)
+    ephemeral = X25519PrivateKey.generate()
+    share = ephemeral.public_key().public_bytes_raw()
+    try:
+        secret = ephemeral.exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError as exc:
+        raise RecipientError("recipient: a point of low order, nothing sealed to it would be secret") from exc
+    body = ChaCha20Poly1305(_hkdf(secret, share + public, _X25519)).encrypt(bytes(12), file_key, None)
+    return b"-> X25519 %s\n%s" % (_unpadded_base64(share), _unpadded_base64(body))
+
+
 def _unwrap_x25519(stanza: Stanza, identity: Identity) -> bytes | None:
     """Return the file key, None if the stanza is for somebody else."""
     if len(stanza.arguments) != 2 or len(stanza.body) != _FILE_KEY + TAG:  # noqa: PLR2004 - kind and share
@@ -112,14 +144,23 @@ def _unwrap_x25519(stanza: Stanza, identity: Identity) -> bytes | None:
         secret = identity.exchange(share)
     except ValueError as exc:
         raise FormatError("age header: X25519 share of low order") from exc
-    key = hkdf(secret, share + identity.public, b"age-encryption.org/v1/X25519")
+    key = _hkdf(secret, share + identity.public, _X25519)
     try:
         return ChaCha20Poly1305(key).decrypt(bytes(12), stanza.body, None)
     except InvalidTag:
         return None
 
 
-def hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:
+def payload_cipher(file_key: bytes, nonce: bytes) -> ChaCha20Poly1305:
+    """Return the cipher of a file's segments."""
+    return ChaCha20Poly1305(_hkdf(file_key, nonce, b"payload"))
+
+
+def _mac(file_key: bytes, authenticated: bytes) -> bytes:
+    return hmac.digest(_hkdf(file_key, b"", b"header"), authenticated, "sha256")
+
+
+def _hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:
     """Return 32 bytes of HKDF-SHA256 (RFC 5869)."""
     return HKDF(SHA256(), 32, salt or None, info).derive(secret)
 
@@ -140,13 +181,17 @@ def _parse_stanza(line: bytes, reader: _Lines) -> Stanza:
             return Stanza(arguments, body)
 
 
+def _unpadded_base64(data: bytes) -> bytes:
+    return base64.b64encode(data).rstrip(b"=")
+
+
 def _base64(text: bytes) -> bytes:
     """Decode canonical base64 without padding."""
     try:
         data = base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except binascii.Error as exc:
         raise FormatError("age header: malformed base64") from exc
-    if b"=" in text or base64.b64encode(data).rstrip(b"=") != text:
+    if b"=" in text or _unpadded_base64(data) != text:
         raise FormatError("age header: base64 that is not canonical")
     return data
 

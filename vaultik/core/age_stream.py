@@ -15,14 +15,15 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from vaultik.core.age import NONCE, SEGMENT, TAG, Readable
-from vaultik.core.age_header import hkdf, parse_header
+from vaultik.core.age import NONCE, SEGMENT, TAG, Readable, segment_nonce
+from vaultik.core.age_header import parse_header, payload_cipher
 from vaultik.errors import AuthenticationError, FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
     from vaultik.core.identity import Identity
 
@@ -86,7 +87,7 @@ class RangeOpener:
         self.payload_offset = header.length + NONCE
         if len(start) < self.payload_offset:
             raise FormatError("age file: ends in its nonce")
-        self._cipher = _payload_cipher(header.unwrap(identities), start[header.length : self.payload_offset])
+        self._cipher = payload_cipher(header.unwrap(identities), start[header.length : self.payload_offset])
 
     def ciphertext_range(self, offset: int, length: int, total_plaintext: int) -> tuple[int, int]:
         """Return offset and length, in the stored file, of the segments that cover a range of the plaintext."""
@@ -265,7 +266,7 @@ def _read_start(reader: Readable, identities: Sequence[Identity]) -> tuple[int, 
     start = _fill(reader, start, begin)
     if len(start) < begin:
         raise FormatError("age file: ends in its nonce")
-    return header.length, _payload_cipher(header.unwrap(identities), start[header.length : begin]), start[begin:]
+    return header.length, payload_cipher(header.unwrap(identities), start[header.length : begin]), start[begin:]
 
 
 def _fill(reader: Readable, data: bytes, size: int) -> bytes:
@@ -291,10 +292,6 @@ def _open_segments(found: Segments, cipher: ChaCha20Poly1305, stored: bytes, tot
 
 def _open_segment(cipher: ChaCha20Poly1305, segment: memoryview, number: int, *, final: bool) -> bytes:
     try:
-        return cipher.decrypt(number.to_bytes(11, "big") + (b"\1" if final else b"\0"), segment, None)
+        return cipher.decrypt(segment_nonce(number, final=final), segment, None)
     except InvalidTag as exc:
         raise AuthenticationError(f"age file: segment {number} is damaged or not in its place") from exc
-
-
-def _payload_cipher(file_key: bytes, nonce: bytes) -> ChaCha20Poly1305:
-    return ChaCha20Poly1305(hkdf(file_key, nonce, b"payload"))

@@ -10,10 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from vaultik.errors import IdentityError
+from vaultik.recipients import bech32_payload
 
 _PREFIX = "AGE-SECRET-KEY-1"
-_CHARSET = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
-_CHECKSUM_CHARS = 6
 
 
 class Identity:
@@ -31,7 +30,7 @@ class Identity:
             raise IdentityError(
                 "identity: malformed", hint=f"one is a line of 74 characters that begins with {_PREFIX}"
             ) from None
-        self._key = X25519PrivateKey.from_private_bytes(_bech32_payload(text))
+        self._key = X25519PrivateKey.from_private_bytes(bech32_payload(text))
         self.public = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
 
     def __repr__(self) -> str:
@@ -82,12 +81,3 @@ def parse_identities(text: str) -> list[Identity]:
     if not found:
         raise IdentityError("identity: none in it", hint="vaultik keygen -o FILE makes one")
     return found
-
-
-def _bech32_payload(text: str) -> bytes:
-    """Return the 32 bytes of a Bech32 text (BIP 173) whose checksum pyrage has accepted."""
-    data = text.strip().lower().rpartition("1")[2][:-_CHECKSUM_CHARS]
-    number = 0
-    for char in data:
-        number = number << 5 | _CHARSET.index(char)
-    return (number >> (len(data) * 5) % 8).to_bytes(len(data) * 5 // 8, "big")

@@ -1,8 +1,8 @@
 """The embedded store: objects as files below a directory, as careful as S3.
 
 `file:///dir` is the endpoint, a bucket a folder under it, a key the path below. Invariants: a name
-appears only with all its bytes on the disk, and never changes after (write aside, fsync, rename unless taken,
-fsync the directory); what is written aside lies in the bucket's folder, begins with `.tmp-` and is in
+appears only with all its bytes on the disk, and never changes after (write or link aside, fsync, rename unless taken,
+fsync the directory); what is brought aside lies in the bucket's folder, begins with `.tmp-` and is in
 no listing.
 """
 
@@ -102,7 +102,7 @@ class LocalStore:
             self._make_directories(self._path(key).parent)
             aside = self._aside()
             try:
-                _write(aside, body, sha256, key, self._pace)
+                _bring(aside, body, sha256, key, self._pace)
                 self._clock.tell(aside.stat().st_mtime)
                 if until is not None and boottime() > until:
                     raise StoreUnavailableError(f"store {self._endpoint}: {key}: took too long to write")
@@ -298,20 +298,37 @@ def _error(exc: OSError, what: str) -> StoreError | IntegrityError:
     return StoreUnavailableError(reason)
 
 
-def _write(aside: Path, body: Path | bytes, sha256: bytes, key: str, pace: Pace | None) -> None:
+def _bring(aside: Path, body: Path | bytes, sha256: bytes, key: str, pace: Pace | None) -> None:
+    """Have an object's bytes under a name aside, every one looked at, and on the disk."""
     digest = hashlib.sha256()
-    fd = os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    is_linked = _link(aside, body)
+    fd = os.open(
+        aside, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | (0 if is_linked else os.O_CREAT | os.O_EXCL), 0o600
+    )
     with os.fdopen(fd, "wb", buffering=0) as target:
         for block in _blocks(body):
             digest.update(block)
             if pace is not None:
                 pace.take(len(block))
-            at = 0
+            at = len(block) if is_linked else 0
             while at < len(block):
                 at += target.write(block[at:] if at else block)
         if digest.digest() != sha256:
             raise DigestMismatchError(f"put {key}: the body is not what its digest says")
-        os.fsync(target.fileno())
+        if is_linked:
+            os.utime(fd)  # an object is as old as its put
+        os.fsync(fd)
+
+
+def _link(aside: Path, body: Path | bytes) -> bool:
+    """Let a file on the same disk be the object instead of copying it. Nobody writes to it any more."""
+    if isinstance(body, bytes):
+        return False
+    try:
+        os.link(body, aside, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
 
 
 def _blocks(body: Path | bytes) -> Iterator[bytes]:

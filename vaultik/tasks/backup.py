@@ -86,7 +86,7 @@ class _BundleTask(_BackupTask):
     @property
     def priority(self) -> int:  # type: ignore[override] # Luigi reads it, whichever way it is given
         # Lower bundles first, each to its end: later ones wait for their place in the spool.
-        return -int(self.bundle)
+        return 1_000_000_000 - int(self.bundle)
 
     def output(self) -> SQLiteTarget:
         return self.row("SELECT 1 FROM bundles WHERE id = ? AND state >= ?", self.bundle, int(self.state))
