@@ -29,8 +29,9 @@ _FS_IOC_SETFLAGS = 0x40086602
 _AT_SYMLINK_NOFOLLOW = 0x100
 _AT_EMPTY_PATH = 0x1000
 _STATX_BTIME = 0x800
-_STATX_MASK_AT = 0
-_STATX_BTIME_AT = 80
+_STATX = struct.Struct("=I76xqI")
+"""Of what statx gives: the mask, and the birth time at offset 80."""
+_Statx = ctypes.c_char * 256
 
 
 def rename_noreplace(old_directory: int, old: bytes, new_directory: int, new: bytes) -> None:
@@ -60,14 +61,11 @@ def birth_time_ns(directory: int, name: bytes) -> int | None:
         directory: an open directory; with an empty name, the descriptor that is meant itself.
         name: the entry, never followed if it is a symlink.
     """
-    buffer = ctypes.create_string_buffer(256)
+    buffer = _Statx()
     flags = _AT_SYMLINK_NOFOLLOW | (0 if name else _AT_EMPTY_PATH)
     _check(_libc.statx(directory, name, flags, _STATX_BTIME, buffer))
-    (mask,) = struct.unpack_from("=I", buffer, _STATX_MASK_AT)
-    if not mask & _STATX_BTIME:
-        return None
-    seconds, nanoseconds = struct.unpack_from("=qI", buffer, _STATX_BTIME_AT)
-    return int(seconds) * 1_000_000_000 + int(nanoseconds)
+    mask, seconds, nanoseconds = _STATX.unpack_from(buffer)
+    return seconds * 1_000_000_000 + nanoseconds if mask & _STATX_BTIME else None
 
 
 def mount_of(fd: int) -> int:

@@ -5,7 +5,6 @@ It holds no behaviour and does no I/O. FORMAT.md ("The snapshot DB") gives the s
 
 from __future__ import annotations
 
-import enum
 import stat
 from typing import NewType
 
@@ -19,8 +18,8 @@ SnapshotId = NewType("SnapshotId", str)
 """`20261123T081500Z-1f2e3d4c`: UTC start time and 8 random hex digits."""
 
 
-class EntryType(enum.StrEnum):
-    """What an entry is, as stored in `entries.type`."""
+class EntryType:
+    """What an entry is: the text that is stored in `entries.type`. No enum: sqlite3 searches long for a way to store one."""
 
     FILE = "f"
     DIRECTORY = "d"
@@ -41,9 +40,18 @@ _TYPE_OF_FORMAT = {
     stat.S_IFBLK: EntryType.BLOCK_DEVICE,
 }
 FORMAT_OF_TYPE = {kind: bits for bits, kind in _TYPE_OF_FORMAT.items()}
+NAME_OF_TYPE = {
+    EntryType.FILE: "file",
+    EntryType.DIRECTORY: "directory",
+    EntryType.SYMLINK: "symlink",
+    EntryType.FIFO: "fifo",
+    EntryType.SOCKET: "socket",
+    EntryType.CHAR_DEVICE: "char device",
+    EntryType.BLOCK_DEVICE: "block device",
+}
 
 
-def entry_type(st_mode: int) -> EntryType:
+def entry_type(st_mode: int) -> str:
     """Return the type that a stat mode names.
 
     Raises:
@@ -52,8 +60,8 @@ def entry_type(st_mode: int) -> EntryType:
     return _TYPE_OF_FORMAT[stat.S_IFMT(st_mode)]
 
 
-class Mark(enum.IntFlag):
-    """What a snapshot says of an entry besides its attributes (`entries.marks`)."""
+class Mark:
+    """What a snapshot says of an entry besides its attributes: `entries.marks` is the sum of these."""
 
     SOURCE = 1
     """One of the configured source directories (or files)."""
@@ -67,3 +75,6 @@ class Mark(enum.IntFlag):
     """Could not be read: metadata only, a restore leaves it out."""
     GAP = 32
     """A directory in which a name could not be looked at: what it doesn't list may be there all the same."""
+
+
+NAME_OF_MARK = {mark: name.lower() for name, mark in vars(Mark).items() if name.isupper()}

@@ -50,7 +50,7 @@ def install():
         setattr(owner, name, wrapped)
     around(session.Session, "scan", "scan")
     around(session.Session, "plan", "plan")
-    around(chunk.age, "seal", "stream")
+    around(chunk, "seal", "stream")
     around(chunk.bundles, "set_chunked", "chunked row")
     around(session.Session, "chunk", "chunk")
     around(seal, "_finish_file", "rename")

@@ -188,7 +188,7 @@ class PartialHistories(RuleBasedStateMachine):
             rows = self.world.rows(
                 key, "SELECT CAST(name AS TEXT), marks, coalesce(hardlink, id) FROM entries WHERE type = 'f'"
             )
-            marks = {name: Mark(mark) for name, mark, _ in rows}
+            marks = {name: mark for name, mark, _ in rows}
             restored = self.world.restored(key)
             for name, data in restored.items():
                 assert data in self.been[name], f"{name} never was that"

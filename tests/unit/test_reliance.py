@@ -306,7 +306,7 @@ class TestPartialSnapshots:
         with contextlib.closing(sqlite3.connect(host.state() / "index.sqlite")) as index, index:
             (entry,) = index.execute("SELECT id FROM entries WHERE name = CAST('old' AS BLOB)").fetchone()
             index.execute("DELETE FROM entry_chunks WHERE entry = ?", (entry,))
-            index.execute("UPDATE entries SET marks = ?, again = 1 WHERE id = ?", (int(Mark.UNREADABLE), entry))
+            index.execute("UPDATE entries SET marks = ?, again = 1 WHERE id = ?", (Mark.UNREADABLE, entry))
         assert "old" not in {name for name, _, _ in self.go_on_for_days(world, host)}
 
 

@@ -63,7 +63,7 @@ class Comparer:
         self.mounts = mounts.Mounts(index)
         self.writes = 0
 
-    def root(self, fd: int, st: os.stat_result, mark: Mark) -> None:
+    def root(self, fd: int, st: os.stat_result, mark: int) -> None:
         """Bring "/" up to date."""
         fresh = attributes.of_descriptor(fd, st, self.mounts.id_of(st.st_dev, fd, b"."))
         if entries.find_known(self._index, entries.ROOT) is None:
@@ -73,7 +73,7 @@ class Comparer:
             entries.set_attributes(self._index, entries.ROOT, mark, fresh)
 
     def update(
-        self, parent: int, fd: int, name: bytes, st: os.stat_result, known: Known | None, marks: Mark
+        self, parent: int, fd: int, name: bytes, st: os.stat_result, known: Known | None, marks: int
     ) -> int | None:
         """Write what changed of one entry. Returns its id, None if it has no place in a backup.
 
@@ -98,7 +98,7 @@ class Comparer:
             known = None
         if known is not None and _is_unchanged(known, st, mount, kind):
             if known.marks & ~_KEPT_MARKS != marks:
-                entries.set_marks(self._index, known.id, marks | Mark(known.marks) & _KEPT_MARKS)
+                entries.set_marks(self._index, known.id, marks | known.marks & _KEPT_MARKS)
             return known.id
         self.writes += 1
         self._counts.changed += 1
@@ -135,12 +135,12 @@ class Comparer:
         self._new.flush()
 
     def _changed_file(
-        self, parent: int, name: bytes, st: os.stat_result, known: Known | None, marks: Mark, mount: int
+        self, parent: int, name: bytes, st: os.stat_result, known: Known | None, marks: int, mount: int
     ) -> int:
         if known is None:
             return self._new.add_file(parent, name, marks, attributes.of_stat(st, mount), st)
         contents.set_inode(self._index, known.id, entries.signed(st.st_ino), mount, st.st_nlink)
-        entries.set_marks(self._index, known.id, marks | Mark(known.marks) & _KEPT_MARKS, again=True)
+        entries.set_marks(self._index, known.id, marks | known.marks & _KEPT_MARKS, again=True)
         contents.set_changed(self._index, known.id, st, unread=bool(known.marks & Mark.UNREADABLE))
         return known.id
 
@@ -156,7 +156,7 @@ def _directory_attributes(parent: int, name: bytes, st: os.stat_result, mount: i
         os.close(fd)
 
 
-def _is_unchanged(known: Known, st: os.stat_result, mount: int, kind: EntryType) -> bool:
+def _is_unchanged(known: Known, st: os.stat_result, mount: int, kind: str) -> bool:
     return (
         known.mtime_ns == entries.time_ns(st.st_mtime_ns)
         and known.ctime_ns == entries.time_ns(st.st_ctime_ns)

@@ -63,7 +63,7 @@ def _content(
     changed: bool,
     again: bool,
 ) -> Content:
-    marks = Mark(part.marks) & Mark.SOURCE
+    marks = part.marks & Mark.SOURCE
     if changed:
         marks |= Mark.CHANGED
         path = entries.path_of(index, part.piece.entry)

@@ -224,7 +224,7 @@ class Scan:
     def _entry(self, at: _Todo, fd: int, name: bytes, st: os.stat_result, known: Known | None) -> _Todo | None:
         """Bring one entry up to date. Returns it if it is a directory to look into."""
         ways = None if at.ways is None else at.ways[name]
-        marks = Mark(0) if at.ways is None else Mark.SOURCE if ways is None else Mark.IMPLIED
+        marks = 0 if at.ways is None else Mark.SOURCE if ways is None else Mark.IMPLIED
         self.counts.add(st)
         deep = self._is_deep(at, fd, name, st, known)
         try:

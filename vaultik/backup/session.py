@@ -244,8 +244,8 @@ class Session:
             plan.check_room(*bundles.count_blobs(index), self.config.blob_size_limit)
             return added
 
-    def chunk(self, bundle: int) -> None:
-        """ChunkFile: stream a bundle's files into the spool."""
+    def chunk(self, bundle: int, threads: int = 1) -> None:
+        """ChunkFile: stream a bundle's files into the spool, on so many cores."""
         BundleSealer(
             self.index(),
             self.claims(),
@@ -255,6 +255,7 @@ class Session:
             level=self.config.compression_level,
             recipients=self.recipients,
             spool_dir=self.spool_dir,
+            threads=threads,
             progress=lambda files, read, new: self.emit(files=files, read=read, new=new),
         ).run()
 

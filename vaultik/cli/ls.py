@@ -21,7 +21,7 @@ from vaultik.cli.common import (
     store_of,
     store_options,
 )
-from vaultik.model import FORMAT_OF_TYPE, EntryType, Mark
+from vaultik.model import FORMAT_OF_TYPE, NAME_OF_MARK, EntryType, Mark
 from vaultik.restore.scratch import copied_snapshot
 from vaultik.restore.tree import Entry, iter_children, iter_tree, path_of, resolve
 
@@ -90,7 +90,7 @@ def _entries(copy: sqlite3.Connection, paths: tuple[bytes, ...], *, recursive: b
 
 
 def _long(path: bytes, entry: Entry) -> str:
-    mode = stat.filemode(FORMAT_OF_TYPE[EntryType(entry.type)] | entry.mode)
+    mode = stat.filemode(FORMAT_OF_TYPE[entry.type] | entry.mode)
     owner = printable(entry.user_name or str(entry.uid))
     group = printable(entry.group_name or str(entry.gid))
     time = _time(entry.mtime_ns).strftime("%Y-%m-%d %H:%M:%SZ")
@@ -130,7 +130,7 @@ def _fields(path: bytes, entry: Entry) -> dict[str, Any]:
         "mtime_ns": entry.mtime_ns,
         "rdev": entry.rdev,
         "hardlink": entry.hardlink,
-        "marks": [mark.name.lower() for mark in Mark if entry.marks & mark and mark.name],
+        "marks": [name for mark, name in NAME_OF_MARK.items() if entry.marks & mark],
     }
     if entry.link_target is not None:
         fields["link_target"] = entry.link_target.decode("utf-8", "backslashreplace")

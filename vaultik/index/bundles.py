@@ -34,8 +34,8 @@ class BundleState(enum.IntEnum):
     UPLOADED = 3
 
 
-class Cut(enum.IntFlag):
-    """Which ends of a piece are nominal offsets whose real boundary FastCDC finds."""
+class Cut:
+    """Which ends of a piece are nominal offsets whose real boundary FastCDC finds: the sum of these."""
 
     NONE = 0
     START = 1
@@ -48,7 +48,7 @@ class Piece(NamedTuple):
     entry: int
     start: int
     stop: int | None
-    cut: Cut
+    cut: int
     range_stop: int | None = None
     """Where the range of data ends that an extent is of; no boundary in it lies behind that."""
 
@@ -165,7 +165,7 @@ def add_bundles(index: sqlite3.Connection, run: int, bundles: Iterable[PlannedBu
         index.executemany(
             "INSERT INTO pieces (bundle, ordinal, entry, start, stop, cut, range_stop) VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
-                (number, ordinal, p.entry, p.start, p.stop, int(p.cut), p.range_stop)
+                (number, ordinal, p.entry, p.start, p.stop, p.cut, p.range_stop)
                 for ordinal, p in enumerate(bundle.pieces)
             ),
         )
@@ -253,7 +253,7 @@ def get_slices(index: sqlite3.Connection, bundle: int) -> list[Slice]:
         (bundle,),
     )
     return [
-        Slice(Piece(entry, start, stop, Cut(cut), range_stop), parent, name, marks)
+        Slice(Piece(entry, start, stop, cut, range_stop), parent, name, marks)
         for entry, start, stop, cut, range_stop, parent, name, marks in rows
     ]
 

@@ -75,7 +75,7 @@ class Content(NamedTuple):
 
     entry: int
     attributes: Attributes
-    marks: Mark
+    marks: int
     again: bool
     chunks: Sequence[tuple[int, int]]
 
@@ -101,7 +101,7 @@ def set_unreadable(index: sqlite3.Connection, known: Known) -> None:
     drop_plan(index, known.id)
     index.execute(
         "UPDATE entries SET marks = marks & ?2 | ?3, again = 1, hardlink = iif(nlink > 1, id, NULL) WHERE id = ?1",
-        (known.id, int(Mark.SOURCE), int(Mark.UNREADABLE)),
+        (known.id, Mark.SOURCE, Mark.UNREADABLE),
     )
     _copy_to_names(index, known.id, names)
 
@@ -290,7 +290,7 @@ def _list_whole_groups(index: sqlite3.Connection) -> None:
     index.execute(
         "INSERT OR IGNORE INTO changed (entry, size, blocks, mtime_ns, ctime_ns, inode, lost, unread)"
         " SELECT e.id, coalesce(c.size, e.size), coalesce(c.blocks, 0), coalesce(c.mtime_ns, e.mtime_ns),"
-        f" coalesce(c.ctime_ns, e.ctime_ns), e.inode, coalesce(c.lost, 0), e.marks & {int(Mark.UNREADABLE)} <> 0"
+        f" coalesce(c.ctime_ns, e.ctime_ns), e.inode, coalesce(c.lost, 0), e.marks & {Mark.UNREADABLE} <> 0"
         f" {names} LEFT JOIN changed AS c ON c.entry = g.listed"
     )
     for table in ("pieces", "boundaries", "extent_chunks"):

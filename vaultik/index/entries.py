@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator, Sequence
 
-    from vaultik.model import EntryType
-
 _TIMES = 1 << 63
 
 _ROWS_AT_ONCE = 2_000
@@ -25,7 +23,7 @@ ROOT = 1
 class Attributes(NamedTuple):
     """An entry's columns, as in FORMAT.md, without its place in the tree; then the index's own."""
 
-    type: EntryType
+    type: str
     mode: int
     uid: int
     gid: int
@@ -160,17 +158,17 @@ class NewEntries:
         self._xattrs: list[tuple[int, bytes, bytes]] = []
         self._changed: list[tuple[int, ...]] = []
 
-    def add(self, parent: int | None, name: bytes, marks: Mark, a: Attributes) -> int:
+    def add(self, parent: int | None, name: bytes, marks: int, a: Attributes) -> int:
         """Add an entry with its xattrs. Returns its id, which is larger than any before."""
         entry = self._next
         self._next += 1
         if len(self._rows) >= _ROWS_AT_ONCE:
             self.flush()
-        self._rows.append((entry, parent, name, int(marks), *a[:-1]))
+        self._rows.append((entry, parent, name, marks, *a[:-1]))
         self._xattrs.extend((entry, *pair) for pair in a.xattrs)
         return entry
 
-    def add_file(self, parent: int, name: bytes, marks: Mark, a: Attributes, st: os.stat_result) -> int:
+    def add_file(self, parent: int, name: bytes, marks: int, a: Attributes, st: os.stat_result) -> int:
         """Add a regular file and put it on the list of those to read. Returns its id."""
         entry = self.add(parent, name, marks, a)
         self._changed.append((entry, *seen(st), 1))
@@ -186,7 +184,7 @@ class NewEntries:
         self._rows, self._xattrs, self._changed = [], [], []
 
 
-def set_attributes(index: sqlite3.Connection, entry: int, marks: Mark, a: Attributes, *, again: bool = False) -> None:
+def set_attributes(index: sqlite3.Connection, entry: int, marks: int, a: Attributes, *, again: bool = False) -> None:
     """Replace an entry's attributes, xattrs and marks.
 
     Args:
@@ -196,14 +194,14 @@ def set_attributes(index: sqlite3.Connection, entry: int, marks: Mark, a: Attrib
         a: the attributes.
         again: the next scan takes it as changed whatever its stat says.
     """
-    index.execute(_UPDATE, (*a[:-1], int(marks), again, entry))
+    index.execute(_UPDATE, (*a[:-1], marks, again, entry))
     index.execute("DELETE FROM xattrs WHERE entry = ?", (entry,))
     _add_xattrs(index, entry, a.xattrs)
 
 
-def set_marks(index: sqlite3.Connection, entry: int, marks: Mark, *, again: bool = False) -> None:
+def set_marks(index: sqlite3.Connection, entry: int, marks: int, *, again: bool = False) -> None:
     """Replace an entry's marks only."""
-    index.execute("UPDATE entries SET marks = ?, again = ? WHERE id = ?", (int(marks), again, entry))
+    index.execute("UPDATE entries SET marks = ?, again = ? WHERE id = ?", (marks, again, entry))
 
 
 def gaps(index: sqlite3.Connection) -> set[int]:
@@ -213,12 +211,12 @@ def gaps(index: sqlite3.Connection) -> set[int]:
 
 def set_gap(index: sqlite3.Connection, directory: int) -> None:
     """Note that a name in a directory could not be looked at."""
-    index.execute("UPDATE entries SET marks = marks | ? WHERE id = ?", (int(Mark.GAP), directory))
+    index.execute("UPDATE entries SET marks = marks | ? WHERE id = ?", (Mark.GAP, directory))
 
 
 def clear_gap(index: sqlite3.Connection, directory: int) -> None:
     """Note that a directory is listed anew."""
-    index.execute("UPDATE entries SET marks = marks & ~? WHERE id = ?", (int(Mark.GAP), directory))
+    index.execute("UPDATE entries SET marks = marks & ~? WHERE id = ?", (Mark.GAP, directory))
 
 
 def remove_tree(index: sqlite3.Connection, entry: int) -> int:

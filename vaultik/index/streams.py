@@ -66,7 +66,7 @@ def place(index: sqlite3.Connection, wanted: Mapping[bytes, tuple[StreamKind, At
 
 def _make(index: sqlite3.Connection, directory: int, name: bytes, kind: StreamKind, attributes: Attributes) -> int:
     new = entries.NewEntries(index)
-    entry = new.add(directory, name, Mark.IMPLIED if kind is StreamKind.DIRECTORY else Mark(0), attributes)
+    entry = new.add(directory, name, Mark.IMPLIED if kind is StreamKind.DIRECTORY else 0, attributes)
     new.flush()
     index.execute("INSERT INTO streams (entry, kind) VALUES (?, ?)", (entry, kind))
     return entry

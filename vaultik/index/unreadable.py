@@ -79,5 +79,5 @@ def forget_remains(index: sqlite3.Connection) -> None:
     """Forget what remained of files that were read at last, or are gone."""
     index.execute(
         "DELETE FROM remains WHERE entry NOT IN (SELECT id FROM entries WHERE marks & ? AND coalesce(hardlink, id) = id)",
-        (int(Mark.UNREADABLE),),
+        (Mark.UNREADABLE,),
     )

@@ -172,7 +172,7 @@ class Finisher:
             os.symlink(entry.link_target, name, dir_fd=directory)
             return True
         try:
-            os.mknod(name, FORMAT_OF_TYPE[EntryType(entry.type)] | 0o600, entry.rdev or 0, dir_fd=directory)
+            os.mknod(name, FORMAT_OF_TYPE[entry.type] | 0o600, entry.rdev or 0, dir_fd=directory)
         except PermissionError:
             self._attributes.refuse(entry.id, SPECIAL)
             return False

@@ -129,7 +129,7 @@ def make_plan(copy: sqlite3.Connection, root: int, *, include: Sequence[str] = (
         " (SELECT count(DISTINCT c.blob) FROM entry_chunks AS ec JOIN chunks AS c ON c.id = ec.chunk"
         " WHERE ec.entry = coalesce(e.hardlink, e.id))"
         " FROM entries AS e JOIN wanted AS w ON w.entry = e.id WHERE e.type = 'f' AND NOT e.marks & ?",
-        (int(Mark.UNREADABLE),),
+        (Mark.UNREADABLE,),
     )
     copy.execute("CREATE INDEX others_by_group ON entries (hardlink) WHERE hardlink IS NOT NULL AND type <> 'f'")
     copy.execute("CREATE INDEX files_by_content ON files (content) WHERE entry = prime")
@@ -164,7 +164,7 @@ def totals(copy: sqlite3.Connection) -> Totals:
     unreadable, unreadable_files = copy.execute(
         "SELECT count(*), count(*) FILTER (WHERE e.type = 'f') FROM wanted AS w JOIN entries AS e ON e.id = w.entry"
         " WHERE e.marks & ?",
-        (int(Mark.UNREADABLE),),
+        (Mark.UNREADABLE,),
     ).fetchone()
     return Totals(entries, files, int(size), blobs, int(blob_bytes), unreadable, unreadable_files)
 

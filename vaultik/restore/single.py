@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from vaultik import interrupts
 from vaultik.errors import IntegrityError, RestoreError, SelectionError
 from vaultik.linux import AT_FDCWD, rename_noreplace
-from vaultik.model import ChunkId, EntryType, Mark
+from vaultik.model import NAME_OF_TYPE, ChunkId, EntryType, Mark
 from vaultik.restore import ledger, plan
 from vaultik.restore.attributes import SPECIAL, AttributeWriter
 from vaultik.restore.blob import can_read, write_blob
@@ -75,7 +75,7 @@ def fetch(
     """
     with copied_snapshot(store, identities, spec, host) as (found, copy):
         entry = resolve(copy, paths)
-        if Mark(entry.marks) & Mark.UNREADABLE and entry.type == "f":
+        if entry.marks & Mark.UNREADABLE and entry.type == "f":
             raise SelectionError(
                 f"path {os.fsdecode(paths[0])}: could not be read when it was backed up", hint="try an older snapshot"
             )
@@ -88,7 +88,7 @@ def fetch(
             writing.run(place, force=force)
         report = make_report(copy)
     if entry.type not in "fd" and SPECIAL in report.refused and not report.failed:
-        kind = EntryType(entry.type).name.lower().replace("_", " ")
+        kind = NAME_OF_TYPE[entry.type]
         raise RestoreError(f"target {place}: this user may not make a {kind}", hint="root may")
     return place, report._replace(may_go_on=False)
 
@@ -110,7 +110,7 @@ def fetch_to_stream(
     """
     with copied_snapshot(store, identities, spec, host) as (found, copy):
         entry = resolve(copy, paths)
-        if entry.type != "f" or Mark(entry.marks) & Mark.UNREADABLE:
+        if entry.type != "f" or entry.marks & Mark.UNREADABLE:
             raise SelectionError(
                 f"path {os.fsdecode(paths[0])}: {_kind(entry)}", hint="only a file can go to standard output"
             )
@@ -136,7 +136,7 @@ def _kind(entry: Entry) -> str:
         return f"a symbolic link to {os.fsdecode(entry.link_target or b'')}"
     if entry.type == EntryType.FILE:
         return "could not be read when it was backed up"
-    return f"a {EntryType(entry.type).name.lower().replace('_', ' ')}, not a file"
+    return f"a {NAME_OF_TYPE[entry.type]}, not a file"
 
 
 def _check_place(place: Path, entry: Entry, *, force: bool) -> None:

@@ -108,7 +108,7 @@ class Sweeper:
     def _extra(self, number: int, fd: int) -> Iterator[tuple[bytes, bytes, bool]]:
         """Yield name, path and whether it is a directory of what the snapshot doesn't have in a directory, or has as something else."""
         entry = get_entry(self._copy, number)
-        if self._selection is None or Mark(entry.marks) & _UNKNOWN:
+        if self._selection is None or entry.marks & _UNKNOWN:
             return
         if linux.mount_of(fd) != self._mount:
             self._note(path_of(self._copy, number), MOUNTED, failed=False)

@@ -23,7 +23,7 @@ FORMAT = 1
 
 _ENTRIES = (
     "id, parent, name, type, mode, uid, gid, user_name, group_name, size, mtime_ns, ctime_ns, birth_ns, link_target,"
-    f" rdev, hardlink, inode_flags, marks | iif(id IN (SELECT id FROM stale), {int(Mark.STALE)}, 0)"
+    f" rdev, hardlink, inode_flags, marks | iif(id IN (SELECT id FROM stale), {Mark.STALE}, 0)"
 )
 _COPY = (
     f"INSERT INTO entries SELECT {_ENTRIES} FROM source.entries"

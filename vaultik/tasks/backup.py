@@ -111,7 +111,7 @@ class ChunkFile(_BundleTask):
             )
 
         with self.showing(self.session, describe):
-            self.session.chunk(self.bundle)
+            self.session.chunk(self.bundle, runtime.cores_per_worker())
 
 
 class SealBlob(_BundleTask):

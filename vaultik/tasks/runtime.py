@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import time
 from typing import TYPE_CHECKING
@@ -53,6 +54,11 @@ def session() -> Session:
 def workers() -> int:
     """Return how many processes share the work."""
     return _workers
+
+
+def cores_per_worker() -> int:
+    """Return how many cores each of those processes may use."""
+    return max(len(os.sched_getaffinity(0)) // _workers, 1)
 
 
 def is_active(run_id: str) -> bool:
