@@ -1,8 +1,10 @@
 """One contract, kept by the memory of a test, a directory, a strict S3 server and a poor one."""
 
 import os
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -172,6 +174,30 @@ class TestDirectory:
         store = LocalStore(tmp_path, "b", "", create=True)
         put(store, "a/k", b"1")
         assert (tmp_path / "b/a/k").stat().st_mode & 0o777 == 0o600
+
+    def test_a_file_on_the_same_disk_becomes_the_object_as_old_as_its_put(self, tmp_path):
+        store = LocalStore(tmp_path, "b", "", create=True)
+        body = tmp_path / "body"
+        body.write_bytes(b"content")
+        os.utime(body, (1_000, 1_000))
+        put(store, "k", body)
+        assert (tmp_path / "b/k").samefile(body)
+        assert (tmp_path / "b/k").stat().st_mode & 0o777 == 0o600
+        assert abs(store.head("k").modified - time.time()) < 5
+        body.unlink()
+        assert read(store, "k") == b"content"
+        assert [path.name for path in (tmp_path / "b").iterdir()] == ["k"]
+
+    def test_a_file_on_another_disk_is_copied(self, tmp_path):
+        here = tmp_path.stat().st_dev
+        elsewhere = next(path for path in ("/dev/shm", "/var/tmp", "/tmp") if os.stat(path).st_dev != here)
+        with tempfile.TemporaryDirectory(dir=elsewhere) as directory:
+            body = Path(directory) / "body"
+            body.write_bytes(b"content")
+            store = LocalStore(tmp_path, "b", "", create=True)
+            put(store, "k", body)
+            assert not (tmp_path / "b/k").samefile(body)
+        assert read(store, "k") == b"content"
 
     def test_a_relative_endpoint_is_refused(self):
         with pytest.raises(Exception, match="not an absolute path"):

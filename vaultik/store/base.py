@@ -82,7 +82,8 @@ class Store(Protocol):
 
         Args:
             key: the object's name.
-            body: the bytes, or the path of a file that holds them.
+            body: the bytes, or the path of a file that holds them. The file may become the object itself: nobody
+                may write to it from then on.
             sha256: digest of the whole body, 32 bytes; sent as a checksum where the store
                 takes one.
             until: send it a single time, without retries of any kind, so that it stands there by then or

@@ -316,6 +316,7 @@ def _bring(aside: Path, body: Path | bytes, sha256: bytes, key: str, pace: Pace 
         if digest.digest() != sha256:
             raise DigestMismatchError(f"put {key}: the body is not what its digest says")
         if is_linked:
+            os.fchmod(fd, 0o600)
             os.utime(fd)  # an object is as old as its put
         os.fsync(fd)
 
