@@ -7,7 +7,7 @@ DEMO_DIR ?= demo
 HISTORIES ?= 1250
 KILLS ?= 1000
 
-.PHONY: help demo fleet test soak check fmt bench clean
+.PHONY: help demo fleet test soak check fmt clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
