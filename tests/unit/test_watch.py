@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -594,6 +594,15 @@ class TestMounts:
         with watched.watching() as watcher, self._mounted(watched.source / "proc", "-t", "proc", "none"):
             assert watched.taken(watcher) == ({"."}, set())
             assert watcher.watching == 1 + len(watched.source.parents)
+
+    def test_nor_are_those_that_get_the_number_of_a_device_that_went(self, watched):
+        (watched.source / "proc").mkdir()
+        (watched.tmp / "other").mkdir()
+        with ExitStack() as stack:
+            with self._mounted(watched.tmp / "other"):
+                watcher = stack.enter_context(watched.watching())
+            stack.enter_context(self._mounted(watched.source / "proc", "-t", "proc", "none"))
+            assert watched.taken(watcher) == ({"."}, set())
 
     @pytest.mark.parametrize("after", [False, True])
     def test_a_source_that_is_mounted_over_or_unmounted(self, watched, after):

@@ -220,6 +220,10 @@ class Placer:
         left_out = self._excludes.is_own(path) or self._excludes.excludes_name(path, is_directory=True)
         return name != at.tag and left_out
 
+    def forget_mounts(self) -> None:
+        """Look anew what is mounted: the number of a device that is gone may be another's by now."""
+        self._mounts = {}
+
     def _is_pseudo(self, device: int) -> bool:
         if device not in self._mounts:
             self._mounts = _mounted()

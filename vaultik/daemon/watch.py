@@ -208,7 +208,10 @@ class Watcher:
         if source is not None:
             self._doubt(f"source {os.fsdecode(source)}: it was replaced, removed or mounted")
             return
-        for point in self._surroundings.remounted():
+        points = self._surroundings.remounted()
+        if points:
+            placer.forget_mounts()
+        for point in points:
             self._mounted(placer, point)
 
     def _mounted(self, placer: Placer, point: bytes) -> None:
