@@ -51,7 +51,7 @@ def refers_to(site, sealed):
 
 
 def a_day(site, tmp_path):
-    """Two backups, a prune, a backup, recorded. Returns what was done to the store, what all its files held, and when each ended."""
+    """Two backups, a prune, a backup, recorded. Returns what was done to the store and the spool, what all its files held, and when each ended."""
     ops, held, ended = [], {}, []
     prune = ["prune", *site.where, "--grace", "0", "--allow-shrink", "--yes", "--quiet"]
     backup = ["backup", site.config, "--cron"]
@@ -62,7 +62,8 @@ def a_day(site, tmp_path):
         fill(site, number + 2)
         log = tmp_path / f"strace {number}"
         record(site.command(*command), log, env=site.environment())
-        ops += read_ops(log, str(root_of(site)))
+        # The spool as well: a file of it becomes the object.
+        ops += read_ops(log, str(root_of(site)), str(site.state / "spool"))
         held |= contents(site)
         ended.append((len(ops), {path for path in held if path.endswith(DB_SUFFIX) and Path(path).exists()}))
     return ops, held, ended

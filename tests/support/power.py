@@ -23,7 +23,7 @@ class Op(NamedTuple):
     """One call that changes the directory, or syncs a part of it."""
 
     kind: str
-    """create, write, sync, rename, unlink or mkdir."""
+    """create, link, write, sync, rename, unlink or mkdir."""
     path: str
     target: str = ""
 
@@ -34,8 +34,8 @@ def record(command, log, **kwargs):
     return subprocess.run(strace, check=True, capture_output=True, **kwargs)
 
 
-def read_ops(log, root):
-    """The calls of a log that touch something below a directory, in the order in which they ended."""
+def read_ops(log, *roots):
+    """The calls of a log that touch something below one of the directories, in the order in which they ended."""
     ops = []
     pending = {}
     for line in log.read_text(errors="replace").splitlines():
@@ -47,7 +47,7 @@ def read_ops(log, root):
         whole = f"{pid} {pending.pop(pid, '').strip()}{resumed[1]}" if resumed else line
         shape = LINE.match(whole)
         if shape and int(shape[4]) >= 0:
-            ops.extend(op for op in _ops(shape[2], shape[3]) if root in (op.path + op.target))
+            ops.extend(op for op in _ops(shape[2], shape[3]) if any(root in op.path + op.target for root in roots))
     return ops
 
 
@@ -63,7 +63,7 @@ def _ops(call, args):
     elif call.startswith("rename"):
         yield Op("rename", names[0], names[1])
     elif call.startswith("link"):
-        yield Op("create", names[1])
+        yield Op("link", *names)
     elif call.startswith(("unlink", "rmdir")):
         yield Op("unlink", names[0])
     elif call.startswith("mkdir"):
@@ -104,6 +104,11 @@ class Cut:
         if self._names.get(op.path) is None:
             self._names[op.path] = at
             self._steps.append((at, parent(op.path), op.path, at))
+
+    def _link(self, at, op):
+        """Another name of the very bytes: what was not synced of them under the first one isn't under this one."""
+        self._names[op.target] = self._names[op.path]
+        self._steps.append((at, parent(op.target), op.target, self._names[op.path]))
 
     def _write(self, at, op):
         inode = self._names.get(op.path)
