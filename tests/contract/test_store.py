@@ -1,5 +1,6 @@
 """One contract, kept by the memory of a test, a directory, a strict S3 server and a poor one."""
 
+import hashlib
 import os
 import tempfile
 import time
@@ -187,6 +188,22 @@ class TestDirectory:
         body.unlink()
         assert read(store, "k") == b"content"
         assert [path.name for path in (tmp_path / "b").iterdir()] == ["k"]
+
+    def test_what_is_looked_at_is_what_becomes_the_object(self, tmp_path, monkeypatch):
+        store = LocalStore(tmp_path, "b", "", create=True)
+        body = tmp_path / "body"
+        body.write_bytes(b"wrong")
+        link = os.link
+
+        def replaced_after(*args, **kwargs):
+            link(*args, **kwargs)
+            body.unlink()
+            body.write_bytes(b"right")
+
+        monkeypatch.setattr(os, "link", replaced_after)
+        with pytest.raises(DigestMismatchError):
+            store.put("k", body, sha256=hashlib.sha256(b"right").digest())
+        assert store.head("k") is None
 
     def test_a_file_on_another_disk_is_copied(self, tmp_path):
         here = tmp_path.stat().st_dev

@@ -360,5 +360,7 @@ def test_what_has_no_effect_is_a_warning(tmp_path):
     interval, metrics = load_config(config).warnings
     assert interval.startswith(f"{config}:4:1: backup_interval: less than min_time_between_run")
     assert metrics.startswith(f"{config}:5:1: metrics_path: '/x.txt' doesn't end in .prom")
-    config.write_text(text + "min_time_between_run: 2h\nmetrics_path: /x.prom\n")
+    config.write_text(text + "backup_interval: 15m\nmetrics_path: /x.prom\n")
+    assert load_config(config).warnings == ()
+    config.write_text(text + "min_time_between_run: 2h\n")
     assert load_config(config).warnings == ()

@@ -167,6 +167,7 @@ def test_a_bad_config_changes_nothing(host):
             daemon.send(signal.SIGHUP)
             line = daemon.wait_for(r"config not reloaded, the one before stays in force: (.*)", number)[1]
             assert said in line
+            assert daemon.wait_for(r"  hint: \S", number)
         (host.source / "b").write_text("b")
         daemon.send(signal.SIGUSR1)
         snapshot = daemon.wait_for(r"snapshot (\S+) in ", 2)[1]

@@ -15,7 +15,8 @@ from vaultik.backup import plan
 from vaultik.backup.read import find_data_ranges
 from vaultik.core.bounds import DB_BOUND
 from vaultik.errors import ConfigError
-from vaultik.index.bundles import ChangedFile, Cut, Piece
+from vaultik.index.bundles import Cut, Piece
+from vaultik.index.unplanned import ChangedFile
 from vaultik.snapshot.rules import DEEPEST
 
 

@@ -345,6 +345,22 @@ class TestDelete:
         assert leftovers(target) == []
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+    def test_a_mount_in_a_files_place_is_not_said_to_be_full(self, site, tmp_path):
+        site.source.mkdir()
+        (site.source / "file").write_text("content")
+        site.backup()
+        target = tmp_path / "out"
+        place = site.restored(target) / "file"
+        place.mkdir(parents=True)
+        subprocess.run(["mount", "-t", "tmpfs", "none", place], check=True)
+        try:
+            done = site.restore(target, "--force", code=1)
+        finally:
+            subprocess.run(["umount", "-l", place], check=True)
+        assert f"{place}: " in done.stderr
+        assert "isn't empty" not in done.stderr
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
     def test_never_in_another_mount(self, site, tmp_path):
         (site.source / "dir").mkdir(parents=True)
         (site.source / "empty").mkdir()

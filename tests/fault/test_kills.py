@@ -34,6 +34,7 @@ def install():
     import vaultik.backup.upload as upload
     import vaultik.backup.seal as seal
     import vaultik.backup.commit as commit
+    import vaultik.backup.sealed_snapshot as sealed_snapshot
     import vaultik.store.local as local
     counts = {}
     def at(point):
@@ -57,7 +58,7 @@ def install():
     around(session.Session, "seal", "seal")
     around(session.Session, "upload", "upload")
     around(upload.bundles, "set_uploaded", "uploaded row")
-    around(commit, "_seal_db", "seal db")
+    around(sealed_snapshot, "_seal_db", "seal db")
     around(commit, "_put_db", "put db")
     around(commit.state, "set_pending", "pending row")
     around(commit, "commit_base", "base row")

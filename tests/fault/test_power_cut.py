@@ -51,7 +51,7 @@ def refers_to(site, sealed):
 
 
 def a_day(site, tmp_path):
-    """Two backups, a prune, a backup, recorded. Returns what was done to the store and the spool, what all its files held, and when each ended."""
+    """Two backups, a prune, a backup, recorded. Returns what was done to store and spool, what all files held, and when each ended."""
     ops, held, ended = [], {}, []
     prune = ["prune", *site.where, "--grace", "0", "--allow-shrink", "--yes", "--quiet"]
     backup = ["backup", site.config, "--cron"]

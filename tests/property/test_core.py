@@ -60,7 +60,7 @@ class TestAge:
         facts, stored = sealed(data)
         assert facts.size_bytes == len(stored) == facts.header_length + 16 + size + 16 * max(1, -(-size // 65536))
         assert facts.sha256 == hashlib.sha256(stored).digest()
-        assert plaintext_size(len(stored), facts.header_length) == facts.plaintext_bytes == size
+        assert plaintext_size(len(stored), facts.header_length) == size
         assert read_all(open_stream(io.BytesIO(stored), IDENTITIES)) == data
         if size:
             opener = RangeOpener(stored[: facts.header_length + 16], IDENTITIES)
@@ -68,6 +68,22 @@ class TestAge:
             length = rng.randint(1, size - begin)
             at, count = opener.ciphertext_range(begin, length, size)
             assert opener.open(stored[at : at + count], begin, length, size) == data[begin : begin + length]
+
+    @pytest.mark.parametrize("segments", [1, 15, 16, 17, 32, 33])
+    @pytest.mark.parametrize("more", [-1, 0, 1])
+    def test_the_last_segment_is_never_empty_however_the_pieces_fall(self, segments, more):
+        data = random.Random(segments).randbytes(segments * 65_536 + more)
+        for pieces in ([data], [data[:-1], data[-1:]], pieces_of(data)):
+            out = io.BytesIO()
+            facts = seal(pieces, out, [RECIPIENT])
+            assert facts.size_bytes == facts.header_length + 16 + len(data) + 16 * -(-len(data) // 65_536)
+            assert read_all(open_stream(io.BytesIO(out.getvalue()), IDENTITIES)) == data
+
+    def test_no_two_files_have_a_key_a_share_or_a_nonce_in_common(self):
+        starts = [(sealed(b"same")[1], parse_header(sealed(b"same")[1])) for _ in range(3)]
+        assert len({header.unwrap(IDENTITIES) for _, header in starts}) == 3
+        assert len({header.stanzas[0].arguments[1] for _, header in starts}) == 3
+        assert len({stored[-36:-20] for stored, _ in starts}) == 3
 
     @few
     @given(st.integers(0, 200_000), st.integers(0, 10**9), st.integers(0, 7))
@@ -138,6 +154,12 @@ class TestAge:
 
         with pytest.raises(ValueError, match="source broke"):
             seal(pieces(), io.BytesIO(), [RECIPIENT])
+
+    def test_a_recipient_whose_point_keeps_nothing_secret_is_refused(self):
+        out = io.BytesIO()
+        with pytest.raises(RecipientError, match="low order"):
+            seal([b"secret"], out, ["age1qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq5cu47z"])
+        assert out.getvalue() == b""
 
     def test_identities_are_no_recipients_and_never_shown(self):
         with pytest.raises(RecipientError, match="identity") as caught:

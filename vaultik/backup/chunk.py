@@ -2,9 +2,9 @@
 
     read, cut -> hash, claim (*) -> group into frames -> compress (*) -> encrypt, write
 
-Each arrow is a bounded, ordered stream; (*) on threads where there are more cores than processes. (Where not,
-handing on small files between threads would cost a third of the time.) The bytes hashed are the bytes sealed. Only what nobody has
-claimed before is compressed; a bundle with nothing new leaves no file. One transaction at the end
+Each arrow is a bounded, ordered stream; (*) on threads where there are more cores than processes; where not,
+handing small files from thread to thread would cost a third more. The bytes hashed are the bytes sealed. Only what
+nobody has claimed before is compressed; a bundle with nothing new leaves no file. One transaction at the end
 records places, contents and attributes; a kill before it costs the bundle's pass, nothing else.
 """
 
@@ -212,7 +212,7 @@ class BundleSealer:
         bundles.set_chunked(
             index,
             bundle,
-            sealed=(sealed.size_bytes, sealed.header_length, sealed.plaintext_bytes, sealed.sha256) if sealed else None,
+            sealed=(sealed.size_bytes, sealed.header_length, sealed.sha256) if sealed else None,
             recipients=self._recipients,
             files=sum(1 for piece in pieces if piece.start == 0),
             bytes_read=self._bytes_read,

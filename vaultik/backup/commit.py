@@ -10,36 +10,23 @@ first. A run that goes on for days commits what it has in between, as a partial 
 
 from __future__ import annotations
 
-import contextlib
 import enum
-import io
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import vaultik
-from vaultik.backup import spool
 from vaultik.backup.reconcile import commit_base
-from vaultik.core import age_seal, manifest
-from vaultik.core.bounds import DB_BOUND, MANIFEST_BOUND
-from vaultik.core.frames import encode_stream
-from vaultik.core.ids import new_snapshot_id, source8
+from vaultik.backup.sealed_snapshot import Draft, MisfitError, SealedSnapshot, sealed_snapshot
+from vaultik.core.ids import new_snapshot_id
 from vaultik.core.lease import PARTIAL_AFTER_S
-from vaultik.core.names import SnapshotName
-from vaultik.core.padding import padded
-from vaultik.errors import ConfigError, FormatError, LocalIndexError, StoreUnavailableError
-from vaultik.index import chunks, contents, state
-from vaultik.index.db import mapped, transaction
-from vaultik.index.state import Base
-from vaultik.snapshot.write import FORMAT, Totals, plain_path, write_snapshot_db
+from vaultik.errors import LocalIndexError, StoreUnavailableError
+from vaultik.index import chunks, state
+from vaultik.index.db import transaction
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from vaultik.backup.reconcile import Reliance
     from vaultik.backup.session import Session
-    from vaultik.model import SnapshotId
 
 _ATTEMPTS = 10
 _PAUSES_S = (1, 5, 20)
@@ -53,29 +40,6 @@ class Outcome(enum.IntEnum):
     COMMITTED = 1
     PARTIAL = 2
     """What was done so far is committed; the run goes on."""
-
-
-class _MisfitError(Exception):
-    """The index held content that no file can have; those files are on the list of those to read now."""
-
-
-class _Draft(NamedTuple):
-    """A snapshot about to be written."""
-
-    id: SnapshotId
-    source: str
-    base: Base | None
-    server_time: float
-    is_complete: bool
-
-
-class _Sealed(NamedTuple):
-    """A snapshot's two objects, sealed and waiting in the spool."""
-
-    manifest: tuple[SnapshotName, Path]
-    db: tuple[SnapshotName, Path]
-    base: Base
-    """What the snapshot is to the next one."""
 
 
 def is_partial_due(session: Session) -> bool:
@@ -105,9 +69,9 @@ def commit_snapshot(session: Session, attempt: int) -> Outcome:
             _forget(session, index)
         draft = _draft(session, index, is_complete=is_complete)
     try:
-        with _sealed(session, draft) as sealed:
+        with sealed_snapshot(session, draft) as sealed:
             is_put = _put(session, sealed, reliance)
-    except _MisfitError:
+    except MisfitError:
         is_put = False
     if not is_put:
         with transaction(index):
@@ -161,32 +125,14 @@ def _forget(session: Session, index: sqlite3.Connection) -> None:
         )
 
 
-def _draft(session: Session, index: sqlite3.Connection, *, is_complete: bool) -> _Draft:
+def _draft(session: Session, index: sqlite3.Connection, *, is_complete: bool) -> Draft:
     snapshot = new_snapshot_id(session.started, state.get_state(index, "last_snapshot"))
     # Taken before it is used, so that a killed run's id is never given twice.
     state.set_state(index, "last_snapshot", snapshot)
-    return _Draft(snapshot, session.source(), state.get_base(index), session.store().now(), is_complete)
+    return Draft(snapshot, session.source(), state.get_base(index), session.store().now(), is_complete)
 
 
-@contextlib.contextmanager
-def _sealed(session: Session, draft: _Draft) -> Iterator[_Sealed]:
-    """Seal a snapshot's objects into the spool, for as long as the block lasts."""
-    prefix = f"{session.config.index_prefix}{source8(draft.source)}/"
-    db_path = session.spool_dir / f"snapshot-{draft.id}.db.age"
-    manifest_path = session.spool_dir / f"snapshot-{draft.id}.manifest.age"
-    try:
-        db, totals = _seal_db(session, draft, db_path)
-        db_name = SnapshotName(prefix, draft.id, db.sha256, "db")
-        sealed = _seal_manifest(session, _manifest(session, draft, totals, (db_name.key, db.size_bytes)), manifest_path)
-        manifest_name = SnapshotName(prefix, draft.id, sealed.sha256, "manifest")
-        base = Base(draft.id, sealed.sha256.hex(), db_name.key, db.size_bytes, draft.server_time)
-        yield _Sealed((manifest_name, manifest_path), (db_name, db_path), base)
-    finally:
-        for path in (db_path, manifest_path):
-            path.unlink(missing_ok=True)
-
-
-def _put(session: Session, sealed: _Sealed, reliance: Reliance) -> bool:
+def _put(session: Session, sealed: SealedSnapshot, reliance: Reliance) -> bool:
     """Put the manifest, then the DB.
 
     Each put of the DB is sent once, in the time that its listing allows. One that is not answered is judged by
@@ -225,87 +171,8 @@ def _is_out_of_date(session: Session, reliance: Reliance) -> bool:
     return session.store().ask_time() > reliance.expires
 
 
-def _put_db(session: Session, sealed: _Sealed, reliance: Reliance) -> None:
+def _put_db(session: Session, sealed: SealedSnapshot, reliance: Reliance) -> None:
     name, path = sealed.db
     if _is_out_of_date(session, reliance):
         raise StoreUnavailableError("put of the snapshot: too late after the listing that it relies on")
     session.store().put(name.key, path, sha256=name.sha256, until=reliance.until)
-
-
-def _seal_db(session: Session, draft: _Draft, target: Path) -> tuple[age_seal.Sealed, Totals]:
-    index_path = session.config.index_path
-    plain = plain_path(index_path)
-    with mapped(index_path), contextlib.ExitStack() as stack:
-        stack.callback(plain.unlink, missing_ok=True)
-        spool.create(plain).close()
-        try:
-            totals = write_snapshot_db(index_path, plain, _meta(session, draft))
-        except FormatError as exc:
-            with transaction(session.index()):
-                misfits = contents.drop_misfits(session.index())
-            if misfits:
-                raise _MisfitError from exc
-            raise LocalIndexError(
-                f"index {index_path}: holds what no snapshot may: {exc}",
-                hint="nothing was committed; move the index aside, and a fresh one is built (a full upload at worst)",
-            ) from exc
-        file = stack.enter_context(plain.open("rb"))
-        size = plain.stat().st_size
-        if size > DB_BOUND.largest:
-            raise LocalIndexError(f"snapshot DB: {size} bytes, at most {DB_BOUND.largest} are allowed")
-        frame = encode_stream(file, size, session.config.compression_level)
-        return _seal(session, padded(frame, DB_BOUND.least_stored(size)), target, session.recipients), totals
-
-
-def _seal_manifest(session: Session, facts: manifest.Manifest, target: Path) -> age_seal.Sealed:
-    try:
-        text = manifest.encode(facts)
-        # Nothing is stored that a reader would refuse.
-        manifest.decode(text)
-    except FormatError as exc:
-        raise ConfigError(f"config {session.config.path}: {exc}") from exc
-    frame = encode_stream(io.BytesIO(text), len(text), session.config.compression_level)
-    readers = [*session.recipients, *([session.config.audit_recipient] if session.config.audit_recipient else [])]
-    return _seal(session, padded(frame, MANIFEST_BOUND.least_stored(len(text))), target, readers)
-
-
-def _seal(session: Session, pieces: Iterator[bytes], target: Path, recipients: Sequence[str]) -> age_seal.Sealed:
-    with spool.spool_errors(session.spool_dir), spool.create(target) as file:
-        return age_seal.seal(pieces, file, recipients)
-
-
-def _manifest(session: Session, draft: _Draft, totals: Totals, db: tuple[str, int]) -> manifest.Manifest:
-    rows = session.index().execute("SELECT hash, size FROM blobs WHERE uploaded = 1 ORDER BY hash")
-    return manifest.Manifest(
-        format=FORMAT,
-        source=draft.source,
-        host=session.host,
-        snapshot=draft.id,
-        previous=draft.base.snapshot if draft.base else None,
-        previous_manifest=draft.base.manifest_sha256 if draft.base else None,
-        complete=draft.is_complete,
-        started=session.started,
-        server_time=draft.server_time,
-        entries=totals.entries,
-        bytes=totals.bytes,
-        dbs=(db,),
-        recipients=tuple(session.recipients),
-        blobs=tuple((digest.hex(), size) for digest, size in rows),
-    )
-
-
-def _meta(session: Session, draft: _Draft) -> dict[str, int | float | str | bytes]:
-    return {
-        "format": FORMAT,
-        "kind": "full",
-        "snapshot": draft.id,
-        "source": draft.source,
-        "previous": draft.base.snapshot if draft.base else "",
-        "host": session.host,
-        "started": session.started,
-        "server_time": draft.server_time,
-        "complete": int(draft.is_complete),
-        "chunker": session.chunker_name,
-        "source_dirs": b"\0".join(session.config.source_dirs),
-        "tool": f"vaultik {vaultik.__version__}",
-    }

@@ -18,7 +18,7 @@ from vaultik.shown import human_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from vaultik.index.bundles import ChangedFile
+    from vaultik.index.unplanned import ChangedFile
 
 PIECES_PER_BUNDLE = 8_192
 """Bounds a bundle's chunk table and its one transaction where files are tiny."""

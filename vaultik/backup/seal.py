@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from vaultik.index.bundles import Bundle
-
 _GIVE_UPS = 16
 
 
@@ -31,8 +29,8 @@ def seal_bundle(
 ) -> None:
     """Check what a bundle's pass left in the spool and record it as a blob.
 
-    The file has to have the length that was counted when it was written; one that hasn't, or is gone, is taken
-    back: its files are read again in this run. Every byte of it is hashed once more by the put that stores it.
+    A file that is gone is taken back: what it held is read again in this run. So is one that is not what was
+    counted, when the put that stores it hashes it.
 
     Args:
         index: the index.
@@ -52,7 +50,7 @@ def seal_bundle(
     blob = BlobId(row.sha256)
     part, final = spool.part_path(spool_dir, bundle), spool.blob_path(spool_dir, blob)
     with spool.spool_errors(spool_dir):
-        whole = _finish_file(part if is_spooled(part) else final, final, row)
+        whole = _finish_file(part if is_spooled(part) else final, final)
     if not whole:
         give_up(index, bundle, None, (part, final))
         return
@@ -88,13 +86,11 @@ def give_up(index: sqlite3.Connection, bundle: int, blob: int | None, files: Ite
         )
 
 
-def _finish_file(source: Path, final: Path, row: Bundle) -> bool:
-    """Bring the file under its final name, durably. Returns False if it isn't as long as was counted."""
+def _finish_file(source: Path, final: Path) -> bool:
+    """Bring the file under its final name, durably. Returns False if it is gone."""
     try:
         with source.open("rb", buffering=0) as file:
             os.fsync(file.fileno())
-            if os.fstat(file.fileno()).st_size != row.sealed_size:
-                return False
         if source != final:
             source.rename(final)
     except FileNotFoundError:

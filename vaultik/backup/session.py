@@ -25,7 +25,7 @@ from vaultik.backup.upload import upload_bundle
 from vaultik.core.chunker import Chunker
 from vaultik.core.ids import source8
 from vaultik.core.lease import DAY_S
-from vaultik.index import bundles, chunks, contents, db, runs, state, streams
+from vaultik.index import bundles, chunks, contents, db, runs, state, streams, unplanned
 from vaultik.index.db import mapped, transaction
 from vaultik.recipients import check_recipient
 from vaultik.snapshot.write import plain_path
@@ -228,7 +228,7 @@ class Session:
                 # Streamed again, they may bring back what else would be read for nothing.
                 chunks.mark_lost(index)
             contents.link_groups(index)
-            total = bundles.unplanned_bytes(index)
+            total = unplanned.count_bytes(index)
             plan_them = functools.partial(
                 plan.plan_bundles,
                 limit=max(plan.bundle_limit(total, self.config.blob_size_limit), 2 * self.chunker.maximum),
@@ -237,7 +237,7 @@ class Session:
             )
             young_ns = int((self.started - _YOUNG_S) * 1e9)
             # A blob whose files live about as long dies whole, and little of it has to be sealed again.
-            made = (b for kind in bundles.Kind for b in plan_them(bundles.iter_unplanned(index, kind, young_ns)))
+            made = (b for kind in unplanned.Kind for b in plan_them(unplanned.iter_files(index, kind, young_ns)))
             alone = plan.plan_streams(streams.iter_unplanned(index))
             added = bundles.add_bundles(index, self.run, itertools.chain(alone, made))
             # Within the transaction: what can't be is not planned either.

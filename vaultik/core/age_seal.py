@@ -28,7 +28,6 @@ class Sealed(NamedTuple):
 
     size_bytes: int
     header_length: int
-    plaintext_bytes: int
     sha256: bytes
 
 
@@ -52,7 +51,7 @@ def seal(pieces: Iterable[bytes], writer: Writable, recipients: Sequence[str]) -
     for piece in pieces:
         payload.add(piece)
     payload.finish()
-    return Sealed(out.size, len(header), payload.size, out.digest.digest())
+    return Sealed(out.size, len(header), out.digest.digest())
 
 
 class _Payload:
@@ -63,10 +62,8 @@ class _Payload:
         self._out = out
         self._waiting = bytearray()
         self._segments = 0
-        self.size = 0
 
     def add(self, piece: bytes) -> None:
-        self.size += len(piece)
         self._waiting += piece
         if len(self._waiting) > _BLOCK:
             whole = (len(self._waiting) - 1) // SEGMENT * SEGMENT

@@ -22,9 +22,6 @@ BYTES_PER_WAVE = 16 * 10**9
 """Between waves a long run commits what it has, so none may take days: fewer bundles where they are huge."""
 
 
-_PAGE = 10_000
-
-
 class BundleState(enum.IntEnum):
     """How far a bundle has come."""
 
@@ -69,14 +66,6 @@ class PlannedBundle(NamedTuple):
     bytes: int
 
 
-class ChangedFile(NamedTuple):
-    """A regular file whose content must be read."""
-
-    entry: int
-    size: int
-    blocks: int
-
-
 class Bundle(NamedTuple):
     """A bundle's row."""
 
@@ -84,7 +73,6 @@ class Bundle(NamedTuple):
     state: BundleState
     sealed_size: int
     header_length: int
-    plaintext_bytes: int
     sha256: bytes | None
     blob: int | None
     recipients: str
@@ -109,49 +97,6 @@ def take_over(index: sqlite3.Connection, run: int, recipients: Iterable[str]) ->
     moves.release_interrupted(index)
     index.execute("UPDATE bundles SET run = ?, wave = 0 WHERE state > 0", (run,))
     _number_waves(index, run, [row[0] for row in index.execute("SELECT id FROM bundles WHERE state = 0 ORDER BY id")])
-
-
-_UNPLANNED = (
-    " FROM changed AS c JOIN entries AS e ON e.id = c.entry WHERE NOT EXISTS (SELECT 1 FROM entries AS o WHERE e.nlink > 1"
-    " AND o.mount = e.mount AND o.inode = e.inode AND o.id < e.id AND o.type <> 'd' AND o.type = e.type AND o.nlink > 1)"
-    " AND NOT EXISTS (SELECT 1 FROM pieces AS p WHERE p.entry = c.entry)"
-    " AND c.entry NOT IN (SELECT entry FROM streams)"
-)
-
-
-def unplanned_bytes(index: sqlite3.Connection) -> int:
-    """Return the size of all changed files on disks that no bundle has yet."""
-    return int(index.execute(f"SELECT total(c.size) {_UNPLANNED}").fetchone()[0])
-
-
-class Kind(enum.Enum):
-    """Changed files that are likely to live about as long: those of one kind go into blobs of their own."""
-
-    HOT = "c.lost = 0 AND c.unread = 0 AND e.mtime_ns >= ?"
-    """What stands in for them in the index is itself young; they will soon change again."""
-    NEW = "c.lost = 0 AND (c.unread = 1 OR e.mtime_ns < ?)"
-    """New ones, and those that had not changed for long."""
-    LOST = "c.lost = 1 AND ? IS NOT NULL"
-    """Those that didn't change, and whose stored chunks are lost or given up."""
-
-
-def iter_unplanned(index: sqlite3.Connection, kind: Kind, young_ns: int) -> Iterator[ChangedFile]:
-    """Yield the changed files on disks that no bundle has yet, in entry order; of hard links the first name only.
-
-    What was yielded may be planned while this goes on.
-
-    Args:
-        index: the index.
-        kind: which ones.
-        young_ns: content from then on is young, nanoseconds since 1970.
-    """
-    last = 0
-    while rows := index.execute(
-        f"SELECT c.entry, c.size, c.blocks {_UNPLANNED} AND {kind.value} AND c.entry > ? ORDER BY c.entry LIMIT ?",
-        (young_ns, last, _PAGE),
-    ).fetchall():
-        yield from map(ChangedFile._make, rows)
-        last = rows[-1][0]
 
 
 def add_bundles(index: sqlite3.Connection, run: int, bundles: Iterable[PlannedBundle]) -> int:
@@ -239,7 +184,7 @@ def bundle_before(index: sqlite3.Connection, bundle: int, distance: int) -> int 
 def get_bundle(index: sqlite3.Connection, bundle: int) -> Bundle:
     """Return a bundle's row."""
     row = index.execute(
-        "SELECT id, state, sealed_size, header_length, plaintext_bytes, sha256, blob, recipients FROM bundles WHERE id = ?",
+        "SELECT id, state, sealed_size, header_length, sha256, blob, recipients FROM bundles WHERE id = ?",
         (bundle,),
     ).fetchone()
     return Bundle(row[0], BundleState(row[1]), *row[2:])
@@ -285,7 +230,7 @@ def set_chunked(
     index: sqlite3.Connection,
     bundle: int,
     *,
-    sealed: tuple[int, int, int, bytes] | None,
+    sealed: tuple[int, int, bytes] | None,
     recipients: Sequence[str],
     files: int,
     bytes_read: int,
@@ -296,18 +241,18 @@ def set_chunked(
     Args:
         index: within a transaction.
         bundle: the bundle's id.
-        sealed: stored size, age header length, plaintext bytes and SHA-256 of the `.part`; None if
+        sealed: stored size, age header length and SHA-256 of the `.part`; None if
             nothing was new and there is none.
         recipients: whom it is encrypted to.
         files: how many files it read, whole or in part.
         bytes_read: plaintext bytes read.
         bytes_new: those of them in chunks that nobody had.
     """
-    size, header_length, plaintext_bytes, sha256 = sealed or (0, 0, 0, None)
+    size, header_length, sha256 = sealed or (0, 0, None)
     index.execute(
-        "UPDATE bundles SET state = 1, sealed_size = ?, header_length = ?, plaintext_bytes = ?, sha256 = ?,"
+        "UPDATE bundles SET state = 1, sealed_size = ?, header_length = ?, sha256 = ?,"
         " recipients = ?, files = ?, bytes_read = ?, bytes_new = ? WHERE id = ?",
-        (size, header_length, plaintext_bytes, sha256, " ".join(recipients), files, bytes_read, bytes_new, bundle),
+        (size, header_length, sha256, " ".join(recipients), files, bytes_read, bytes_new, bundle),
     )
 
 

@@ -206,7 +206,7 @@ def set_marks(index: sqlite3.Connection, entry: int, marks: int, *, again: bool 
 
 def gaps(index: sqlite3.Connection) -> set[int]:
     """Return the directories of which not every name could be looked at."""
-    return {row[0] for row in index.execute("SELECT id FROM entries WHERE marks & 32")}
+    return {row[0] for row in index.execute(f"SELECT id FROM entries WHERE marks & {Mark.GAP}")}
 
 
 def set_gap(index: sqlite3.Connection, directory: int) -> None:

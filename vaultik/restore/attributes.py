@@ -8,6 +8,7 @@ times, and inode flags (immutable!) after everything.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import stat
 from collections import Counter
@@ -65,10 +66,12 @@ class AttributeWriter:
         owned = self._try(
             entry, OWNER, lambda: os.chown(name, entry.uid, entry.gid, dir_fd=directory, follow_symlinks=False)
         )
-        set_mode = None
-        if entry.type != "l":
-            set_mode = lambda bits: _chmod_name(name, _mode(entry, owned=owned) & bits, directory)  # noqa: E731 - as it reads best
-        self._with_xattrs(entry, b"/proc/self/fd/%d/%s" % (directory, name), set_mode)
+
+        def set_mode(bits: int) -> None:
+            _chmod_name(name, _mode(entry, owned=owned) & bits, directory)
+
+        path = b"/proc/self/fd/%d/%s" % (directory, name)
+        self._with_xattrs(entry, path, None if entry.type == "l" else set_mode)
         times = (entry.mtime_ns, entry.mtime_ns)
         self._try(entry, TIMES, lambda: os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False))
 
@@ -150,12 +153,12 @@ class AttributeWriter:
         extra: dict[str, bool] = {} if isinstance(where, int) else {"follow_symlinks": False}
         for name in _present(where, extra):
             if name not in names and name.startswith(_OWN_XATTRS):
-                self._try(entry, XATTR, lambda name=name: os.removexattr(where, name, **extra))  # type: ignore[misc]
+                self._try(entry, XATTR, functools.partial(os.removexattr, where, name, **extra))
         bits = _ALL
         for name in sorted(names, key=lambda name: name.startswith(_ACLS)):
             query = "SELECT value FROM xattrs WHERE entry = ? AND name = ?"
             (value,) = self._copy.execute(query, (of, name)).fetchone()
-            done = self._try(entry, XATTR, lambda name=name, value=value: os.setxattr(where, name, value, **extra))  # type: ignore[misc]
+            done = self._try(entry, XATTR, functools.partial(os.setxattr, where, name, value, **extra))
             if not done and name == _ACCESS_ACL:
                 bits &= ~stat.S_IRWXG
         if set_mode is not None:

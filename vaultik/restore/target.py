@@ -126,8 +126,8 @@ class Target:
             self.empty(directory, name, entry.id)
             try:
                 os.rmdir(name, dir_fd=directory)
-            except OSError:
-                raise IsADirectoryError(exc.errno, FULL_DIRECTORY) from None
+            except OSError as stays:
+                raise IsADirectoryError(exc.errno, FULL_DIRECTORY) if stays.errno == errno.ENOTEMPTY else exc from None
             rename(directory, temporary, name)
 
     def make_directory(self, entry: Entry) -> bool:

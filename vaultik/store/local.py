@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import secrets
 import stat
@@ -18,17 +17,16 @@ import time
 from typing import TYPE_CHECKING, BinaryIO
 
 from vaultik.errors import (
-    DigestMismatchError,
     IntegrityError,
-    LostBodyError,
     ObjectNotFoundError,
     StoreAccessError,
     StoreError,
     StoreUnavailableError,
 )
-from vaultik.linux import AT_FDCWD, boottime, rename_noreplace
+from vaultik.linux import boottime
 from vaultik.store.base import ByteStream, Listing, ObjectInfo
 from vaultik.store.clock import StoreClock
+from vaultik.store.local_file import bring, publish, sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -40,7 +38,6 @@ _ASIDE = ".tmp-"
 _LEFT_S = 86_400
 """No put takes a day: what is written aside and this old was left by a kill."""
 
-_BLOCK = 1 << 20
 _BROKEN = (errno.EISDIR, errno.EIO, errno.EUCLEAN)
 """This object can't be read; others may be."""
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -97,16 +94,16 @@ class LocalStore:
         with self._mapped(key):
             if self._path(key).exists():
                 # Maybe a killed process put it there and didn't get to this.
-                _sync_directory(self._path(key).parent)
+                sync_directory(self._path(key).parent)
                 return False
             self._make_directories(self._path(key).parent)
             aside = self._aside()
             try:
-                _bring(aside, body, sha256, key, self._pace)
+                bring(aside, body, sha256, key, self._pace)
                 self._clock.tell(aside.stat().st_mtime)
                 if until is not None and boottime() > until:
                     raise StoreUnavailableError(f"store {self._endpoint}: {key}: took too long to write")
-                return _publish(aside, self._path(key))
+                return publish(aside, self._path(key))
             finally:
                 aside.unlink(missing_ok=True)
 
@@ -128,7 +125,7 @@ class LocalStore:
                 return None
             if not stat.S_ISREG(st.st_mode):
                 return None
-            _sync_directory(self._path(key).parent)
+            sync_directory(self._path(key).parent)
             return ObjectInfo(key, st.st_size, st.st_mtime)
 
     def walk(self, prefix: str = "") -> Iterator[ObjectInfo]:
@@ -160,7 +157,7 @@ class LocalStore:
                 failed[key] = exc.strerror or str(exc)
         for directory, gone in touched.items():
             try:
-                _sync_directory(directory)
+                sync_directory(directory)
             except FileNotFoundError:
                 continue
             except OSError as exc:
@@ -202,7 +199,7 @@ class LocalStore:
             at = at.parent
         for path in reversed(missing):
             path.mkdir(mode=0o700, exist_ok=True)
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
         return directory
 
     def _aside(self) -> Path:
@@ -296,75 +293,3 @@ def _error(exc: OSError, what: str) -> StoreError | IntegrityError:
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreUnavailableError(reason, hint="the store is full: free some space, the next run continues")
     return StoreUnavailableError(reason)
-
-
-def _bring(aside: Path, body: Path | bytes, sha256: bytes, key: str, pace: Pace | None) -> None:
-    """Have an object's bytes under a name aside, every one looked at, and on the disk."""
-    digest = hashlib.sha256()
-    is_linked = _link(aside, body)
-    fd = os.open(
-        aside, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | (0 if is_linked else os.O_CREAT | os.O_EXCL), 0o600
-    )
-    with os.fdopen(fd, "wb", buffering=0) as target:
-        for block in _blocks(body):
-            digest.update(block)
-            if pace is not None:
-                pace.take(len(block))
-            at = len(block) if is_linked else 0
-            while at < len(block):
-                at += target.write(block[at:] if at else block)
-        if digest.digest() != sha256:
-            raise DigestMismatchError(f"put {key}: the body is not what its digest says")
-        if is_linked:
-            os.fchmod(fd, 0o600)
-            os.utime(fd)  # an object is as old as its put
-        os.fsync(fd)
-
-
-def _link(aside: Path, body: Path | bytes) -> bool:
-    """Let a file on the same disk be the object instead of copying it. Nobody writes to it any more."""
-    if isinstance(body, bytes):
-        return False
-    try:
-        os.link(body, aside, follow_symlinks=False)
-    except OSError:
-        return False
-    return True
-
-
-def _blocks(body: Path | bytes) -> Iterator[bytes]:
-    if isinstance(body, bytes):
-        yield body
-        return
-    try:
-        with body.open("rb", buffering=0) as source:
-            while block := source.read(_BLOCK):
-                yield block
-    except OSError as exc:
-        raise LostBodyError(f"put {body}: {exc.strerror or exc}") from exc
-
-
-def _publish(aside: Path, path: Path) -> bool:
-    """Give a finished file its name, unless the name is taken."""
-    try:
-        rename_noreplace(AT_FDCWD, os.fsencode(aside), AT_FDCWD, os.fsencode(path))
-    except FileExistsError:
-        return False
-    except OSError as exc:
-        if exc.errno != errno.EINVAL:
-            raise
-        # A file system that can't: link refuses a taken name as well.
-        try:
-            os.link(aside, path)
-        except FileExistsError:
-            return False
-    _sync_directory(path.parent)
-    return True
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

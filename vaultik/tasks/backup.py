@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
     from vaultik.backup.session import Session
 
+_HIGHEST_PRIORITY = 1 << 40
+"""More than a run ever has bundles."""
+
 
 def new_run_id() -> str:
     """Return an id that no run had before."""
@@ -85,8 +88,9 @@ class _BundleTask(_BackupTask):
 
     @property
     def priority(self) -> int:  # type: ignore[override] # Luigi reads it, whichever way it is given
-        # Lower bundles first, each to its end: later ones wait for their place in the spool.
-        return 1_000_000_000 - int(self.bundle)
+        # Lower bundles first, each to its end: later ones wait for their place in the spool. Luigi raises it to that
+        # of whatever needs the task, and a wave's is 0: below that all bundles would have the same.
+        return _HIGHEST_PRIORITY - int(self.bundle)
 
     def output(self) -> SQLiteTarget:
         return self.row("SELECT 1 FROM bundles WHERE id = ? AND state >= ?", self.bundle, int(self.state))
