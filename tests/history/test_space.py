@@ -13,7 +13,7 @@ from vaultik.core.age_stream import open_stream
 from vaultik.core.frames import decode_stream
 from vaultik.core.names import BLOBS_PREFIX, DB_SUFFIX
 
-DAYS = int(os.environ.get("VAULTIK_DAYS", "120"))
+DAYS = int(os.environ.get("VAULTIK_DAYS", "210"))
 """`make soak` lives a whole year, of several kinds."""
 FILES = 600
 SHM = "/dev/shm" if os.path.isdir("/dev/shm") else None
@@ -79,5 +79,5 @@ def test_what_is_stored_stays_near_what_the_kept_snapshots_need(day, rules):
     assert max(ratios) < 1.45, ratios
     assert len(world.snapshots) < 30
     half = len(weeks) // 2
-    # It goes up and down as a saw; which week the first tooth ends in depends on what age and zstd happen to give.
-    assert max(blobs for _, blobs in weeks[half:]) < 2 * max(blobs for _, blobs in weeks[:half])
+    # It goes up and down as a saw: each half is long enough for a whole tooth.
+    assert max(blobs for _, blobs in weeks[half:]) < 1.6 * max(blobs for _, blobs in weeks[:half])
