@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.older import make_older
 from tests.support.world import DAY, HOUR, World
-from vaultik.backup import reseal
+from vaultik.backup import plan, read, reseal
 from vaultik.core.identity import generate
 from vaultik.index import bundles, db, runs
 from vaultik.model import Mark
@@ -371,3 +371,30 @@ class TestOwnSnapshots:
         make_older(old, 7)
         with contextlib.closing(db.open_index(old)) as index:
             assert runs.own_snapshots(index) == known != set()
+
+
+class TestTinyBlobs:
+    """Many blobs of which each is a few bytes are brought together, if that makes them fewer."""
+
+    @pytest.fixture
+    def host(self, world, monkeypatch):
+        monkeypatch.setattr(read, "_TICK_NS", 0)
+        return world.add_host()
+
+    def back_up_many(self, host, names):
+        for name in names:
+            host.write(name, 100)
+        return host.backup().counts
+
+    def test_one_by_one(self, host):
+        for number in range(reseal.TINY_AT_MOST + 1):
+            self.back_up_many(host, [f"file{number}"])
+        assert self.back_up_many(host, [])["blobs_resealed"] == reseal.TINY_AT_MOST + 1
+        assert self.back_up_many(host, [])["blobs_resealed"] == 0
+
+    def test_not_those_that_are_full_of_tiny_files(self, host, monkeypatch):
+        monkeypatch.setattr(plan, "PIECES_PER_BUNDLE", 2)
+        first = self.back_up_many(host, [f"file{number}" for number in range(2 * (reseal.TINY_AT_MOST + 1))])
+        assert first["blobs"] > reseal.TINY_AT_MOST
+        again = self.back_up_many(host, [])
+        assert (again["blobs_resealed"], again["blobs"]) == (0, 0)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
+from vaultik.backup import plan
 from vaultik.core.lease import DAY_S
 from vaultik.index import moves
 
@@ -28,6 +29,8 @@ LATELY_S = 28 * DAY_S
 """So long what is sealed again is stored twice: older snapshots keep the old blob. (Who prunes knows how long; this is a guess.)"""
 TINY_PARTS = 64
 """Tiny is below this part of blob_size_limit."""
+FEW_PARTS = 4
+"""And below this part of the chunks that a bundle of tiny files may have: brought together they must become fewer."""
 TINY_AT_MOST = 32
 """So many tiny blobs may be; then they are brought together."""
 
@@ -92,7 +95,15 @@ def candidates(index: sqlite3.Connection, tiny: int, lately: int, kept: float) -
             left.append(blob)
     small = [blob for blob in left if blob.content < tiny]
     if len(small) > TINY_AT_MOST:
+        small = _of_few_chunks(index, small)
+    if len(small) > TINY_AT_MOST:
         yield from sorted(small, key=lambda blob: blob.content)
+
+
+def _of_few_chunks(index: sqlite3.Connection, blobs: Iterable[Candidate]) -> list[Candidate]:
+    """Return those that are tiny because little came together, not because their files are: those stay as many."""
+    counts = dict(index.execute("SELECT blob, count(*) FROM chunks WHERE blob IS NOT NULL GROUP BY blob"))
+    return [blob for blob in blobs if FEW_PARTS * counts[blob.blob] < plan.PIECES_PER_BUNDLE]
 
 
 def _about(budget: int, wanted: Iterable[Candidate]) -> Iterator[Candidate]:
