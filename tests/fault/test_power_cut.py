@@ -3,8 +3,7 @@
 import hashlib
 import random
 import shutil
-import sqlite3
-from io import BytesIO
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,8 @@ import pytest
 from tests.fault.test_kills import run_killed
 from tests.support.power import MADE, Cut, parent, read_ops, record
 from tests.support.site import Site
+from tests.support.snapshots import open_own
 from tests.support.tree import compare
-from vaultik.core.age_stream import open_stream
-from vaultik.core.frames import decode_stream
 from vaultik.core.names import DB_SUFFIX, blob_key
 from vaultik.secrets import load_identities
 
@@ -43,9 +41,7 @@ def contents(site):
 
 def refers_to(site, sealed):
     """The paths of the blobs that a snapshot DB names."""
-    with sqlite3.connect(":memory:") as db:
-        stream = open_stream(sealed, load_identities(site.key))
-        db.deserialize(b"".join(decode_stream(stream, size_limit=1 << 30)))
+    with closing(open_own(sealed, load_identities(site.key))) as db:
         rows = db.execute("SELECT hash FROM blobs").fetchall()
     return {str(root_of(site) / site.prefix / blob_key(row[0])) for row in rows}
 
@@ -83,7 +79,7 @@ def present(cut, rng, share, top):
 def test_whatever_a_power_cut_leaves_every_snapshot_in_it_is_whole(site, tmp_path):
     ops, held, ended = a_day(site, tmp_path)
     assert len(ops) > 100
-    needs = {path: refers_to(site, BytesIO(data)) for path, data in held.items() if path.endswith(DB_SUFFIX)}
+    needs = {path: refers_to(site, data) for path, data in held.items() if path.endswith(DB_SUFFIX)}
     assert len(needs) == 3
     assert sum(op.kind == "unlink" and "/blobs/" in op.path for op in ops) > 1, "the prune frees some"
     top = str(root_of(site))

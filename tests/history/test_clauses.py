@@ -339,7 +339,7 @@ CLAUSES = [
 
 @pytest.mark.parametrize("history", [*dict(CLAUSES), a_file_that_went_comes_back], ids=lambda history: history.__name__)
 def test_nothing_breaks(history, tmp_path):
-    with World(tmp_path).clocks() as world:
+    with World(tmp_path, top_rows=4).clocks() as world:
         history(world)
         world.check()
 
@@ -347,6 +347,6 @@ def test_nothing_breaks(history, tmp_path):
 @pytest.mark.parametrize(("history", "take_out"), CLAUSES, ids=lambda value: value.__name__)
 def test_without_the_clause_a_snapshot_breaks(history, take_out, tmp_path, monkeypatch):
     take_out(monkeypatch)
-    with World(tmp_path).clocks() as world, pytest.raises(AssertionError, match=r"is gone|refers to it"):
+    with World(tmp_path, top_rows=4).clocks() as world, pytest.raises(AssertionError, match=r"is gone|refers to it"):
         history(world)
         world.check()

@@ -34,11 +34,12 @@ class Histories(RuleBasedStateMachine):
     put_only = False
     grace = None
     copies = True
+    top_rows = 4
 
     def __init__(self):
         super().__init__()
         self.folder = tempfile.mkdtemp(prefix="history-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
-        self.world = World(self.folder)
+        self.world = World(self.folder, top_rows=self.top_rows)
         self._clocks = self.world.clocks()
         self._clocks.__enter__()
         self.prunes = [None, None]
@@ -189,6 +190,7 @@ class SeveralSources(Histories):
     """Two hosts in one prefix."""
 
     sources = 2
+    top_rows = None
 
 
 class NoGrace(Histories):

@@ -51,7 +51,7 @@ class PartialHistories(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.folder = tempfile.mkdtemp(prefix="history-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
-        self.world = World(self.folder)
+        self.world = World(self.folder, top_rows=4)
         self._clocks = self.world.clocks()
         self._clocks.__enter__()
         self.host = self.world.add_host()

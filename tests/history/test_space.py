@@ -2,16 +2,12 @@
 
 import os
 import random
-import sqlite3
 import tempfile
-from io import BytesIO
 
 import pytest
 
 from tests.support.world import DAY, World
-from vaultik.core.age_stream import open_stream
-from vaultik.core.frames import decode_stream
-from vaultik.core.names import BLOBS_PREFIX, DB_SUFFIX
+from vaultik.core.names import BLOBS_PREFIX
 
 DAYS = int(os.environ.get("VAULTIK_DAYS", "210"))
 """`make soak` lives a whole year, of several kinds."""
@@ -22,15 +18,9 @@ SHM = "/dev/shm" if os.path.isdir("/dev/shm") else None
 def needed_bytes(world):
     """What the snapshots in the store need: every chunk of theirs once."""
     sizes = {}
-    for key, (data, _) in world.objects.items():
-        if key.endswith(DB_SUFFIX):
-            db = sqlite3.connect(":memory:")
-            stream = open_stream(BytesIO(data), [world.identity])
-            db.deserialize(b"".join(decode_stream(stream, size_limit=1 << 30)))
-            sizes |= dict(
-                db.execute("SELECT hash, size FROM chunks WHERE id IN (SELECT chunk FROM entry_chunks)").fetchall()
-            )
-            db.close()
+    for key in world.snapshots:
+        if key in world.objects:
+            sizes |= dict(world.rows(key, "SELECT hash, size FROM chunks WHERE id IN (SELECT chunk FROM entry_chunks)"))
     return sum(sizes.values())
 
 

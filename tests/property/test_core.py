@@ -17,7 +17,15 @@ from vaultik.core.age_header import parse_header
 from vaultik.core.age_seal import seal
 from vaultik.core.age_stream import RangeOpener, open_stream, plaintext_size
 from vaultik.core.chunker import Chunker
-from vaultik.core.frames import FrameDecoder, FrameEncoder, decode_stream, encode_stream, iter_frames, skippable_frame
+from vaultik.core.frames import (
+    FrameDecoder,
+    FrameEncoder,
+    decode_frames,
+    decode_stream,
+    encode_stream,
+    iter_frames,
+    skippable_frame,
+)
 from vaultik.core.identity import generate, parse_identities
 from vaultik.core.ids import new_snapshot_id, parse_snapshot_id, source8
 from vaultik.core.names import SnapshotName, blob_key, parse_blob_key, parse_snapshot_key
@@ -207,6 +215,17 @@ class TestFrames:
         for broken in (stored[:-1], stored + b"x", stored + FrameEncoder(3).encode(b"more")):
             with pytest.raises(FormatError):
                 b"".join(decode_stream(io.BytesIO(broken), size_limit=len(data)))
+
+    @few
+    @given(st.lists(st.binary(max_size=50_000), max_size=4), st.integers(0, 5000))
+    def test_a_stream_of_frames_with_padding_between(self, parts, padding):
+        skipped = skippable_frame(0x184D2A5D, bytes(padding))
+        stored = skipped + b"".join(FrameEncoder(3).encode(part) + skipped for part in parts)
+        size = sum(map(len, parts))
+        assert b"".join(decode_frames(io.BytesIO(stored), size_limit=size)) == b"".join(parts)
+        for broken in (stored[:-1], stored + b"x", stored + FrameEncoder(3).encode(b"more")):
+            with pytest.raises(FormatError):
+                b"".join(decode_frames(io.BytesIO(broken), size_limit=size))
 
     @few
     @given(st.integers(0, 10**13))

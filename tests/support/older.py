@@ -4,6 +4,7 @@ import sqlite3
 from contextlib import closing
 
 UNDO = {
+    11: "DROP TABLE layers; DROP TABLE touched_entries; DROP TABLE touched_chunks",
     10: "ALTER TABLE bundles ADD COLUMN plaintext_bytes INTEGER NOT NULL DEFAULT 0",
     9: "DROP INDEX entries_with_gaps",
     8: "DROP TABLE own_snapshots; DROP INDEX entries_by_hardlink",

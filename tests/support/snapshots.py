@@ -1,17 +1,54 @@
-"""What a snapshot says, whatever the row ids: for holding two snapshots of one tree against each other."""
+"""Snapshot DBs as FORMAT.md has them, opened and put together without vaultik's own reader."""
 
 import sqlite3
 from contextlib import closing
 from io import BytesIO
 
 from vaultik.core.age_stream import open_stream
-from vaultik.core.frames import decode_stream
+from vaultik.core.frames import decode_frames
 from vaultik.core.identity import Identity
+from vaultik.core.names import blob_key
 
 COLUMNS = (
     "type, mode, uid, gid, user_name, group_name, size, mtime_ns, ctime_ns, birth_ns, link_target, rdev, inode_flags,"
     " marks"
 )
+TABLES = ("meta", "entries", "xattrs", "blobs", "chunks", "entry_chunks")
+SUPERSEDED = {"entries": "id", "xattrs": "entry", "entry_chunks": "entry", "chunks": "id"}
+
+
+def open_own(sealed, identities):
+    """A snapshot's own DB, or a layer: the rows that it has itself."""
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    db.deserialize(b"".join(decode_frames(open_stream(BytesIO(sealed), identities), size_limit=1 << 30)))
+    return db
+
+
+def open_whole(sealed, identities, read):
+    """A snapshot's DB with what it builds on; `read` gives an object's bytes by its key."""
+    with closing(open_own(sealed, identities)) as own:
+        (kind,) = own.execute("SELECT value FROM meta WHERE key = 'kind'").fetchone()
+        names = own.execute("SELECT hash FROM layers ORDER BY place").fetchall() if kind == "delta" else []
+    parts = [*(read(blob_key(name)) for (name,) in names), sealed]
+    whole = open_own(parts[0], identities)
+    for part in parts[1:]:
+        with closing(open_own(part, identities)) as own:
+            whole.execute("ATTACH ':memory:' AS part")
+            whole.deserialize(own.serialize(), name="part")
+        for table in TABLES:
+            column = SUPERSEDED.get(table)
+            noted = f"part.superseded_{'chunks' if table == 'chunks' else 'entries'}"
+            whole.execute(f"DELETE FROM main.{table} WHERE {f'{column} IN (SELECT id FROM {noted})' if column else 1}")
+            whole.execute(f"INSERT INTO main.{table} SELECT * FROM part.{table}")
+        whole.execute("DETACH part")
+    return whole
+
+
+def open_newest(site):
+    """The DB of a site's newest snapshot, with what it builds on."""
+    newest = max(site.objects(".sqlite.zst.age"), key=lambda path: path.name)
+    root = site.store / site.bucket / site.prefix
+    return open_whole(newest.read_bytes(), [Identity(site.identity)], lambda key: (root / key).read_bytes())
 
 
 def dump(site):
@@ -19,12 +56,7 @@ def dump(site):
 
     Parents of the sources are left out: whoever runs here changes their times.
     """
-    newest = max(site.objects(".sqlite.zst.age"), key=lambda path: path.name)
-    sealed = open_stream(BytesIO(newest.read_bytes()), [Identity(site.identity)])
-    plain = b"".join(decode_stream(sealed, size_limit=1 << 30))
-    file = site.tmp / "snapshot.sqlite"
-    file.write_bytes(plain)
-    with closing(sqlite3.connect(file)) as db:
+    with closing(open_newest(site)) as db:
         return describe(db)
 
 

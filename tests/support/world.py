@@ -14,28 +14,27 @@ import sqlite3
 import tempfile
 import threading
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 
 from tests.support.memory_store import MemoryStore
 from tests.support.run import seal, upload
+from tests.support.snapshots import TABLES, open_own, open_whole
 from vaultik.backup import commit, reconcile
 from vaultik.backup.commit import Outcome, commit_snapshot, is_partial_due
 from vaultik.backup.session import Session
 from vaultik.config import Config
 from vaultik.config.document import S3
-from vaultik.core.age_stream import open_stream
-from vaultik.core.frames import decode_stream
 from vaultik.core.identity import Identity, generate
 from vaultik.core.names import BLOBS_PREFIX, blob_key, parse_snapshot_key
 from vaultik.errors import StoreUnavailableError, VaultikError
-from vaultik.index import bundles, runs
+from vaultik.index import bundles, layers, runs
 from vaultik.maintain import inventory
 from vaultik.maintain.prune import STEPS, PruneSession
 from vaultik.maintain.request import parse_request
 from vaultik.restore.asked import Asked
 from vaultik.restore.session import RestoreSession
+from vaultik.snapshot.write import write_snapshot_db
 
 HOUR, DAY = 3600.0, 86400.0
 KIB = 1024
@@ -196,7 +195,7 @@ class Host:
 
     @property
     def files(self):
-        return {path.name: path.read_bytes() for path in self.source.iterdir()}
+        return read_files(self.source)
 
     def config(self):
         return Config(
@@ -333,8 +332,10 @@ class _Session(Session):
 class World:
     """Everything, and the time."""
 
-    def __init__(self, tmp, *, coarse=0.0, blob_size_limit=1024 * KIB):
+    def __init__(self, tmp, *, coarse=0.0, blob_size_limit=1024 * KIB, top_rows=None):
+        """`top_rows`: snapshot DBs are deltas of about so many rows over layers, however small the trees are."""
         self.tmp = Path(tmp)
+        self.top_rows = top_rows
         self.blob_size_limit = blob_size_limit
         self.objects = {}
         self.now = 1_800_000_000.0
@@ -378,6 +379,8 @@ class World:
             (inventory, "time", SimpleNamespace(time=lambda: self.now + self.skew)),
             (commit, "time", SimpleNamespace(sleep=self.pass_time)),
         ]
+        if self.top_rows is not None:
+            patched += [(layers, "LEAST_ROWS", 0), (layers, "TOP_ROWS", self.top_rows)]
         before = [(owner, name, getattr(owner, name)) for owner, name, _ in patched]
         for owner, name, value in patched:
             setattr(owner, name, value)
@@ -436,6 +439,22 @@ class World:
             removed = self.by_hand.get(blob)
             excused = removed is not None and (host.put_only or self.lag or removed >= host.listed)
             assert excused, f"{name.snapshot} was put, but {blob} is gone"
+        if blobs <= self.objects.keys():
+            self.check_rows(key, host.state() / "index.sqlite")
+
+    def check_rows(self, key, index_path):
+        """A snapshot that was put just now says, with its layers, what one without layers would say."""
+        with contextlib.closing(self.open_db(key)) as whole, tempfile.NamedTemporaryFile(dir=self.tmp) as target:
+            meta = dict(whole.execute("SELECT key, value FROM meta"))
+            for name in ("kind", "entries", "bytes"):
+                del meta[name]
+            write_snapshot_db(index_path, Path(target.name), meta)
+            with contextlib.closing(sqlite3.connect(target.name)) as plain:
+                for table in TABLES:
+                    query = f"SELECT * FROM {table} ORDER BY 1, 2" + (" LIMIT 0" if table == "meta" else "")
+                    assert whole.execute(query).fetchall() == plain.execute(query).fetchall(), table
+                totals = "SELECT key, value FROM meta WHERE key IN ('entries', 'bytes') ORDER BY key"
+                assert whole.execute(totals).fetchall() == plain.execute(totals).fetchall()
 
     def check_deleted(self, key):
         self.snapshots.pop(key, None)
@@ -453,21 +472,20 @@ class World:
 
     def refers_to(self, sealed, prefix):
         """The blobs that a sealed snapshot DB names, read without vaultik's own reader, and whether it is complete."""
-        with contextlib.closing(self._open_db(sealed)) as db:
+        with contextlib.closing(open_own(sealed, [self.identity])) as db:
             blobs = {prefix + blob_key(row[0]) for row in db.execute("SELECT hash FROM blobs")}
             (complete,) = db.execute("SELECT value FROM meta WHERE key = 'complete'").fetchone()
         return blobs, bool(complete)
 
     def rows(self, key, query):
         """What a query finds in a stored snapshot DB."""
-        with contextlib.closing(self._open_db(self.objects[key][0])) as db:
+        with contextlib.closing(self.open_db(key)) as db:
             return db.execute(query).fetchall()
 
-    def _open_db(self, sealed):
-        db = sqlite3.connect(":memory:")
-        stream = open_stream(BytesIO(sealed), [self.identity])
-        db.deserialize(b"".join(decode_stream(stream, size_limit=1 << 30)))
-        return db
+    def open_db(self, key):
+        """A stored snapshot DB, with what it builds on."""
+        prefix = self.snapshots[key]["host"].prefix
+        return open_whole(self.objects[key][0], [self.identity], lambda blob: self.objects[prefix + blob][0])
 
     def remove_by_hand(self, key):
         self.objects.pop(key)
@@ -498,14 +516,23 @@ class World:
             finally:
                 session.leave()
             assert report.damaged == report.failed == []
-            restored = Path(f"{folder}/out{host.source}")
-            return {path.name: path.read_bytes() for path in restored.iterdir()}
+            return read_files(Path(f"{folder}/out{host.source}"))
 
     def stored_bytes(self):
         return sum(len(data) for data, _ in self.objects.values())
 
     def blobs(self):
         return [key for key in self.objects if BLOBS_PREFIX in key]
+
+
+def read_files(folder):
+    """The bytes of every file below a directory, by name."""
+    return {
+        os.path.relpath(os.path.join(at, name), folder): Path(at, name).read_bytes()
+        for at, _, names in os.walk(folder)
+        for name in names
+        if not os.path.islink(os.path.join(at, name))
+    }
 
 
 def digest(data):

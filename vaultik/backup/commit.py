@@ -14,8 +14,10 @@ import enum
 import time
 from typing import TYPE_CHECKING
 
+from vaultik.backup.layer import lay
+from vaultik.backup.plain_db import Draft, MisfitError
 from vaultik.backup.reconcile import commit_base
-from vaultik.backup.sealed_snapshot import Draft, MisfitError, SealedSnapshot, sealed_snapshot
+from vaultik.backup.sealed_snapshot import SealedSnapshot, sealed_snapshot
 from vaultik.core.ids import new_snapshot_id
 from vaultik.core.lease import PARTIAL_AFTER_S
 from vaultik.errors import LocalIndexError, StoreUnavailableError
@@ -69,7 +71,8 @@ def commit_snapshot(session: Session, attempt: int) -> Outcome:
             _forget(session, index)
         draft = _draft(session, index, is_complete=is_complete)
     try:
-        with sealed_snapshot(session, draft) as sealed:
+        below = lay(session, draft) if is_complete else None
+        with sealed_snapshot(session, draft, below) as sealed:
             is_put = _put(session, sealed, reliance)
     except MisfitError:
         is_put = False

@@ -80,7 +80,10 @@ def candidates(index: sqlite3.Connection, tiny: int, lately: int, kept: float) -
     are dropped: the one is kept about as large as the other. A blob that had to be kept since the time `kept`,
     because something in it can't be read, isn't tried again yet.
     """
-    query = "SELECT id, content_bytes, live_bytes FROM blobs WHERE uploaded = 1 AND kept_at <= ? ORDER BY id"
+    query = (
+        "SELECT id, content_bytes, live_bytes FROM blobs WHERE uploaded = 1 AND kept_at <= ?"
+        " AND hash NOT IN (SELECT hash FROM layers) ORDER BY id"
+    )
     rows = index.execute(query, (kept,)).fetchall()
     blobs = sorted(map(Candidate._make, rows), key=lambda b: b.live / max(b.content, 1))
     dead = sum(blob.content - blob.live for blob in blobs)

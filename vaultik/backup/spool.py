@@ -11,12 +11,15 @@ import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
+from vaultik.core.age_seal import seal
 from vaultik.errors import LocalIndexError
 from vaultik.model import BlobId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
+
+    from vaultik.core.age_seal import Sealed
 
 _OURS = re.compile(r"\d+\.part|[0-9a-f]{64}|snapshot-[^/]+\.(?:sqlite|age)(?:-journal)?")
 
@@ -46,6 +49,16 @@ def create(path: Path) -> BinaryIO:
     path.unlink(missing_ok=True)
     fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     return os.fdopen(fd, "w+b", buffering=0)
+
+
+def seal_file(spool: Path, pieces: Iterable[bytes], target: Path, recipients: Sequence[str]) -> Sealed:
+    """Seal a stream into a new private file of the spool.
+
+    Raises:
+        LocalIndexError: the spool failed.
+    """
+    with spool_errors(spool), create(target) as file:
+        return seal(pieces, file, recipients)
 
 
 def sync_directory(directory: Path) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "MAGIC_PADDING",
     "FrameDecoder",
     "FrameEncoder",
+    "decode_frames",
     "decode_stream",
     "encode_stream",
     "iter_frames",
@@ -32,6 +33,7 @@ __all__ = [
 _MAGIC = 0xFD2FB528
 _SKIPPABLE = range(0x184D2A50, 0x184D2A60)
 _SKIPPABLE_HEADER = struct.Struct("<II")
+_LONGEST_HEADER = 18
 _BLOCK_HEADER_BYTES = 3
 _RLE_BLOCK = 1
 _RESERVED_BLOCK = 3
@@ -78,7 +80,7 @@ class FrameDecoder:
         Raises:
             FormatError: not one whole frame, or its declared size is above `size_limit`.
         """
-        declared = _declared_size(bytes(frame[:18]))
+        declared = _declared_size(bytes(frame[:_LONGEST_HEADER]))
         if declared > size_limit:
             raise FormatError(f"zstd frame: declares {declared} bytes, at most {size_limit} are allowed")
         if _frame_length(memoryview(frame), 0) != len(frame):
@@ -101,23 +103,44 @@ def decode_stream(reader: Readable, *, size_limit: int) -> Iterator[bytes]:
         FormatError: otherwise, or if its declared size is missing or above `size_limit`. What was
             yielded before is then of no worth.
     """
-    start = _read_at_least(reader, 18)
-    declared = _declared_size(start)
+    source = _Source(reader)
+    yield from _decode_frame(source, size_limit)
+    while head := source.peek(_SKIPPABLE_HEADER.size):
+        if not _is_skippable(head):
+            raise FormatError("after the zstd frame: something else than skippable frames")
+        source.skip_frame()
+
+
+def decode_frames(reader: Readable, *, size_limit: int) -> Iterator[bytes]:
+    """Yield the content of all data frames of a stream, in pieces; skippable frames are passed over.
+
+    Raises:
+        FormatError: bytes that are no frame, or one without a size; what they declare is above `size_limit` in sum.
+            What was yielded before is then of no worth.
+    """
+    source = _Source(reader)
+    while head := source.peek(_SKIPPABLE_HEADER.size):
+        if _is_skippable(head):
+            source.skip_frame()
+            continue
+        for piece in _decode_frame(source, size_limit):
+            size_limit -= len(piece)
+            yield piece
+
+
+def _decode_frame(source: _Source, size_limit: int) -> Iterator[bytes]:
+    declared = _declared_size(source.peek(_LONGEST_HEADER))
     if declared > size_limit:
         raise FormatError(f"zstd frame: declares {declared} bytes, at most {size_limit} are allowed")
     decoder = zstandard.ZstdDecompressor().decompressobj()
-    total = at = 0
-    block = start
+    total = 0
     while not decoder.eof:
-        if at >= len(block):
-            block, at = reader.read(_READ), 0
-        if not block:
+        if not (block := source.take(_STEP)):
             raise FormatError("zstd frame: ends too early")
         try:
-            piece = decoder.decompress(block[at : at + _STEP])
+            piece = decoder.decompress(block)
         except zstandard.ZstdError as exc:
             raise FormatError(f"zstd frame: {exc}") from exc
-        at += _STEP
         total += len(piece)
         if total > declared:
             raise FormatError(f"zstd frame: more than the {declared} bytes it declares")
@@ -125,7 +148,48 @@ def decode_stream(reader: Readable, *, size_limit: int) -> Iterator[bytes]:
             yield piece
     if total != declared:
         raise FormatError(f"zstd frame: {total} bytes instead of {declared}")
-    _skip_rest(decoder.unused_data + block[at:], reader)
+    source.give_back(decoder.unused_data)
+
+
+class _Source:
+    """A stream of which one may see what comes next."""
+
+    def __init__(self, reader: Readable) -> None:
+        self._reader = reader
+        self._held = b""
+        self._at = 0
+
+    def peek(self, size: int) -> bytes:
+        """Return the next `size` bytes, fewer at the end, and leave them where they are."""
+        while len(self._held) - self._at < size and (more := self._reader.read(_READ)):
+            self._held, self._at = self._held[self._at :] + more, 0
+        return self._held[self._at : self._at + size]
+
+    def take(self, size: int) -> bytes:
+        """Return up to `size` bytes, b"" at the end."""
+        piece = self.peek(1) and self._held[self._at : self._at + size]
+        self._at += len(piece)
+        return piece
+
+    def give_back(self, data: bytes) -> None:
+        """Take back the last bytes that were given."""
+        self._at -= len(data)
+
+    def skip_frame(self) -> None:
+        """Pass over a skippable frame.
+
+        Raises:
+            FormatError: it isn't whole.
+        """
+        left = _SKIPPABLE_HEADER.size + int.from_bytes(self.peek(_SKIPPABLE_HEADER.size)[4:], "little")
+        while left:
+            if not (piece := self.take(min(left, _READ))):
+                raise FormatError("skippable frame: ends too early")
+            left -= len(piece)
+
+
+def _is_skippable(head: bytes) -> bool:
+    return len(head) == _SKIPPABLE_HEADER.size and int.from_bytes(head[:4], "little") in _SKIPPABLE
 
 
 def skippable_frame(magic: int, payload: bytes) -> bytes:
@@ -175,8 +239,8 @@ def _frame_length(view: memoryview, start: int) -> int:
 
 def _data_frame_end(view: memoryview, start: int) -> int:
     try:
-        header = zstandard.frame_header_size(bytes(view[start : start + 18]))
-        has_checksum = zstandard.get_frame_parameters(bytes(view[start : start + 18])).has_checksum
+        header = zstandard.frame_header_size(bytes(view[start : start + _LONGEST_HEADER]))
+        has_checksum = zstandard.get_frame_parameters(bytes(view[start : start + _LONGEST_HEADER])).has_checksum
     except zstandard.ZstdError as exc:
         raise FormatError(f"zstd frame at {start}: {exc}") from exc
     at = start + header
@@ -190,27 +254,3 @@ def _data_frame_end(view: memoryview, start: int) -> int:
             raise FormatError(f"zstd frame at {start}: reserved block type")
         at += _BLOCK_HEADER_BYTES + (1 if kind == _RLE_BLOCK else size)
     return at + (4 if has_checksum else 0)
-
-
-def _skip_rest(rest: bytes, reader: Readable) -> None:
-    while True:
-        header = rest + _read_at_least(reader, 8 - len(rest)) if len(rest) < 8 else rest  # noqa: PLR2004 - magic and size
-        if not header:
-            return
-        if len(header) < 8 or int.from_bytes(header[:4], "little") not in _SKIPPABLE:  # noqa: PLR2004 - as above
-            raise FormatError("after the zstd frame: something else than skippable frames")
-        left = int.from_bytes(header[4:8], "little")
-        rest = header[8:]
-        while left > len(rest):
-            left -= len(rest)
-            rest = reader.read(min(_READ, left))
-            if not rest:
-                raise FormatError("skippable frame: ends too early")
-        rest = rest[left:]
-
-
-def _read_at_least(reader: Readable, size: int) -> bytes:
-    data = b""
-    while len(data) < size and (more := reader.read(_READ)):
-        data += more
-    return data

@@ -61,7 +61,7 @@ class Manifest:
     server_time: Seconds
     entries: Count
     bytes: Count
-    dbs: Annotated[tuple[tuple[Name, Count], ...], msgspec.Meta(min_length=1, max_length=1000)]
+    dbs: Annotated[tuple[tuple[Name, Count], ...], msgspec.Meta(min_length=1, max_length=1)]
     recipients: Annotated[tuple[Recipient, ...], msgspec.Meta(max_length=1000)]
     blobs: tuple[tuple[Digest, Count], ...]
     signatures: tuple[Signature, ...] = ()

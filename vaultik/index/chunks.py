@@ -183,7 +183,10 @@ def forget_unreferenced(index: sqlite3.Connection) -> None:
         index.execute("DELETE FROM chunks WHERE id IN (SELECT id FROM gone)")
     finally:
         index.execute("DROP TABLE gone")
-    index.execute("DELETE FROM blobs WHERE id NOT IN (SELECT blob FROM chunks WHERE blob IS NOT NULL)")
+    index.execute(
+        "DELETE FROM blobs WHERE id NOT IN (SELECT blob FROM chunks WHERE blob IS NOT NULL)"
+        " AND hash NOT IN (SELECT hash FROM layers)"
+    )
     moves.keep_rest(index)
 
 

@@ -76,8 +76,9 @@ def give_up_content(index: sqlite3.Connection, known: Known, chunks: Iterable[tu
 
 
 def forget_remains(index: sqlite3.Connection) -> None:
-    """Forget what remained of files that were read at last, or are gone."""
+    """Forget what remained of files that were read at last, or are gone, and what remained and isn't stored any more."""
     index.execute(
-        "DELETE FROM remains WHERE entry NOT IN (SELECT id FROM entries WHERE marks & ? AND coalesce(hardlink, id) = id)",
+        "DELETE FROM remains WHERE entry NOT IN (SELECT id FROM entries WHERE marks & ? AND coalesce(hardlink, id) = id)"
+        " OR chunk IN (SELECT id FROM chunks WHERE blob IS NULL)",
         (Mark.UNREADABLE,),
     )

@@ -70,7 +70,7 @@ def list_snapshots(store: Store) -> list[FoundSnapshot]:
 
 
 @contextmanager
-def digest_first(stream: Readable, name: SnapshotName) -> Iterator[HashingReader]:
+def digest_first(stream: Readable, sha256: bytes) -> Iterator[HashingReader]:
     """Read an object in the block; that its bytes are not what its name says comes before whatever else is wrong.
 
     Raises:
@@ -82,7 +82,7 @@ def digest_first(stream: Readable, name: SnapshotName) -> Iterator[HashingReader
         yield hashing
     except (IntegrityError, NoMatchingIdentityError) as exc:
         failure = exc
-    if hashing.finish() != name.sha256:
+    if hashing.finish() != sha256:
         raise DigestMismatchError("its bytes are not what its name says") from failure
     if failure is not None:
         raise failure
@@ -101,7 +101,7 @@ def read_manifest(store: Store, found: FoundSnapshot, identities: Sequence[Ident
         raise IntegrityError(f"{what}: missing", hint="name the snapshot by its id")
     limit = MANIFEST_BOUND.most_content(found.manifest_bytes)
     try:
-        with store.open(found.manifest.key) as stream, digest_first(stream, found.manifest) as data:
+        with store.open(found.manifest.key) as stream, digest_first(stream, found.manifest.sha256) as data:
             text = b"".join(decode_stream(open_stream(data, identities), size_limit=limit))
         facts = manifest.decode(text)
     except ObjectNotFoundError as exc:

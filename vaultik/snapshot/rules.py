@@ -12,6 +12,9 @@ from vaultik.errors import FormatError
 
 TABLES = {"meta": 2, "entries": 18, "xattrs": 3, "blobs": 5, "chunks": 7, "entry_chunks": 3}
 """Every table with its number of columns, in the order to copy them."""
+DELTA_TABLES = ("layers", "superseded_entries", "superseded_chunks")
+"""Those that a delta has besides."""
+MOST_LAYERS = 64
 
 LARGEST_CHUNK = 512 << 20
 FRAME_BYTES = 1 << 20
