@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vaultik.backup import attributes
 from vaultik.directories import OPEN_DIRECTORY
-from vaultik.index import contents, entries, mounts
+from vaultik.index import contents, entries, mounts, renamed
 from vaultik.model import EntryType, Mark, entry_type
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ class ScanCounts:
     """What a scan saw."""
 
     def __init__(self) -> None:
-        self.files = self.directories = self.others = self.changed = self.removed = self.excluded = self.bytes = 0
+        self.files = self.directories = self.others = self.changed = self.removed = self.renamed = self.excluded = 0
+        self.bytes = 0
 
     def add(self, st: os.stat_result) -> None:
         """Count an entry that was looked at."""
@@ -119,16 +120,22 @@ class Comparer:
         is_it = known.type == EntryType.DIRECTORY and (known.mount, known.inode) == (mount, entries.signed(st.st_ino))
         return is_it and not known.again
 
-    def remove(self, entry: int) -> None:
-        """Remove an entry and everything below it."""
+    def remove(self, *tops: int) -> None:
+        """Remove entries and everything below them; files may turn up under other names (`settle`)."""
+        if not tops:
+            return
         if self._links is not None:
-            self._links.note_removal(entry)
-        self._counts.removed += entries.remove_tree(self._index, entry)
+            for entry in tops:
+                self._links.note_removal(entry)
+        self._counts.removed += entries.remove_trees(self._index, tops, renamed.set_aside)
 
     def remove_below(self, entry: int) -> None:
         """Remove everything below a directory."""
-        for below in entries.children(self._index, entry).values():
-            self.remove(below.id)
+        self.remove(*(below.id for below in entries.children(self._index, entry).values()))
+
+    def settle(self) -> None:
+        """Find out, when all is looked at, what is gone and what has another name."""
+        self._counts.renamed = renamed.settle(self._index)
 
     def flush(self) -> None:
         """Write what is new."""

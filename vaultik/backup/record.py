@@ -91,7 +91,7 @@ def _record_piece(
             runs.add_problem(index, run, runs.UNREADABLE, path, f"{outcome.reason}; {stands}")
         elif outcome.reason is None:
             runs.add_problem(index, run, runs.VANISHED, path, "vanished since the scan")
-            entries.remove_tree(index, entry)
+            entries.remove_trees(index, [entry])
         else:
             _record_unreadable(index, run, entry, outcome.reason, content)
         return

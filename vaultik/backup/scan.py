@@ -104,6 +104,7 @@ class Scan:
         self._index.execute("BEGIN IMMEDIATE")
         try:
             self._walk(root_fd, ways)
+            self._comparer.settle()
             contents.link_groups(self._index)
             self._index.execute("COMMIT")
         finally:
@@ -189,8 +190,7 @@ class Scan:
         if at.path in self._sources and before and len(known) == before:
             text = f"source {os.fsdecode(at.path)}: nothing is left of what it held; is its disk mounted?"
             runs.add_problem(self._index, self._run, runs.WARNING, at.path, text)
-        for gone in known.values():
-            self._comparer.remove(gone.id)
+        self._comparer.remove(*(gone.id for gone in known.values()))
         self._comparer.flush()
         self._pause()
         return below

@@ -203,6 +203,7 @@ def _print_summary(result: BackupResult, display: _Display, seconds: float) -> N
         f"  files    {c['files']:,} seen ({human_bytes(c['bytes'])}), {c['files_read']:,} read,"
         f" {kinds.count('unreadable'):,} unreadable, {kinds.count('changed'):,} changed while read,"
         f" {c['excluded']:,} excluded, {c['removed']:,} gone since last time"
+        + (f", {c['renamed']:,} known by another name" if c["renamed"] else "")
     )
     click.echo(
         f"  bytes    {human_bytes(c['bytes_read'])} read, {human_bytes(c['bytes_new'])} new,"

@@ -10,7 +10,7 @@ from vaultik.model import Mark
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 _TIMES = 1 << 63
 
@@ -100,8 +100,8 @@ def children(index: sqlite3.Connection, parent: int) -> dict[bytes, Known]:
 
 
 def find_known(index: sqlite3.Connection, entry: int) -> Known | None:
-    """Return one entry for the change test."""
-    row = index.execute(f"{_KNOWN} WHERE id = ?", (entry,)).fetchone()
+    """Return one entry for the change test, if it has a place in the tree."""
+    row = index.execute(f"{_KNOWN} WHERE id = ? AND (parent IS NOT NULL OR id = {ROOT})", (entry,)).fetchone()
     return Known._make(row) if row else None
 
 
@@ -111,7 +111,7 @@ def parent_and_name(index: sqlite3.Connection, entry: int) -> tuple[int, bytes]:
     Raises:
         FileNotFoundError: it was removed from the index meanwhile.
     """
-    row = index.execute("SELECT parent, name FROM entries WHERE id = ?", (entry,)).fetchone()
+    row = index.execute("SELECT parent, name FROM entries WHERE id = ? AND parent IS NOT NULL", (entry,)).fetchone()
     if row is None:
         raise FileNotFoundError(2, os.strerror(2))
     return row[0], row[1]
@@ -219,22 +219,39 @@ def clear_gap(index: sqlite3.Connection, directory: int) -> None:
     index.execute("UPDATE entries SET marks = marks & ~? WHERE id = ?", (Mark.GAP, directory))
 
 
-def remove_tree(index: sqlite3.Connection, entry: int) -> int:
-    """Remove an entry and everything below it. Returns how many entries that were.
+def remove_trees(
+    index: sqlite3.Connection, tops: Sequence[int], set_aside: Callable[[sqlite3.Connection, str], None] | None = None
+) -> int:
+    """Remove entries and everything below them. Returns how many entries that were.
 
     Content that other names have too stays with them.
+
+    Args:
+        index: within a transaction.
+        tops: their ids.
+        set_aside: takes a query of the ids, and may take some out by taking away their parents.
     """
-    removed = 0
-    todo = [entry]
-    while todo:
-        at = todo.pop()
-        todo.extend(row[0] for row in index.execute("SELECT id FROM entries WHERE parent = ?", (at,)))
-        hand_over(index, [at])
+    index.execute("CREATE TEMP TABLE leaving (id INTEGER PRIMARY KEY)")
+    try:
+        index.execute(
+            "INSERT INTO leaving WITH RECURSIVE below (id) AS"
+            " (SELECT value FROM json_each(?) UNION ALL SELECT e.id FROM below AS b JOIN entries AS e ON e.parent = b.id)"
+            " SELECT id FROM below",
+            (json.dumps(tops),),
+        )
+        leaving = [row[0] for row in index.execute("SELECT id FROM leaving")]
+        hand_over(index, leaving)
+        if set_aside is not None:
+            set_aside(index, "SELECT id FROM leaving")
+            index.execute(
+                "DELETE FROM leaving WHERE id IN (SELECT id FROM entries WHERE parent IS NULL AND id <> ?)", (ROOT,)
+            )
         for table in ("changed", "entry_chunks", "xattrs", "pieces", "boundaries", "extent_chunks", "streams"):
-            index.execute(f"DELETE FROM {table} WHERE entry = ?", (at,))
-        index.execute("DELETE FROM entries WHERE id = ?", (at,))
-        removed += 1
-    return removed
+            index.execute(f"DELETE FROM {table} WHERE entry IN (SELECT id FROM leaving)")
+        index.execute("DELETE FROM entries WHERE id IN (SELECT id FROM leaving)")
+    finally:
+        index.execute("DROP TABLE leaving")
+    return len(leaving)
 
 
 def hand_over(index: sqlite3.Connection, leaving: Sequence[int]) -> None:

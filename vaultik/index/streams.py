@@ -37,7 +37,7 @@ def retire(index: sqlite3.Connection, wanted: Mapping[bytes, StreamKind]) -> int
     removed = 0
     for entry, kind in index.execute("SELECT entry, kind FROM streams ORDER BY entry").fetchall():
         if entries.find_known(index, entry) and wanted.get(entries.path_of(index, entry)) != kind:
-            removed += entries.remove_tree(index, entry)
+            removed += entries.remove_trees(index, [entry])
     return removed
 
 
@@ -119,7 +119,7 @@ def keep(index: sqlite3.Connection, entry: int) -> bool:
         " JOIN chunks AS c ON c.id = ec.chunk WHERE ec.entry = ?1 AND c.blob IS NULL AND c.bundle IS NULL LIMIT 1"
     )
     if index.execute(lost, (entry,)).fetchone():
-        entries.remove_tree(index, entry)
+        entries.remove_trees(index, [entry])
         return False
     contents.drop_plan(index, entry)
     index.execute("DELETE FROM changed WHERE entry = ?", (entry,))
