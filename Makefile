@@ -6,8 +6,9 @@ DEMO_SOURCE ?= /etc /usr/share/doc
 DEMO_DIR ?= demo
 HISTORIES ?= 1250
 KILLS ?= 1000
+BENCH_DIR ?= bench/work
 
-.PHONY: help demo fleet test soak check fmt clean
+.PHONY: help demo fleet test soak bench growth check fmt clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +38,14 @@ soak: $(BIN)/.tested ## thousands of random histories, a thousand kills, a year 
 		$(BIN)/python -m pytest tests/history tests/fault/test_random_kills.py tests/fault/test_restore_kills.py \
 		tests/property/test_watched.py
 
+bench: $(BIN)/.tested ## time it beside restic, borg and the plain tools (BENCH_DIR=a tmpfs of 5 GB)
+	@sh tests/support/tools.sh
+	$(BIN)/python -m bench.peers --work "$(BENCH_DIR)" --json bench/peers.json --picture docs/bench.svg
+
+growth: $(BIN)/.tested ## how time and memory grow: a million files, 10,000 bundles, 100 GB, delay (BENCH_DIR=a tmpfs of 14 GB)
+	@sh tests/support/tools.sh
+	$(BIN)/python -m bench.growth --work "$(BENCH_DIR)" --json bench/growth.json
+
 check: $(BIN)/.tested ## lint, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -48,4 +57,4 @@ fmt: $(BIN)/.tested ## format the code
 	$(BIN)/ruff format .
 
 clean: ## remove everything that was made here
-	rm -rf $(VENV) $(DEMO_DIR) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(DEMO_DIR) $(BENCH_DIR) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
