@@ -8,6 +8,7 @@ are handed out once, so that whatever is hashed is what is sealed.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 import time
@@ -122,9 +123,10 @@ class BundleReader:
             size = self._read_to
             short = size < before.st_size
         else:
-            start, stop = self._settle(piece, fd)
+            has_holes = _may_have_holes(before)
+            start, stop = self._settle(piece, fd, has_holes=has_holes)
             self._read_to = start
-            for begin, end in _data_ranges(fd, start, stop):
+            for begin, end in _data_ranges(fd, start, stop) if has_holes else [(start, stop)]:
                 yield from self._range(number, fd, begin, end)
             size, short = before.st_size, False
         changed = short or _differs(before, os.fstat(fd))
@@ -137,7 +139,7 @@ class BundleReader:
     def _whole(self, number: int, fd: int, st: os.stat_result) -> Iterator[RawChunk]:
         """Read a file from its beginning to the size that its stat gives; `_read_to` is where it ended."""
         self._read_to = st.st_size
-        ranges = data_ranges(fd, st.st_size) if st.st_blocks * 512 < st.st_size else [(0, st.st_size)]
+        ranges = data_ranges(fd, st.st_size) if _may_have_holes(st) else [(0, st.st_size)]
         for begin, end in ranges:
             reached = yield from self._range(number, fd, begin, end)
             if reached < end:
@@ -170,14 +172,15 @@ class BundleReader:
             filled -= used
             view[:filled] = bytes(view[used : used + filled])
 
-    def _settle(self, piece: Piece, fd: int) -> tuple[int, int]:
+    def _settle(self, piece: Piece, fd: int, *, has_holes: bool) -> tuple[int, int]:
         """Return where an extent really begins and ends."""
         assert piece.stop is not None
-        start = self._boundary(piece, piece.start, fd) if piece.cut & Cut.START else piece.start
-        stop = self._boundary(piece, piece.stop, fd) if piece.cut & Cut.STOP else piece.stop
+        settled = functools.partial(self._boundary, piece, fd=fd, has_holes=has_holes)
+        start = settled(piece.start) if piece.cut & Cut.START else piece.start
+        stop = settled(piece.stop) if piece.cut & Cut.STOP else piece.stop
         return start, stop
 
-    def _boundary(self, piece: Piece, nominal: int, fd: int) -> int:
+    def _boundary(self, piece: Piece, nominal: int, *, fd: int, has_holes: bool) -> int:
         assert piece.range_stop is not None
         known = bundles.find_boundary(self._index, piece.entry, nominal)
         if known is not None:
@@ -185,7 +188,9 @@ class BundleReader:
         longest = self._chunker.maximum
         begin = max(0, nominal - longest)
         # Not into the hole that followed when this was planned, filled or not: behind it is another range of the plan.
-        end = min(_data_end(fd, nominal), nominal + longest, piece.range_stop)
+        end = min(nominal + longest, piece.range_stop)
+        if has_holes:
+            end = min(end, _data_end(fd, nominal))
         data = _read_fully(fd, begin, end - begin)
         cut = begin + self._chunker.first_cut_at_or_after(data, nominal - begin)
         return bundles.agree_boundary(self._index, piece.entry, nominal, max(cut, nominal))
@@ -207,6 +212,11 @@ def find_data_ranges(index: sqlite3.Connection, entry: int, size: int) -> list[t
         return data_ranges(fd, size)
     finally:
         os.close(fd)
+
+
+def _may_have_holes(st: os.stat_result) -> bool:
+    """Tell whether it is worth asking: a file system may have to walk the whole file to find none."""
+    return st.st_blocks * 512 < st.st_size
 
 
 def data_ranges(fd: int, size: int) -> list[tuple[int, int]]:
