@@ -134,11 +134,12 @@ def _blobs(folder: Path) -> int:
 
 
 def _write_unlike(path: Path, size: int) -> None:
-    """Write a file that compresses well and of which no chunk is like another."""
+    """Write a file that compresses to an eighth and of which no chunk is like another."""
     rng = random.Random(5)
+    two_letters = bytes(97 + (number & 1) for number in range(256))
     with path.open("wb") as file:
         while size:
-            block = (rng.randbytes(512) * 128)[: min(size, 1 << 16)]
+            block = rng.randbytes(min(size, _MIB)).translate(two_letters)
             file.write(block)
             size -= len(block)
 
@@ -195,7 +196,8 @@ def _said(tool: Vaultik, what: str) -> Row:
 def _front(work: Path, scale: float) -> Iterator[Row]:
     source = work / "source"
     source.mkdir()
-    data = random.Random(11).randbytes(int(10**9 * scale))
+    rng = random.Random(11)
+    data = b"".join(rng.randbytes(10**6) for _ in range(int(1000 * scale)))
     (source / "file").write_bytes(data)
     tool = Vaultik(work, source)
     yield _stored(tool, f"{scale:g} GB, first", tool.backup)

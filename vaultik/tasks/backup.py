@@ -151,6 +151,7 @@ class Wave(_BackupTask):
     """A number of bundles, all on their way at once."""
 
     number = luigi.IntParameter(description="place of the wave in the run")
+    sums_up = True
 
     def requires(self) -> list[luigi.Task]:
         wave = bundles.wave_bundles(self.session.index(), self.session.run, self.number)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import luigi
 from luigi.scheduler import Scheduler
+from luigi.task_register import Register
 from luigi.worker import Worker
 
 from vaultik import interrupts
@@ -22,8 +23,11 @@ from vaultik.tasks.visible import VisibleTask
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from luigi.scheduler import SimpleTaskState
+
     from vaultik.tasks.luigid import View
 
+_DONE = "DONE"
 _SHOW_EVERY_S = 2.0
 _RAISED = re.compile(r"^  File .*\n(?:    .*\n)*([\w.]+)", re.MULTILINE)
 
@@ -31,7 +35,7 @@ _RAISED = re.compile(r"^  File .*\n(?:    .*\n)*([\w.]+)", re.MULTILINE)
 class PoliteWorker(Worker):
     """Luigi's worker, heeding signals where they do no harm: in a task's own code, and between two steps of its own.
 
-    It also asks the root now and then how far all is, and lets no traceback go to a scheduler.
+    It also asks the root now and then how far all is, forgets what is done with, and lets no traceback go to a scheduler.
     """
 
     _due = 0.0
@@ -58,6 +62,30 @@ class PoliteWorker(Worker):
             # A view, whose absence is no failure.
             with contextlib.suppress(Exception):
                 self._show()
+
+    def _add_task(self, *args: Any, **kwargs: Any) -> None:
+        super()._add_task(*args, **kwargs)
+        task = self._scheduled_tasks.get(kwargs["task_id"])
+        # A central scheduler keeps what it likes.
+        is_local = isinstance(self._scheduler, Scheduler)
+        if is_local and kwargs["status"] == _DONE and isinstance(task, VisibleTask) and task.sums_up:
+            self._forget_needs(task, self._scheduler._state)  # noqa: SLF001 - it has no other door
+
+    def _forget_needs(self, whole: luigi.Task, state: SimpleTaskState) -> None:
+        """Take out of memory, here and in the local scheduler, what a task needed, and what that needed."""
+        todo, needed = [whole.task_id], set[str]()
+        while todo:
+            deps = {dep for dep in state.get_task(todo.pop()).deps if state.has_task(dep)}
+            todo += deps - needed
+            needed |= deps
+        state.inactivate_tasks(needed)
+        for worker in state.get_active_workers():
+            worker.tasks = {task for task in worker.tasks if task.id not in needed}
+        for task in needed:
+            self._scheduled_tasks.pop(task, None)
+        self._add_task_history[:] = [entry for entry in self._add_task_history if entry[0].task_id not in needed]
+        self._get_work_response_history.clear()
+        Register.clear_instance_cache()
 
     def _show(self) -> None:
         root = self._scheduled_tasks.get(self._first_task)

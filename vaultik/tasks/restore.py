@@ -88,6 +88,7 @@ class RestoreWave(_RestoreTask):
     """A number of blobs, all on their way at once."""
 
     number = luigi.IntParameter(description="place of the wave in the restore")
+    sums_up = True
 
     def requires(self) -> list[luigi.Task]:
         return [RestoreBlob(restore_id=self.restore_id, blob=blob) for blob in self.session.wave_blobs(self.number)]

@@ -37,6 +37,9 @@ class _Emitting(Protocol):
 class VisibleTask(luigi.Task):
     """A task that tells of failures and progress nothing but what anybody may see."""
 
+    sums_up = False
+    """Whether nobody asks for the tasks that it needs any more, once it is done: Luigi's memory of them grows with a run."""
+
     def on_failure(self, exception: BaseException) -> str:
         runtime.note_failure(exception)
         return failure(exception)
