@@ -1,7 +1,7 @@
 """A directory store with many snapshots of many blobs, made without a backup: what a prune has to read.
 
-Blobs are a few bytes under the names of their hashes; manifests and DBs are real, and sealed to a real key. From one
-snapshot to the next a hundredth of the blobs changes.
+Blobs are a few bytes under the names of their hashes; manifests and DBs are real, and sealed to a real key. Each
+snapshot refers to half of all blobs; from one to the next a few go and a few come, until none is left of the first.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 _SOURCE = "6b1f6d1e-3c9b-4c39-9a55-7d7b8f0f3c11"
 _HOUR_S = 3600
 _SIZE = 8
-_CHANGED = 100
 
 
 def make_snapshots(folder: Path, blobs: int, snapshots: int) -> tuple[Path, Path]:
@@ -46,8 +45,8 @@ def make_snapshots(folder: Path, blobs: int, snapshots: int) -> tuple[Path, Path
     key = folder / "key"
     maker = _Maker(folder / "store/bench/host", make_key(key), time.time() - (snapshots + 0.5) * _HOUR_S)
     for number in range(snapshots):
-        first = number * max(1, blobs // _CHANGED)
-        maker.add([maker.blob(serial) for serial in range(first, first + blobs)])
+        first = number * (blobs // 2) // (snapshots - 1)
+        maker.add([maker.blob(serial) for serial in range(first, first + blobs // 2)])
     return folder / "store", key
 
 
