@@ -51,6 +51,7 @@ class AttributeWriter:
         self._copy = copy
         self._refused: Counter[tuple[int, str]] = Counter()
         self._last = 0
+        (self._has_xattrs,) = copy.execute("SELECT EXISTS (SELECT 1 FROM xattrs)").fetchone()
 
     def on_descriptor(self, entry: Entry, fd: int) -> None:
         """Set owner, xattrs, mode and times of an open file or directory."""
@@ -148,7 +149,8 @@ class AttributeWriter:
         """
         of = entry.hardlink or entry.id
         # Linux lists 64 KiB of names; their values may be a thousand times that and are read one by one.
-        names = [name for (name,) in self._copy.execute("SELECT name FROM xattrs WHERE entry = ?", (of,))]
+        query = "SELECT name FROM xattrs WHERE entry = ?"
+        names = [name for (name,) in self._copy.execute(query, (of,))] if self._has_xattrs else []
         # A descriptor can't be told not to follow, and need not be.
         extra: dict[str, bool] = {} if isinstance(where, int) else {"follow_symlinks": False}
         for name in _present(where, extra):

@@ -92,7 +92,7 @@ class Comparer:
         if st is None:
             self._open.append(entry.id)
             return
-        directory, name = self._target.place(entry.id)
+        directory, name = self._target.place(entry)
         if not self._likeness.same_content(entry, st, directory, name):
             self._differs(entry, directory, name)
             return
@@ -136,7 +136,7 @@ class Comparer:
 
     def _other(self, entry: Entry) -> None:
         st = self._target.find(entry.id)
-        directory, name = self._target.place(entry.id) if st is not None else (-1, b"")
+        directory, name = self._target.place(entry) if st is not None else (-1, b"")
         if (
             st is not None
             and self._likeness.same_kind(entry, st, directory, name)

@@ -158,7 +158,7 @@ class Finisher:
         prime = entry.hardlink and self._copy.execute(_FIRST, (entry.hardlink,)).fetchone()[0]
         if prime and prime < entry.id and self._link(prime, entry.id):
             return True
-        directory, temporary = self._target.temporary(entry.id)
+        directory, temporary = self._target.temporary(entry)
         clear_way(directory, temporary)
         if not self._make(entry, directory, temporary):
             return False

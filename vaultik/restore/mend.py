@@ -47,7 +47,7 @@ class Mender:
 
     def _mend(self, entry: Entry) -> None:
         apart, seen = self._copy.execute("SELECT apart, seen FROM mend WHERE entry = ?", (entry.id,)).fetchone()
-        fd = _open_seen(*self._target.place(entry.id), seen)
+        fd = _open_seen(*self._target.place(entry), seen)
         try:
             if apart:
                 self._split(entry, fd)
@@ -59,7 +59,7 @@ class Mender:
 
     def _split(self, entry: Entry, source: int) -> None:
         """Give a file an inode of its own: its other names are not the snapshot's."""
-        fd = self._target.make_temporary(entry.id)
+        fd = self._target.make_temporary(entry)
         try:
             self._attributes.on_creation(entry, fd)
             _copy_data(source, fd, entry.size)

@@ -73,17 +73,17 @@ class Target:
         """Return a descriptor of a directory, good until the next call."""
         return self._cache.open(entry)
 
-    def place(self, entry: int) -> tuple[int, bytes]:
+    def place(self, entry: int | Entry) -> tuple[int, bytes]:
         """Return where an entry stands: its directory's descriptor, good until the next call, and its name there."""
-        if self._alias is not None and entry == self._alias[0]:
+        if self._alias is not None and _id_of(entry) == self._alias[0]:
             return self.root_fd, self._alias[1]
         parent, name = self._parent_and_name(entry)
         return self._cache.open(parent), name
 
-    def temporary(self, entry: int) -> tuple[int, bytes]:
+    def temporary(self, entry: int | Entry) -> tuple[int, bytes]:
         """Return where a file is written until every byte of it is verified; nobody else has that name."""
         directory, _ = self.place(entry)
-        return directory, self._temporary_name(entry)
+        return directory, self._temporary_name(_id_of(entry))
 
     def _temporary_name(self, entry: int) -> bytes:
         return b"%s%d" % (self._prefix, entry)
@@ -114,7 +114,7 @@ class Target:
         Raises:
             OSError: something stands there that may not.
         """
-        directory, name = self.place(entry.id)
+        directory, name = self.place(entry)
         temporary = self._temporary_name(entry.id)
         if rename_new(directory, temporary, name):
             return
@@ -136,7 +136,7 @@ class Target:
         Raises:
             OSError: it can't be made, or something stands there that may not give way.
         """
-        directory, name = self.place(entry.id)
+        directory, name = self.place(entry)
         try:
             os.mkdir(name, 0o700, dir_fd=directory)
         except FileExistsError:
@@ -148,7 +148,7 @@ class Target:
             os.mkdir(name, 0o700, dir_fd=directory)
         return True
 
-    def make_temporary(self, entry: int) -> int:
+    def make_temporary(self, entry: Entry) -> int:
         """Make and open a file under its temporary name, empty; what stood there is removed.
 
         Raises:
@@ -199,12 +199,19 @@ class Target:
         self._cache.close()
         os.close(self.root_fd)
 
-    def _parent_and_name(self, entry: int) -> tuple[int, bytes]:
-        parent, name = self._copy.execute("SELECT parent, name FROM entries WHERE id = ?", (entry,)).fetchone()
+    def _parent_and_name(self, entry: int | Entry) -> tuple[int, bytes]:
+        if isinstance(entry, int):
+            parent, name = self._copy.execute("SELECT parent, name FROM entries WHERE id = ?", (entry,)).fetchone()
+        else:
+            parent, name = entry.parent, entry.name
         # The copy's rules hold this; it is looked at once more where it would do harm.
-        if name in (b"", b".", b"..") or b"/" in name:
-            raise UnsafePathError(f"entry {entry}: its name would lead out of the target")
+        if parent is None or name in (b"", b".", b"..") or b"/" in name:
+            raise UnsafePathError(f"entry {_id_of(entry)}: its name would lead out of the target")
         return parent, name
+
+
+def _id_of(entry: int | Entry) -> int:
+    return entry if isinstance(entry, int) else entry.id
 
 
 def names_in(path: Path) -> set[str]:

@@ -199,7 +199,7 @@ def write_whole(
     Raises:
         OSError: the target won't have it; nothing is left under its temporary name.
     """
-    fd = target.make_temporary(entry.id)
+    fd = target.make_temporary(entry)
     try:
         attributes.on_creation(entry, fd)
         _write_at(fd, offset, data)
