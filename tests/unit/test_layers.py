@@ -12,6 +12,7 @@ import random
 import re
 import shutil
 import sqlite3
+import tracemalloc
 
 import pytest
 
@@ -299,6 +300,7 @@ class TestForged:
             ([f"INSERT INTO layers VALUES ({place}, x'00')" for place in range(2, 66)], "builds on 65 layers"),
             (["INSERT INTO layers VALUES (9, zeroblob(32))"], "no blob of its own"),
             (["DELETE FROM blobs WHERE hash IN (SELECT hash FROM layers)"], "no blob of its own"),
+            ([f"UPDATE {t} SET hash = zeroblob(9999) WHERE length(hash) = 32" for t in ("layers", "blobs")], "no blob of its own"),
             (["UPDATE layers SET place = -place"], "builds on other layers"),
             (["UPDATE layers SET place = place + 5", "DELETE FROM layers WHERE place = 5"], "builds on other layers"),
             (["UPDATE meta SET value = 'full' WHERE key = 'kind'"], "of kind 'full'"),
@@ -338,3 +340,15 @@ class TestForged:
         forged = self.put(world, key, self.forged(world, world.objects[key][0], instead))
         with pytest.raises(IntegrityError, match=r"at most \d+ are allowed"):
             world.restored(forged)
+
+    def test_meta_without_end(self, world, key):
+        """No row is taken into memory but those that are known."""
+        many = [f"INSERT INTO meta VALUES ('{number}', zeroblob(1000000))" for number in range(60)]
+        forged = self.put(world, key, self.forged(world, world.objects[key][0], many))
+        tracemalloc.start()
+        try:
+            with pytest.raises(IntegrityError, match="meta: a row that doesn't belong"):
+                world.restored(forged)
+            assert tracemalloc.get_traced_memory()[1] < 30_000_000
+        finally:
+            tracemalloc.stop()

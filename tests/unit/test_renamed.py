@@ -3,20 +3,26 @@
 import contextlib
 import os
 import sqlite3
+import stat
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from tests.support.world import World
 from vaultik.backup import read, scan
+from vaultik.index import mounts
 
+MOUNTINFO = Path("/proc/self/mountinfo")
 COUNTS = ("renamed", "files_read", "bytes_new", "removed")
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch):
+def world(monkeypatch):
+    # On a file system whose inode numbers and times of change can be trusted.
     # No file is taken for one that was written just now: it would be read again for that.
     monkeypatch.setattr(read, "_TICK_NS", 0)
-    with World(tmp_path).clocks() as world:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder, World(folder).clocks() as world:
         yield world
 
 
@@ -111,26 +117,89 @@ def test_what_was_read_too_soon_after_a_change_is_read(host, monkeypatch):
     assert counts(host)[:2] == (3, 1)
 
 
-@pytest.mark.parametrize("fails_at", [0, 1, 2, 3])
-def test_a_scan_that_ends_half_way_leaves_nothing_behind(host, monkeypatch, fails_at):
-    monkeypatch.setattr(scan, "_WRITES_PER_TRANSACTION", 1)
-    (host.source / "tree/deep").rename(host.source / "deep")
-    (host.source / "more").mkdir()
+def test_nothing_is_taken_for_renamed_where_inodes_prove_little(host, monkeypatch):
+    """FAT or sshfs: numbers may be given out anew with each mount, and times be whole seconds."""
+    parse = mounts.parse_mountinfo
+    weak = {"vfat": "/dev/sdb1", "fuse.sshfs": "/mnt", "overlay": "/", "fsid": "1234"}
+    for kind, what in weak.items():
+        found = {
+            device: found._replace(identity=f"{kind} {what}") for device, found in parse(MOUNTINFO.read_text()).items()
+        }
+        monkeypatch.setattr(mounts, "parse_mountinfo", lambda _text, found=found: found)
+        host.backup()
+        (host.source / "tree").rename(host.source / kind)
+        assert counts(host)[:2] == (0, 4), kind
+        (host.source / kind).rename(host.source / "tree")
+
+
+def end_scan(host, monkeypatch, looks):
+    """Begin a backup whose scan is killed after so many looks into directories, each of which is committed."""
     calls = []
     pause = scan.Scan._pause
 
     def fail(self):
         pause(self)
         calls.append(None)
-        if len(calls) == len(host.source.parts) + fails_at:
+        if len(calls) == looks:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
+        patch.setattr(scan, "_WRITES_PER_TRANSACTION", 1)
         patch.setattr(scan.Scan, "_pause", fail)
         with contextlib.suppress(KeyboardInterrupt):
             host.backup()
-            pytest.fail("it went through")
+            return False
     host.kill()
+    return True
+
+
+@pytest.mark.parametrize("change", ["write", "chmod", "xattr", "replace"])
+def test_what_changes_after_a_scan_that_was_killed_is_read(host, monkeypatch, change):
+    """The new name's own row is of that scan, and fits what was set aside; what is seen now is what counts."""
+    (host.source / "tree").rename(host.source / "another")
+    assert end_scan(host, monkeypatch, len(host.source.parts) + 1)
+    one = host.source / "another/one"
+    if change == "write":
+        one.write_bytes(b"new" * 70_000)
+    elif change == "replace":
+        one.unlink()
+        one.write_bytes(b"n" * 70_000)
+    elif change == "chmod":
+        one.chmod(0o640)
+    else:
+        os.setxattr(one, "user.note", b"newer")
+    assert counts(host)[:2] == (3, 1)
+    (row,) = [row for row in described(host) if row[0] == b"one"]
+    assert row[1] == stat.S_IMODE(one.stat().st_mode)
+    assert row[5] == (b"newer" if change == "xattr" else None if change == "replace" else b"kept")
+
+
+def test_a_new_name_that_was_planned_in_vain_has_no_old_content(host):
+    """It was new, and like another in all its times; then that one was moved into its place, and written to."""
+    ours, theirs = host.source / "tree/ours", host.home / "aside/theirs"
+    theirs.parent.mkdir()
+    ours.write_bytes(b"A" * 100)
+    theirs.write_bytes(b"B" * 100)
+    while ours.stat().st_ctime_ns != theirs.stat().st_ctime_ns:
+        for path in (ours, theirs):
+            os.utime(path, ns=(10**18, 10**18))
+    host.backup()
+    theirs.parent.rename(host.source / "aside")
+    run = host.begin()
+    with contextlib.closing(sqlite3.connect(host.state() / "index.sqlite")) as index:
+        while index.execute("SELECT 1 FROM pieces").fetchone() is None:
+            assert run.step()
+    host.kill()
+    ours.rename(host.source / "aside/theirs")
+    (host.source / "aside/theirs").write_bytes(b"new" * 100)
+    assert counts(host)[:2] == (0, 1)
+
+
+@pytest.mark.parametrize("fails_at", [0, 1, 2, 3])
+def test_a_scan_that_ends_half_way_leaves_nothing_behind(host, monkeypatch, fails_at):
+    (host.source / "tree/deep").rename(host.source / "deep")
+    (host.source / "more").mkdir()
+    assert end_scan(host, monkeypatch, len(host.source.parts) + fails_at)
     assert counts(host)[2] == 0
     with contextlib.closing(sqlite3.connect(host.state() / "index.sqlite")) as index:
         assert index.execute("SELECT id FROM entries WHERE parent IS NULL").fetchall() == [(1,)]

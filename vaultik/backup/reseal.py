@@ -106,7 +106,7 @@ def candidates(index: sqlite3.Connection, tiny: int, lately: int, kept: float) -
 def _of_few_chunks(index: sqlite3.Connection, blobs: Iterable[Candidate]) -> list[Candidate]:
     """Return those that are tiny because little came together, not because their files are: those stay as many."""
     counts = dict(index.execute("SELECT blob, count(*) FROM chunks WHERE blob IS NOT NULL GROUP BY blob"))
-    return [blob for blob in blobs if FEW_PARTS * counts[blob.blob] < plan.PIECES_PER_BUNDLE]
+    return [blob for blob in blobs if FEW_PARTS * counts.get(blob.blob, 0) < plan.PIECES_PER_BUNDLE]
 
 
 def _about(budget: int, wanted: Iterable[Candidate]) -> Iterator[Candidate]:

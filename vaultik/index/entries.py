@@ -239,8 +239,10 @@ def remove_trees(
             " SELECT id FROM below",
             (json.dumps(tops),),
         )
-        leaving = [row[0] for row in index.execute("SELECT id FROM leaving")]
-        hand_over(index, leaving)
+        (count,) = index.execute("SELECT count(*) FROM leaving").fetchone()
+        # Whoever carries a group's content is in the group itself; a tree may have millions of others.
+        linked = "SELECT id FROM entries WHERE hardlink IS NOT NULL AND id IN (SELECT id FROM leaving)"
+        hand_over(index, [row[0] for row in index.execute(linked)])
         if set_aside is not None:
             set_aside(index, "SELECT id FROM leaving")
             index.execute(
@@ -251,7 +253,7 @@ def remove_trees(
         index.execute("DELETE FROM entries WHERE id IN (SELECT id FROM leaving)")
     finally:
         index.execute("DROP TABLE leaving")
-    return len(leaving)
+    return int(count)
 
 
 def hand_over(index: sqlite3.Connection, leaving: Sequence[int]) -> None:

@@ -16,6 +16,14 @@ _PSEUDO = frozenset(
     """.split()  # noqa: SIM905 - as one reads it
 )
 """File systems of the kernel's own: nothing in them is anybody's data, and some sizes are fantastic."""
+_STEADY = ("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "tmpfs", "xfs", "zfs")
+STEADY_IDS = (
+    f"SELECT id FROM mounts WHERE substr(identity, 1, instr(identity, ' ') - 1) IN ({', '.join(map(repr, _STEADY))})"
+)
+"""Query of the file systems on which an inode's number stays with it, and the kernel alone sets its time of change.
+
+On others (FAT, FUSE, the network's, overlays) numbers may be given out anew with each mount, and times be whole seconds.
+"""
 
 
 class Mount(NamedTuple):

@@ -3,7 +3,8 @@
 Renaming a directory leaves the files below it as they are, times of change included. So while a scan goes on, a file
 that is gone is set aside, with what was recorded of it; in the end a new name of the same inode with the same
 size, mtime and ctime takes that over, as an unchanged file under its old name would have kept it. Names of files
-that have several are told apart by nothing, so those are read.
+that have several are told apart by nothing, so those are read; so is everything on file systems on which those
+four numbers prove less.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vaultik.index.entries import ROOT
+from vaultik.index.mounts import STEADY_IDS
 
 if TYPE_CHECKING:
     import sqlite3
@@ -43,12 +45,13 @@ def settle(index: sqlite3.Connection) -> int:
     try:
         index.execute(f"INSERT OR REPLACE INTO aside SELECT mount, inode, id FROM entries WHERE id IN ({_ASIDE})")
         index.execute(
-            # A cross join keeps its order: what is new is looked up, by rows, among what was set aside.
+            # A cross join keeps its order: what is new is looked up, by rows, among what was set aside. What this scan saw
+            # stands in `changed`; the entry's own row may be of an earlier one, that was killed.
             "INSERT INTO renamed SELECT o.id, max(n.id) FROM changed AS c CROSS JOIN entries AS n ON n.id = c.entry"
-            " CROSS JOIN aside AS a ON a.mount = n.mount AND a.inode = n.inode CROSS JOIN entries AS o ON o.id = a.id"
-            " WHERE c.unread AND n.nlink = 1 AND n.marks = 0"
-            " AND (n.size, n.mtime_ns, n.ctime_ns) = (o.size, o.mtime_ns, o.ctime_ns)"
-            " AND n.id NOT IN (SELECT entry FROM pieces) GROUP BY o.id"
+            " CROSS JOIN aside AS a ON a.mount = n.mount AND a.inode = c.inode CROSS JOIN entries AS o ON o.id = a.id"
+            " WHERE c.unread AND n.nlink = 1 AND n.marks = 0 AND NOT n.again AND NOT o.again"
+            " AND (c.size, c.mtime_ns, c.ctime_ns) = (o.size, o.mtime_ns, o.ctime_ns)"
+            f" AND n.mount IN ({STEADY_IDS}) AND n.id NOT IN (SELECT entry FROM pieces) GROUP BY o.id"
         )
         _take_over(index)
         _remove(index)

@@ -19,7 +19,7 @@ from vaultik.errors import (
 )
 from vaultik.maintain.inventory import check_still_there, find_manifest
 from vaultik.snapshot.find import read_manifest
-from vaultik.snapshot.read import get_meta, open_snapshot
+from vaultik.snapshot.read import find_meta, open_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,9 +102,8 @@ class Surveyor:
 
     def _check_db(self, found: FoundSnapshot, facts: Manifest, blobs: dict[bytes, int]) -> None:
         with open_snapshot(self._store, found, self._identities, self._directory) as db:
-            meta = get_meta(db)
             for name in _SAME:
-                if meta.get(name) != getattr(facts, name):
+                if find_meta(db, name) != getattr(facts, name):
                     raise IntegrityError(f"manifest and DB disagree ({name})")
             left = dict(blobs)
             for blob, size in db.execute("SELECT hash, size FROM blobs"):

@@ -43,6 +43,7 @@ _STEPS_PER_BYTE = 50
 _DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 _FULL_BELOW = 64 << 10
 _SQLITE_HEADER = b"SQLite format 3\0"
+_HASH_BYTES = 32
 _SCHEMA_ROWS = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name"
 _MOST_TABLES = 20
 _SUPERSEDED = {
@@ -155,6 +156,12 @@ def get_meta(copy: sqlite3.Connection) -> dict[str, Any]:
     return dict(copy.execute("SELECT key, value FROM meta"))
 
 
+def find_meta(db: sqlite3.Connection, key: str) -> object:
+    """Return one row of `meta`, None if there is none: in a DB that isn't copied there may be any number of them."""
+    row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    return row[0] if row else None
+
+
 class _Stored(NamedTuple):
     """An object that holds an SQLite file."""
 
@@ -214,7 +221,7 @@ def _layers(db: sqlite3.Connection) -> list[bytes]:
         "SELECT l.hash, b.id FROM layers AS l LEFT JOIN blobs AS b ON b.hash = l.hash ORDER BY l.place LIMIT ?",
         (rules.MOST_LAYERS + 1,),
     ).fetchall()
-    if not 1 <= len(rows) <= rules.MOST_LAYERS or any(blob is None for _, blob in rows):
+    if not 1 <= len(rows) <= rules.MOST_LAYERS or any(blob is None or len(h) != _HASH_BYTES for h, blob in rows):
         raise FormatError(f"its DB builds on {len(rows)} layers, or on what is no blob of its own")
     return [layer for layer, _ in rows]
 
@@ -313,13 +320,12 @@ def _only_reads(action: int, first: str | None, _second: str | None, _db: str | 
 
 
 def _kind(db: sqlite3.Connection) -> object:
-    return get_meta(db).get("kind")
+    return find_meta(db, "kind")
 
 
 def _check_snapshot(db: sqlite3.Connection, found: FoundSnapshot) -> None:
-    snapshot = db.execute("SELECT value FROM meta WHERE key = 'snapshot'").fetchone()
-    if snapshot != (found.name.snapshot,):
-        raise FormatError(f"it holds the DB of {str(snapshot and snapshot[0])[:40]}")
+    if (snapshot := find_meta(db, "snapshot")) != found.name.snapshot:
+        raise FormatError(f"it holds the DB of {str(snapshot)[:40]}")
     _layers(db)
 
 
