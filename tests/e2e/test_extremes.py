@@ -116,10 +116,7 @@ def test_a_file_whose_holes_are_not_known_is_planned_as_one_piece(site):
     assert find_data_ranges(run.session.index(), 12345, 7 << 60) is None
     run.session.close()
     made = plan.plan_bundles(
-        [ChangedFile(5, 7 << 60, 0)],
-        limit=plan.BundleLimit(10**6, 10),
-        longest_chunk=10**5,
-        data_ranges=lambda *_: None,
+        [ChangedFile(5, 7 << 60, 0)], limit=10**6, longest_chunk=10**5, data_ranges=lambda *_: None
     )
     assert [bundle.pieces for bundle in made] == [[Piece(5, 0, None, Cut.NONE)]]
 

@@ -8,7 +8,7 @@ bundle is cut at nominal offsets; where exactly two extents meet FastCDC decides
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from vaultik.core.manifest import MOST_BLOBS
 from vaultik.errors import ConfigError
@@ -25,29 +25,17 @@ PIECES_PER_BUNDLE = 8_192
 
 _SHARES = 8
 _LEAST_BYTES = 32 * 10**6
-_LEAST_PIECES = 1_024
 
 _BLOCK = 512
 
 
-class BundleLimit(NamedTuple):
-    """The most that one bundle holds."""
+def bundle_limit(total: int, blob_size_limit: int) -> int:
+    """Return how large bundles shall be for so many changed bytes.
 
-    bytes: int
-    """Of plaintext."""
-    pieces: int
-
-
-def bundle_limit(files: int, size: int, blob_size_limit: int) -> BundleLimit:
-    """Return how large bundles shall be for so many changed files and bytes.
-
-    As large as they may be, but for small amounts: those are shared out evenly, so that several processes
+    As large as blobs may be, but for small amounts: those are shared out, so that several processes
     have work and none waits long for the last one.
     """
-    return BundleLimit(
-        min(blob_size_limit, max(size // _SHARES, _LEAST_BYTES)),
-        min(PIECES_PER_BUNDLE, max(-(-files // _SHARES), _LEAST_PIECES)),
-    )
+    return min(blob_size_limit, max(total // _SHARES, _LEAST_BYTES))
 
 
 def check_room(known: int, planned: int, blob_size_limit: int) -> None:
@@ -72,7 +60,7 @@ def check_room(known: int, planned: int, blob_size_limit: int) -> None:
 def plan_bundles(
     changed: Iterable[ChangedFile],
     *,
-    limit: BundleLimit,
+    limit: int,
     longest_chunk: int,
     data_ranges: Callable[[int, int], list[tuple[int, int]] | None],
 ) -> Iterator[PlannedBundle]:
@@ -80,14 +68,14 @@ def plan_bundles(
 
     Args:
         changed: the files.
-        limit: of one bundle.
+        limit: most plaintext bytes of one bundle.
         longest_chunk: FastCDC's maximum; an extent may end that much later than planned.
         data_ranges: gives the (start, stop) of an entry's data, for a large file with holes; None if it can't be opened.
     """
     pieces: list[Piece] = []
     total = 0
-    for piece, size in _pieces(changed, limit.bytes, longest_chunk, data_ranges):
-        if pieces and (total + size > limit.bytes or len(pieces) == limit.pieces):
+    for piece, size in _pieces(changed, limit, longest_chunk, data_ranges):
+        if pieces and (total + size > limit or len(pieces) == PIECES_PER_BUNDLE):
             yield PlannedBundle(pieces, total)
             pieces, total = [], 0
         pieces.append(piece)

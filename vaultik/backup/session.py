@@ -228,10 +228,10 @@ class Session:
                 # Streamed again, they may bring back what else would be read for nothing.
                 chunks.mark_lost(index)
             contents.link_groups(index)
-            limit = plan.bundle_limit(*unplanned.count(index), self.config.blob_size_limit)
+            total = unplanned.count_bytes(index)
             plan_them = functools.partial(
                 plan.plan_bundles,
-                limit=limit._replace(bytes=max(limit.bytes, 2 * self.chunker.maximum)),
+                limit=max(plan.bundle_limit(total, self.config.blob_size_limit), 2 * self.chunker.maximum),
                 longest_chunk=self.chunker.maximum,
                 data_ranges=functools.partial(find_data_ranges, index),
             )

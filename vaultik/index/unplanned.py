@@ -28,10 +28,9 @@ _UNPLANNED = (
 )
 
 
-def count(index: sqlite3.Connection) -> tuple[int, int]:
-    """Return how many changed files on disks there are that no bundle has yet, and their size."""
-    files, size = index.execute(f"SELECT count(*), total(c.size) {_UNPLANNED}").fetchone()
-    return files, int(size)
+def count_bytes(index: sqlite3.Connection) -> int:
+    """Return the size of all changed files on disks that no bundle has yet."""
+    return int(index.execute(f"SELECT total(c.size) {_UNPLANNED}").fetchone()[0])
 
 
 class Kind(enum.Enum):
