@@ -75,6 +75,6 @@ def _write(copy: sqlite3.Connection, writer: FileWriter, fetched: Fetched) -> in
             writer.write(place, fetched.data)
         else:
             kind = Kind.REFUSED if fetched.damage.refused else Kind.DAMAGED
-            writer.give_up(place.entry, Failure(kind, fetched.damage.reason))
+            writer.give_up(place.file.id, Failure(kind, fetched.damage.reason))
         total += fetched.chunk.size
     return total

@@ -15,6 +15,7 @@ from vaultik.model import BlobId, ChunkId
 from vaultik.restore.attributes import FLAGS
 from vaultik.restore.fetch import WantedBlob, WantedChunk
 from vaultik.restore.target import is_fatal
+from vaultik.restore.tree import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -210,7 +211,7 @@ _CHUNKS = (
 class Place(NamedTuple):
     """Where a chunk goes."""
 
-    entry: int
+    file: Entry
     offset: int
     chunks: int
     """How many chunks the file has."""
@@ -220,14 +221,15 @@ def iter_places(copy: sqlite3.Connection, chunk: int) -> Iterator[Place]:
     """Yield where a chunk goes, in pages like `iter_chunks`; what is done or given up is left out."""
     content, at = 0, -1
     while rows := copy.execute(_PLACES, (chunk, content, at, _PAGE)).fetchall():
-        yield from (Place(*row[:3]) for row in rows)
+        yield from (Place(Entry._make(columns), offset, chunks) for _, offset, chunks, *columns in rows)
         if len(rows) < _PAGE:
             return
-        _, at, _, content = rows[-1]
+        content, at, *_ = rows[-1]
 
 
 _PLACES = (
-    f"SELECT f.entry, ec.offset, f.chunks, ec.entry FROM {_USERS} WHERE ec.chunk = ? AND (ec.entry, ec.offset) > (?, ?)"
+    f"SELECT ec.entry, ec.offset, f.chunks, {', '.join(f'e.{column}' for column in Entry._fields)} FROM {_USERS}"
+    " JOIN entries AS e ON e.id = f.entry WHERE ec.chunk = ? AND (ec.entry, ec.offset) > (?, ?)"
     f" AND {_OPEN} ORDER BY ec.entry, ec.offset LIMIT ?"
 )
 

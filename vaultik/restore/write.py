@@ -53,15 +53,15 @@ class FileWriter:
         Raises:
             OSError: the whole target failed.
         """
-        if place.entry in self._failures:
+        if place.file.id in self._failures:
             return
         try:
             if place.chunks == 1:
                 self._write_whole(place, data)
             else:
-                _write_at(self._part(place.entry), place.offset, data)
+                _write_at(self._part(place.file), place.offset, data)
         except OSError as exc:
-            self._fail(place.entry, exc)
+            self._fail(place.file.id, exc)
 
     def give_up(self, entry: int, failure: Failure) -> None:
         """Give a file up."""
@@ -111,28 +111,29 @@ class FileWriter:
             os.close(self._fds.popitem()[1])
 
     def _write_whole(self, place: Place, data: bytes | memoryview) -> None:
-        write_whole(self._target, self._attributes, get_entry(self._copy, place.entry), place.offset, data)
-        self._note_done(place.entry)
+        write_whole(self._target, self._attributes, place.file, place.offset, data)
+        self._note_done(place.file.id)
 
-    def _part(self, entry: int) -> int:
+    def _part(self, file: Entry) -> int:
         """Return the open temporary of a file of several chunks."""
-        fd = self._fds.get(entry)
+        fd = self._fds.get(file.id)
         if fd is not None:
             return fd
         if len(self._fds) >= _OPEN_AT_MOST:
             os.close(self._fds.popitem(last=False)[1])
-        fd = self._fds[entry] = self._open_part(entry)
+        fd = self._fds[file.id] = self._open_part(file)
         return fd
 
-    def _open_part(self, entry: int) -> int:
+    def _open_part(self, file: Entry) -> int:
         """Open a temporary and note that this blob is being written into it."""
+        entry = file.id
         with ledger.transaction(self._copy):
             known = {row[0] for row in self._copy.execute("SELECT blob FROM written WHERE entry = ?", (entry,))}
             fd, made = self._target.open_part(entry)
             try:
                 if made:
                     ledger.forget_written(self._copy, entry)
-                    self._attributes.on_creation(get_entry(self._copy, entry), fd)
+                    self._attributes.on_creation(file, fd)
                 elif not known:
                     # Of a try that was killed before it noted anything.
                     os.ftruncate(fd, 0)
