@@ -6,7 +6,7 @@ DEMO_SOURCE ?= /etc /usr/share/doc
 DEMO_DIR ?= demo
 HISTORIES ?= 1250
 KILLS ?= 1000
-BENCH_DIR ?= bench/work
+BENCH_DIR ?= bench/scratch
 
 .PHONY: help demo fleet test soak bench growth check fmt clean
 
@@ -57,4 +57,4 @@ fmt: $(BIN)/.tested ## format the code
 	$(BIN)/ruff format .
 
 clean: ## remove everything that was made here
-	rm -rf $(VENV) $(DEMO_DIR) $(BENCH_DIR) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(DEMO_DIR) bench/scratch build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import corpora
-from bench.measure import Taken, run, size_mb
+from bench.measure import FOLDER, Taken, run, size_mb
 from bench.snapshots import make_snapshots
 from bench.tools import VAULTIK, Vaultik
 
@@ -45,14 +45,14 @@ _SETTLED_S = 2.5
 def main() -> None:
     """Measure, and show."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("bench/work"))
+    parser.add_argument("--work", type=Path, default=Path("bench/scratch"))
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("scenarios", nargs="*", default=list(SCENARIOS))
     asked = parser.parse_args()
     rows: list[Row] = []
     for name in asked.scenarios:
-        work = asked.work.resolve() / "growth"
+        work = asked.work.resolve() / FOLDER / "growth"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         for row in SCENARIOS[name](work, asked.scale):

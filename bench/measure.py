@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+FOLDER = "vaultik-bench"
+"""What is made and removed lies in a folder of this name, below whatever was given for it."""
 _SAMPLE_S = 0.1
 
 

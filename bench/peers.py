@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import corpora
+from bench.measure import FOLDER
 from bench.picture import draw
 from bench.tools import TOOLS, Tool
 
@@ -33,7 +34,7 @@ Row = dict[str, str | float]
 def main() -> None:
     """Measure, and show."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("bench/work"))
+    parser.add_argument("--work", type=Path, default=Path("bench/scratch"))
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--tools", default="vaultik,restic,borg,floor")
@@ -42,12 +43,13 @@ def main() -> None:
     parser.add_argument("--picture", type=Path)
     asked = parser.parse_args()
     tools = [name for name in asked.tools.split(",") if name == "vaultik" or _is_there(name)]
+    work = asked.work.resolve() / FOLDER
     rows: list[Row] = []
     for corpus in asked.corpora.split(","):
-        made = corpora.make(corpus, asked.work.resolve(), asked.scale)
+        made = corpora.make(corpus, work, asked.scale)
         for _ in range(asked.repeat):
             for name in tools:
-                rows += _measure(name, corpus, asked.work.resolve() / "run", made)
+                rows += _measure(name, corpus, work / "run", made)
     found = _medians(rows)
     print("\n".join(_table(found, tools)))
     if asked.json:

@@ -80,7 +80,15 @@ class Vaultik:
         return run([VAULTIK, command, "--endpoint", self.s3["endpoint"], "bench", "host/", "latest", *arguments], env)
 
 
-class Restic:
+class _Repository:
+    repository: Path
+
+    def store_mb(self) -> float:
+        """Return the size of the repository."""
+        return size_mb(self.repository)
+
+
+class Restic(_Repository):
     """restic, with its cache, at its default compression."""
 
     def __init__(self, work: Path, source: Path) -> None:
@@ -104,12 +112,8 @@ class Restic:
         """Dump one file."""
         return run(["sh", "-c", f"restic -q -r {self.repository} dump latest '{path}' > {out}"], self.env)
 
-    def store_mb(self) -> float:
-        """Return the size of the repository."""
-        return size_mb(self.repository)
 
-
-class Borg:
+class Borg(_Repository):
     """borg with zstd at level 3, as vaultik compresses."""
 
     def __init__(self, work: Path, source: Path) -> None:
@@ -137,10 +141,6 @@ class Borg:
         """Extract one file."""
         name = str(path).lstrip("/")
         return run(["sh", "-c", f"borg extract --stdout {self.archive} '{name}' > {out}"], self.env)
-
-    def store_mb(self) -> float:
-        """Return the size of the repository."""
-        return size_mb(self.repository)
 
 
 class Floor:

@@ -34,7 +34,10 @@ def install():
     import vaultik.backup.upload as upload
     import vaultik.backup.seal as seal
     import vaultik.backup.commit as commit
+    import vaultik.backup.layer as layer
     import vaultik.backup.sealed_snapshot as sealed_snapshot
+    # However small the tree is.
+    layer.layers.LEAST_ROWS = 0
     import vaultik.store.local as local
     counts = {}
     def at(point):
@@ -58,6 +61,8 @@ def install():
     around(session.Session, "seal", "seal")
     around(session.Session, "upload", "upload")
     around(upload.bundles, "set_uploaded", "uploaded row")
+    around(layer, "_put_layer", "put layer")
+    around(layer.layers, "add", "layer row")
     around(sealed_snapshot, "_seal_db", "seal db")
     around(commit, "_put_db", "put db")
     around(commit.state, "set_pending", "pending row")
@@ -85,7 +90,7 @@ POINTS = [
     f"{point}:{when}"
     for point in (
         "scan", "plan", "stream", "chunked row", "chunk", "rename", "seal", "upload", "uploaded row",
-        "seal db", "pending row", "put db", "base row", "finish",
+        "put layer", "layer row", "seal db", "pending row", "put db", "base row", "finish",
     )
     for when in ("before", "after")
 ]  # fmt: skip

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from vaultik.backup import spool
+from vaultik.directories import sync_directory
 from vaultik.errors import LocalIndexError
 from vaultik.index import bundles, chunks
 from vaultik.index.db import transaction
@@ -95,5 +96,5 @@ def _finish_file(source: Path, final: Path) -> bool:
             source.rename(final)
     except FileNotFoundError:
         return False
-    spool.sync_directory(final.parent)
+    sync_directory(final.parent)
     return True

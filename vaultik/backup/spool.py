@@ -61,15 +61,6 @@ def seal_file(spool: Path, pieces: Iterable[bytes], target: Path, recipients: Se
         return seal(pieces, file, recipients)
 
 
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def clean(spool: Path, keep: Iterable[tuple[int, bytes]] = ()) -> None:
     """Remove what an ended run left, but for the files of bundles (id, SHA-256) that go on."""
     wanted = {

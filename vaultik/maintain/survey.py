@@ -19,7 +19,8 @@ from vaultik.errors import (
 )
 from vaultik.maintain.inventory import check_still_there, find_manifest
 from vaultik.snapshot.find import read_manifest
-from vaultik.snapshot.read import find_meta, open_snapshot
+from vaultik.snapshot.read import open_snapshot
+from vaultik.snapshot.untrusted import find_meta
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,9 +1,8 @@
-"""Open a snapshot DB that somebody else wrote, and copy its rows into a database of one's own.
+"""Read a snapshot DB that somebody else wrote, with its layers, into a database of one's own.
 
-Anybody can encrypt to a recipient, so nothing in the file is trusted: not its schema, not its rows.
-The guards are those of SQLite's own advice on untrusted files ("Defense Against The Dark Arts"), the
-limits those of FORMAT.md. Callers only ever see the copy, in which every rule of the format holds:
-a parent's id is smaller than its child's, names are names, content fits its file.
+Anybody can encrypt to a recipient, so nothing in the files is trusted (`untrusted`), and no row. Callers only ever see
+the copy, in which every rule of FORMAT.md holds: a parent's id is smaller than its child's, names are names,
+content fits its file.
 """
 
 from __future__ import annotations
@@ -27,7 +26,8 @@ from vaultik.errors import (
 from vaultik.model import BlobId
 from vaultik.snapshot import rules
 from vaultik.snapshot.find import digest_first
-from vaultik.snapshot.write import DELTA, FORMAT, FULL, schema
+from vaultik.snapshot.untrusted import find_meta, format_errors, open_untrusted
+from vaultik.snapshot.write import DELTA, FULL, schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -37,15 +37,9 @@ if TYPE_CHECKING:
     from vaultik.snapshot.find import FoundSnapshot
     from vaultik.store.base import Store
 
-_STEPS = 100_000
-_LEAST_STEPS = 10_000_000
-_STEPS_PER_BYTE = 50
 _DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 _FULL_BELOW = 64 << 10
-_SQLITE_HEADER = b"SQLite format 3\0"
 _HASH_BYTES = 32
-_SCHEMA_ROWS = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name"
-_MOST_TABLES = 20
 _SUPERSEDED = {
     "superseded_entries": {"entries": "id", "xattrs": "entry", "entry_chunks": "entry"},
     "superseded_chunks": {"chunks": "id"},
@@ -143,23 +137,9 @@ def disk_errors(place: Path) -> Iterator[None]:
         raise OSError(number, os.strerror(number)) from exc
 
 
-@contextmanager
-def _format_errors() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as exc:
-        raise FormatError(f"its DB is not as the format demands: {exc}") from exc
-
-
 def get_meta(copy: sqlite3.Connection) -> dict[str, Any]:
     """Return the table `meta` of a copied snapshot."""
     return dict(copy.execute("SELECT key, value FROM meta"))
-
-
-def find_meta(db: sqlite3.Connection, key: str) -> object:
-    """Return one row of `meta`, None if there is none: in a DB that isn't copied there may be any number of them."""
-    row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-    return row[0] if row else None
 
 
 class _Stored(NamedTuple):
@@ -193,7 +173,7 @@ def _opened(
     plain = directory / "snapshot.sqlite"
     try:
         _download(store, stored, identities, plain)
-        with _format_errors(), closing(_open_untrusted(plain)) as db:
+        with format_errors(), closing(open_untrusted(plain)) as db:
             # SQLite has it open; a kill from here on leaves nothing in plain.
             plain.unlink()
             yield db
@@ -245,78 +225,6 @@ def _open_layer(
             if _layers(db) != below:
                 raise FormatError("builds on other layers than the snapshot")
             yield db
-
-
-def _open_untrusted(path: Path) -> sqlite3.Connection:
-    with path.open("rb") as file:
-        start = file.read(100)
-    page = int.from_bytes(start[16:18], "big")
-    pages = int.from_bytes(start[28:32], "big")
-    if len(start) < 100 or start[:16] != _SQLITE_HEADER or start[18:20] != b"\1\1":  # noqa: PLR2004 - SQLite's header
-        raise FormatError("its DB is no SQLite file")
-    if path.stat().st_size != pages * (65536 if page == 1 else page):
-        raise FormatError("its DB is not of the size it says")
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
-    try:
-        _restrain(db, path.stat().st_size)
-        _check_kind(db)
-        if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-            raise FormatError("its DB is damaged inside")
-        db.set_authorizer(_only_reads)
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-class _Budget:
-    """Ends what takes SQLite far more steps than reading a file of that size several times."""
-
-    def __init__(self, size_bytes: int) -> None:
-        self._left = (_LEAST_STEPS + _STEPS_PER_BYTE * size_bytes) // _STEPS
-
-    def __call__(self) -> int:
-        self._left -= 1
-        return self._left < 0
-
-
-def _restrain(db: sqlite3.Connection, size: int) -> None:
-    for limit, value in (
-        (sqlite3.SQLITE_LIMIT_LENGTH, 1 << 20),
-        (sqlite3.SQLITE_LIMIT_SQL_LENGTH, 1 << 16),
-        (sqlite3.SQLITE_LIMIT_COLUMN, 64),
-        (sqlite3.SQLITE_LIMIT_EXPR_DEPTH, 20),
-        (sqlite3.SQLITE_LIMIT_COMPOUND_SELECT, 4),
-        (sqlite3.SQLITE_LIMIT_ATTACHED, 0),
-        (sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH, 1),
-    ):
-        db.setlimit(limit, value)
-    db.set_progress_handler(_Budget(size), _STEPS)
-    for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0", "query_only = ON"):
-        db.execute(f"PRAGMA {pragma}")
-
-
-def _check_kind(db: sqlite3.Connection) -> None:
-    """Check that a DB says of what format and kind it is, and has that kind's schema, to the byte."""
-    found = db.execute(_SCHEMA_ROWS).fetchmany(_MOST_TABLES)
-    kind = next((kind for kind in (FULL, DELTA) if found == _schema_rows(kind)), None)
-    if kind is None:
-        raise FormatError("its DB has another schema than format 1")
-    says = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('format', 'kind')"))
-    if says != {"format": FORMAT, "kind": kind}:
-        shown = f"format {str(says.get('format'))[:20]!r} of kind {str(says.get('kind'))[:20]!r}"
-        raise FormatError(f"{shown}, this vaultik knows format {FORMAT}, and this DB's schema is of kind {kind!r}")
-
-
-def _schema_rows(kind: str) -> list[Any]:
-    with closing(sqlite3.connect(":memory:")) as fresh:
-        fresh.executescript(schema(kind))
-        return fresh.execute(_SCHEMA_ROWS).fetchall()
-
-
-def _only_reads(action: int, first: str | None, _second: str | None, _db: str | None, _by: str | None) -> int:
-    may_be_read = action == sqlite3.SQLITE_READ and first in {*rules.TABLES, *rules.DELTA_TABLES}
-    return sqlite3.SQLITE_OK if may_be_read or action == sqlite3.SQLITE_SELECT else sqlite3.SQLITE_DENY
 
 
 def _kind(db: sqlite3.Connection) -> object:

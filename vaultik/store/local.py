@@ -16,6 +16,7 @@ import stat
 import time
 from typing import TYPE_CHECKING, BinaryIO
 
+from vaultik.directories import sync_directory
 from vaultik.errors import (
     IntegrityError,
     ObjectNotFoundError,
@@ -26,7 +27,7 @@ from vaultik.errors import (
 from vaultik.linux import boottime
 from vaultik.store.base import ByteStream, Listing, ObjectInfo
 from vaultik.store.clock import StoreClock
-from vaultik.store.local_file import bring, publish, sync_directory
+from vaultik.store.local_file import bring, publish
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

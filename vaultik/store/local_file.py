@@ -7,6 +7,7 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
+from vaultik.directories import sync_directory
 from vaultik.errors import DigestMismatchError, LostBodyError
 from vaultik.linux import AT_FDCWD, rename_noreplace
 
@@ -72,15 +73,6 @@ def publish(aside: Path, path: Path) -> bool:
             return False
     sync_directory(path.parent)
     return True
-
-
-def sync_directory(directory: Path) -> None:
-    """Make durable which names a directory holds."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _link(aside: Path, body: Path | bytes) -> bool:
