@@ -101,7 +101,12 @@ def go_on(run):
 
 
 def is_under_way(central, name):
-    return any(task["params"].get("host") == name for task in central.of_family("UploadBlob", "DONE").values())
+    """A blob of a host is uploaded, and how far the host is has been told: a message, and then a percentage."""
+    is_uploaded = any(task["params"].get("host") == name for task in central.of_family("UploadBlob", "DONE").values())
+    roots = [key for key, task in central.of_family("Backup").items() if task["params"]["host"] == name]
+    return is_uploaded and any(
+        central.api("get_task_progress_percentage", task_id=root)["progressPercentage"] is not None for root in roots
+    )
 
 
 def settled(central, seen=[]):  # noqa: B006 - what it saw the last time

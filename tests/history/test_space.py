@@ -27,7 +27,8 @@ def needed_bytes(world):
 def live(host, rng, day, *, hot, cold, new):
     """A day: some files are written anew every time, others now and then; some come, one goes."""
     names = sorted(path.name for path in host.source.iterdir())
-    for name in {*(f"file {n * 37 % FILES:04}" for n in range(hot)), *rng.sample(names, cold)}:
+    # In an order of their own: a set has another with every process, and each life would be another.
+    for name in sorted({*(f"file {n * 37 % FILES:04}" for n in range(hot)), *rng.sample(names, cold)}):
         host.write(name, rng.randint(3_000, 20_000), seed=f"{name} {day}")
     (host.source / rng.choice(names)).unlink(missing_ok=True)
     for n in range(new):
