@@ -78,18 +78,15 @@ class Left(NamedTuple):
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a private database for a copied snapshot and its plan, making it if it isn't there.
+    """Open the private database of a copied snapshot and its plan.
 
-    One that is there is only looked at by name: to open and close it would take this process's locks off it.
+    It is only looked at by name: to open and close it would take this process's locks off it.
 
     Raises:
-        OSError: something else stands there.
+        OSError: it isn't there, or something else is.
     """
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-    except FileExistsError:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fspath(path)) from None
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fspath(path))
     connection = sqlite3.connect(path, timeout=120, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = OFF")

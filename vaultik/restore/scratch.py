@@ -42,9 +42,9 @@ def copied_snapshot(
     with ExitStack() as stack:
         with _named(where):
             directory = stack.enter_context(ScratchDirectory()).path
-            copy = stack.enter_context(closing(connect(directory / "plan.sqlite")))
             found = select(store, spec, identities, host)
-            fetch_snapshot(store, found, identities, directory, copy)
+            fetch_snapshot(store, found, identities, directory, directory / "plan.sqlite")
+            copy = stack.enter_context(closing(connect(directory / "plan.sqlite")))
         try:
             yield Scratch(found, copy)
         except sqlite3.Error:

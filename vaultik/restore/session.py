@@ -166,7 +166,7 @@ class RestoreSession:
             pinned = self._begun.snapshot if self._begun is not None else asked.spec
             found = select(self.store(), pinned, self._identities, asked.host)
             self._begun = self._state.begin(self._choice(), found.name.snapshot, found.name.key)
-            fetch_snapshot(self.store(), found, self._identities, self._state.path, self.copy())
+            fetch_snapshot(self.store(), found, self._identities, self._state.path, self._state.plan)
             asked.make_plan(self.copy())
             attributes = AttributeWriter(self.copy())
             if left_out := plan.leave_out(self.copy(), STATE.encode()):

@@ -26,7 +26,7 @@ from vaultik.errors import (
 from vaultik.model import BlobId
 from vaultik.snapshot import rules
 from vaultik.snapshot.find import digest_first
-from vaultik.snapshot.untrusted import find_meta, format_errors, open_untrusted
+from vaultik.snapshot.untrusted import attach, find_meta, format_errors, open_untrusted
 from vaultik.snapshot.write import DELTA, FULL, schema
 
 if TYPE_CHECKING:
@@ -56,16 +56,16 @@ CREATE INDEX entry_chunks_by_chunk ON entry_chunks (chunk);
 
 
 def fetch_snapshot(
-    store: Store, found: FoundSnapshot, identities: Sequence[Identity], directory: Path, copy: sqlite3.Connection
+    store: Store, found: FoundSnapshot, identities: Sequence[Identity], directory: Path, copy: Path
 ) -> None:
-    """Download a snapshot DB, check it, and copy it into an empty database.
+    """Download a snapshot DB, check it, and copy it into a database of one's own.
 
     Args:
         store: where it lies.
         found: which.
         identities: any of which may open it.
         directory: a private one (0700) for the plain file, which is removed before this returns.
-        copy: an empty database in autocommit mode.
+        copy: where to put the copy; nothing is there yet.
 
     Raises:
         IntegrityError: missing, altered, or against the format; the copy is then of no worth.
@@ -75,8 +75,7 @@ def fetch_snapshot(
     """
     with open_snapshot(store, found, identities, directory) as db:
         with disk_errors(directory):
-            copy.executescript(schema())
-            copy.execute("BEGIN")
+            _create(copy)
         layers = _layers(db)
         for height in range(1, len(layers) + 1):
             with _open_layer(store, layers[:height], identities, directory) as layer, disk_errors(directory):
@@ -84,7 +83,6 @@ def fetch_snapshot(
         with disk_errors(directory):
             _apply(db, copy)
             _finish(copy)
-            copy.execute("COMMIT")
 
 
 @contextmanager
@@ -237,26 +235,41 @@ def _check_snapshot(db: sqlite3.Connection, found: FoundSnapshot) -> None:
     _layers(db)
 
 
-def _apply(db: sqlite3.Connection, copy: sqlite3.Connection) -> None:
+def _create(copy: Path) -> None:
+    os.close(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    with closing(_connect(copy)) as own:
+        own.executescript(schema())
+
+
+def _apply(db: sqlite3.Connection, copy: Path) -> None:
     """Bring what a DB says over what those that it builds on said."""
-    if _kind(db) == DELTA:
-        for noted, tables in _SUPERSEDED.items():
-            for table, column in tables.items():
-                rows = db.execute(f"SELECT id FROM {noted}")
-                copy.executemany(f"DELETE FROM {table} WHERE {column} = ?", rows)
-    for table, columns in rules.TABLES.items():
+    superseded = _SUPERSEDED if _kind(db) == DELTA else {}
+    attach(db, copy)
+    db.execute("BEGIN")
+    for noted, tables in superseded.items():
+        for table, column in tables.items():
+            db.execute(f"DELETE FROM copy.{table} WHERE {column} IN (SELECT id FROM main.{noted})")
+    for table in rules.TABLES:
         if table in _WHOLE:
-            copy.execute(f"DELETE FROM {table}")
+            db.execute(f"DELETE FROM copy.{table}")
         with _as_format(table):
-            rows = db.execute(f"SELECT * FROM {table}")
-            copy.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * columns)})", rows)
+            # The condition makes SQLite look at every value; without one it takes whole records over.
+            db.execute(f"INSERT INTO copy.{table} SELECT * FROM main.{table} WHERE true")
+    db.execute("COMMIT")
 
 
-def _finish(copy: sqlite3.Connection) -> None:
-    for statement in filter(str.strip, COPY_SCHEMA.split(";")):
-        with _as_format("entries"):
-            copy.execute(statement)
-    rules.check(copy)
+def _finish(copy: Path) -> None:
+    with closing(_connect(copy)) as own:
+        for statement in filter(str.strip, COPY_SCHEMA.split(";")):
+            with _as_format("entries"):
+                own.execute(statement)
+        rules.check(own)
+
+
+def _connect(copy: Path) -> sqlite3.Connection:
+    own = sqlite3.connect(copy, isolation_level=None)
+    own.execute("PRAGMA synchronous = OFF")
+    return own
 
 
 @contextmanager

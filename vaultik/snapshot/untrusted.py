@@ -6,6 +6,7 @@ untrusted files ("Defense Against The Dark Arts"). What rows say is for whoever 
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -104,10 +105,29 @@ def _only_reads(action: int, first: str | None, _second: str | None, _db: str | 
     return sqlite3.SQLITE_OK if may_be_read or action == sqlite3.SQLITE_SELECT else sqlite3.SQLITE_DENY
 
 
+def _reads_and_fills_copy(action: int, first: str | None, second: str | None, db: str | None, by: str | None) -> int:
+    if db == "copy" and first in rules.TABLES and action in (sqlite3.SQLITE_INSERT, sqlite3.SQLITE_DELETE):
+        return sqlite3.SQLITE_OK
+    return sqlite3.SQLITE_OK if action == sqlite3.SQLITE_TRANSACTION else _only_reads(action, first, second, db, by)
+
+
 def find_meta(db: sqlite3.Connection, key: str) -> object:
     """Return one row of `meta`, None if there is none: in a DB that isn't copied there may be any number of them."""
     row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
     return row[0] if row else None
+
+
+def attach(db: sqlite3.Connection, copy: Path) -> None:
+    """Let the connection of an untrusted DB add rows to a database of one's own, `copy`, and remove some.
+
+    The guarded connection gets to know both; one without guards never sees the file.
+    """
+    db.set_authorizer(None)
+    db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 1)
+    db.execute("ATTACH ? AS copy", (os.fspath(copy),))
+    db.execute("PRAGMA copy.synchronous = OFF")
+    db.execute("PRAGMA query_only = OFF")
+    db.set_authorizer(_reads_and_fills_copy)
 
 
 @contextmanager
