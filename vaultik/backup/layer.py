@@ -42,7 +42,7 @@ def lay(session: Session, draft: Draft) -> Below | None:
         None for a tree so small that its DB is a whole one.
 
     Raises:
-        MisfitError, LocalIndexError: as `plain_db`.
+        LocalIndexError: as `plain_db`.
         StoreError: the store doesn't take it.
     """
     index = session.index()
@@ -63,7 +63,7 @@ def _below(kept: list[layers.Layer]) -> Below | None:
 def _put_layer(session: Session, draft: Draft, below: Below | None) -> Sealed:
     path = session.spool_dir / f"snapshot-{draft.id}.layer.age"
     try:
-        with plain_db(session, draft, below) as plain:
+        with plain_db(session, draft, below, is_layer=True) as plain:
             pieces = _blob_of(plain, session.config.compression_level)
             sealed = spool.seal_file(session.spool_dir, pieces, path, session.recipients)
         session.store().put(blob_key(BlobId(sealed.sha256)), path, sha256=sealed.sha256)

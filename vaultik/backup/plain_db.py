@@ -11,7 +11,7 @@ from vaultik.core.bounds import DB_BOUND
 from vaultik.errors import FormatError, LocalIndexError
 from vaultik.index import contents
 from vaultik.index.db import mapped, transaction
-from vaultik.snapshot.write import FORMAT, Below, Totals, plain_path, write_snapshot_db
+from vaultik.snapshot.write import FORMAT, Below, Totals, check_snapshot_db, plain_path, write_snapshot_db
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,13 +44,14 @@ class PlainDb(NamedTuple):
 
 
 @contextlib.contextmanager
-def plain_db(session: Session, draft: Draft, below: Below | None) -> Iterator[PlainDb]:
+def plain_db(session: Session, draft: Draft, below: Below | None, *, is_layer: bool = False) -> Iterator[PlainDb]:
     """Write the index's rows as a snapshot DB, which is there for as long as the block lasts.
 
     Args:
         session: of the run; nothing else writes to the index.
         draft: what the DB says of its snapshot.
         below: the layers from which it is to differ only; None for a whole one.
+        is_layer: it is to be a layer, whose rows are checked with the DB of the snapshot that builds on it.
 
     Raises:
         MisfitError: there is none.
@@ -63,6 +64,8 @@ def plain_db(session: Session, draft: Draft, below: Below | None) -> Iterator[Pl
         spool.create(plain).close()
         try:
             totals = write_snapshot_db(index_path, plain, _meta(session, draft), below)
+            if not is_layer:
+                check_snapshot_db(index_path, plain, below)
         except FormatError as exc:
             with transaction(session.index()):
                 misfits = contents.drop_misfits(session.index())

@@ -82,7 +82,6 @@ def write_snapshot_db(
 
     Raises:
         sqlite3.Error: the disk is full, or the index is damaged.
-        FormatError: a row breaks a rule of the format: no reader would take this DB.
     """
     kind = DELTA if below else FULL
     with closing(sqlite3.connect(target, isolation_level=None)) as db:
@@ -95,7 +94,7 @@ def write_snapshot_db(
         db.execute("BEGIN")
         for name in ("absent", "stale"):
             db.execute(f"CREATE TEMP TABLE {name} (id INTEGER PRIMARY KEY)")
-        for statement in _UNFINISHED:
+        for statement in () if below else _UNFINISHED:
             db.execute(statement)
         if below:
             _supersede(db, below)
@@ -104,11 +103,25 @@ def write_snapshot_db(
         totals = _totals(db, "source" if below else "main")
         db.executemany("INSERT INTO meta VALUES (?, ?)", sorted({**meta, "kind": kind, **totals._asdict()}.items()))
         db.execute("COMMIT")
-        if not below:
-            rules.check(db)
-    if below:
-        _check_whole(index_path, target)
     return totals
+
+
+def check_snapshot_db(index_path: Path, target: Path, below: Below | None) -> None:
+    """Check what `write_snapshot_db` wrote against the rules, before anything may refer to it.
+
+    What a delta and its layers come to is the index, which has every table but `meta`.
+
+    Raises:
+        sqlite3.Error: the index is damaged.
+        FormatError: a row breaks a rule of the format: no reader would take this DB.
+    """
+    if below is None:
+        with closing(sqlite3.connect(target, isolation_level=None)) as db:
+            rules.check(db)
+        return
+    with closing(sqlite3.connect(f"{index_path.absolute().as_uri()}?mode=ro", uri=True)) as whole:
+        whole.execute("ATTACH ? AS delta", (str(target),))
+        rules.check(whole)
 
 
 def _copies(kind: str) -> Iterator[str]:
@@ -149,10 +162,3 @@ def _supersede(db: sqlite3.Connection, below: Below) -> None:
 def _totals(db: sqlite3.Connection, tree: str) -> Totals:
     query = f"SELECT (SELECT count(*) FROM {tree}.entries), (SELECT coalesce(sum(size), 0) FROM {tree}.chunks)"
     return Totals._make(db.execute(query).fetchone())
-
-
-def _check_whole(index_path: Path, delta: Path) -> None:
-    """Check the rules on what a delta and its layers come to: the index, which has every table but `meta`."""
-    with closing(sqlite3.connect(f"{index_path.absolute().as_uri()}?mode=ro", uri=True)) as whole:
-        whole.execute("ATTACH ? AS delta", (str(delta),))
-        rules.check(whole)
