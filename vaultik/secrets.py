@@ -45,6 +45,11 @@ def load_identities(path: Path | None) -> list[Identity]:
     return _parsed(_read(given, where), f"identity file {given}")
 
 
+def is_given(path: Path | None) -> bool:
+    """Tell whether somebody says where an identity is."""
+    return path is not None or bool(os.environ.get(VARIABLE, "").strip())
+
+
 def identity_files(path: Path | None) -> list[Path]:
     """Return the file that the identities in use are kept in, if they are in one."""
     given = os.environ.get(VARIABLE, "").strip() if path is None else os.fspath(path)

@@ -13,7 +13,7 @@ from vaultik.core.frames import FrameEncoder
 from vaultik.core.identity import generate, parse_identities
 from vaultik.core.names import blob_key
 from vaultik.errors import IntegrityError, StoreAccessError
-from vaultik.restore.fetch import BlobFetcher, WantedBlob, WantedChunk
+from vaultik.snapshot.fetch import BlobFetcher, WantedBlob, WantedChunk
 
 IDENTITY, RECIPIENT = generate()
 IDENTITIES = parse_identities(IDENTITY)

@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 
 from vaultik.restore.likeness import KeptTimes, Likeness
-from vaultik.restore.tree import get_entry
+from vaultik.snapshot.tree import get_entry
 from vaultik.snapshot.write import schema
 
 MTIME = 1_600_000_001_123_456_789

@@ -23,7 +23,7 @@ from vaultik.cli.common import (
 )
 from vaultik.model import FORMAT_OF_TYPE, NAME_OF_MARK, EntryType, Mark
 from vaultik.restore.scratch import copied_snapshot
-from vaultik.restore.tree import Entry, iter_children, iter_tree, path_of, resolve
+from vaultik.snapshot.tree import Entry, iter_children, iter_tree, path_of, resolve
 
 if TYPE_CHECKING:
     import sqlite3

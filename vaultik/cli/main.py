@@ -27,9 +27,10 @@ _COMMANDS = {
     "ls": "List what is in a snapshot.",
     "restore": "Bring a snapshot back.",
     "fetch": "Bring one file or directory back.",
+    "verify": "Look whether everything that is stored is whole.",
     "prune": "Drop old snapshots and free what nobody needs.",
 }
-_RESUMED = (["backup"], ["restore"], ["prune"])
+_RESUMED = (["backup"], ["restore"], ["prune"], ["verify"])
 _SIGINT_CODE = 130
 _SIGTERM_CODE = 143
 

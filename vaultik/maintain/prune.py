@@ -11,19 +11,16 @@ the rest again. The state lies in a private temporary directory and is of no use
 
 from __future__ import annotations
 
-import os
-import sqlite3
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vaultik.core.lease import FENCE_S, GRACE_S
 from vaultik.core.names import blob_key
-from vaultik.errors import LocalIndexError, PruneRefusedError, StoreError
+from vaultik.errors import PruneRefusedError, StoreError
 from vaultik.maintain import blob_table, decide, inventory
 from vaultik.maintain.blob_table import Hold, References
 from vaultik.maintain.plan import DROP, Held, Plan, Tally, dump, load
+from vaultik.maintain.steps import StepSession
 from vaultik.maintain.survey import Surveyed, Surveyor
-from vaultik.scratch import ScratchDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -46,8 +43,8 @@ RECENT = "in no snapshot, but newer than some source's newest snapshot; its next
 GIVEN_UP = "of what --drop gives up, in case a backup began before"
 
 
-class PruneSession:
-    """One prune, as every process of it sees it. Clients and connections never cross a fork."""
+class PruneSession(StepSession):
+    """One prune, as every process of it sees it."""
 
     def __init__(
         self,
@@ -56,48 +53,16 @@ class PruneSession:
         request: PruneRequest,
         emit: Callable[..., None] = lambda **_event: None,
     ) -> None:
-        """Prepare; the store isn't asked anything yet.
+        """Prepare, as `StepSession`.
 
         Args:
             open_store: gives a client of the store, once per process.
             identities: any of which may open manifests, or DBs too.
             request: what to keep and what to give up.
-            emit: takes progress: `stage` with its `objects` and `bytes`, then how many more are done.
+            emit: takes progress.
         """
-        self._open_store = open_store
-        self._identities = identities
+        super().__init__(open_store, identities, emit)
         self._request = request
-        self.emit = emit
-        self._scratch = ScratchDirectory()
-        self._directory = self._scratch.path
-        self._pid = 0
-        self._opened: dict[str, Any] = {}
-
-    def store(self) -> Store:
-        """Return this process's client of the store."""
-        store: Store = self._own("store", self._open_store)
-        return store
-
-    def db(self) -> sqlite3.Connection:
-        """Return this process's connection to the prune's state."""
-        db: sqlite3.Connection = self._own("db", lambda: blob_table.connect(self._directory / "prune.sqlite"))
-        return db
-
-    def close(self) -> None:
-        """Close what this process opened: before a fork, and at the end."""
-        if self._pid == os.getpid():
-            for opened in self._opened.values():
-                opened.close()
-        self._opened = {}
-
-    def remove(self) -> None:
-        """Close, and remove the state."""
-        self.close()
-        self._scratch.remove()
-
-    def is_done(self, step: str) -> bool:
-        """Tell whether a step is complete."""
-        return self.db().execute("SELECT 1 FROM steps WHERE name = ?", (step,)).fetchone() is not None
 
     # -- plan -------------------------------------------------------------------------------------
 
@@ -238,7 +203,7 @@ class PruneSession:
             while batch := self._batch(step, last):
                 last = batch[-1][0]
                 self._delete_batch(step, batch)
-            self.db().execute("INSERT INTO steps VALUES (?)", (step,))
+            self._done(step)
 
     def _batch(self, step: str, after: int) -> list[tuple[int, str | BlobId, int]]:
         rows = self.db().execute(
@@ -263,22 +228,3 @@ class PruneSession:
                 f"delete {key}: {reason}{more}",
                 hint="may the credential delete? Every snapshot that is listed is whole; once that is mended, prune again",
             )
-
-    # -- parts ------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _disk_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as exc:
-            raise LocalIndexError(
-                f"{self._directory}: {exc}",
-                hint="the prune's working state needs room there; TMPDIR names another place",
-            ) from exc
-
-    def _own(self, what: str, make: Callable[[], Any]) -> Any:
-        if self._pid != os.getpid():
-            self._pid, self._opened = os.getpid(), {}
-        if what not in self._opened:
-            self._opened[what] = make()
-        return self._opened[what]

@@ -13,8 +13,8 @@ from vaultik.restore.likeness import KeptTimes, Likeness
 from vaultik.restore.state import STATE, State
 from vaultik.restore.sweep import Sweeper, spared_inodes
 from vaultik.restore.target import Target, target_errors
-from vaultik.restore.tree import ROOT
 from vaultik.snapshot.read import get_meta
+from vaultik.snapshot.tree import ROOT
 
 if TYPE_CHECKING:
     import sqlite3

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable
 
-    from vaultik.restore.tree import Entry
+    from vaultik.snapshot.tree import Entry
 
 OWNER = "owner"
 MODE = "mode"

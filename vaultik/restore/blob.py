@@ -5,11 +5,10 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from vaultik.errors import IntegrityError, StoreError
 from vaultik.restore import ledger
-from vaultik.restore.fetch import BlobFetcher
 from vaultik.restore.ledger import Failure, Kind
 from vaultik.restore.write import FileWriter
+from vaultik.snapshot.fetch import BlobFetcher
 
 if TYPE_CHECKING:
     import sqlite3
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
 
     from vaultik.core.identity import Identity
     from vaultik.restore.attributes import AttributeWriter
-    from vaultik.restore.fetch import Fetched
     from vaultik.restore.target import Target
+    from vaultik.snapshot.fetch import Fetched
     from vaultik.store.base import Store
 
 
@@ -56,15 +55,6 @@ def write_blob(
             emit(bytes=_write(copy, writer, fetched))
         writer.end()
     emit(blobs=1, files=writer.finished)
-
-
-def can_read(store: Store, key: str) -> bool:
-    """Tell whether the store gives an object away; a byte of it is asked for."""
-    try:
-        with store.open(key, offset=0, length=1) as stream:
-            return len(stream.read(1)) == 1
-    except (StoreError, IntegrityError):
-        return False
 
 
 def _write(copy: sqlite3.Connection, writer: FileWriter, fetched: Fetched) -> int:

@@ -18,7 +18,7 @@ from vaultik.restore import ledger
 from vaultik.restore.ledger import Failure, Kind
 from vaultik.restore.mend import state_of
 from vaultik.restore.target import IN_THE_WAY
-from vaultik.restore.tree import get_entry, path_of
+from vaultik.snapshot.tree import get_entry, path_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vaultik.restore.attributes import AttributeWriter
     from vaultik.restore.likeness import Likeness
     from vaultik.restore.target import Target
-    from vaultik.restore.tree import Entry
+    from vaultik.snapshot.tree import Entry
 
 _KEEP = 1000
 _CHANGED = "was changed after it had been restored"

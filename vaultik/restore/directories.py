@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from vaultik.directories import OPEN_DIRECTORY
 from vaultik.restore.ledger import guarded, iter_ids
-from vaultik.restore.tree import get_entry
+from vaultik.snapshot.tree import get_entry
 
 if TYPE_CHECKING:
     import sqlite3
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from vaultik.restore.attributes import AttributeWriter
     from vaultik.restore.target import Target
-    from vaultik.restore.tree import Entry
+    from vaultik.snapshot.tree import Entry
 
 _WANTED = "SELECT w.entry FROM wanted AS w JOIN entries AS e ON e.id = w.entry WHERE e.type = 'd' AND e.id <> 1"
 

@@ -18,8 +18,8 @@ from vaultik.restore.directories import Directories
 from vaultik.restore.ledger import Kind, add_done, forget_written, guarded, iter_ids
 from vaultik.restore.mend import Mender
 from vaultik.restore.naming import READ, clear_way, link, stands
-from vaultik.restore.tree import get_entry
 from vaultik.restore.write import finish_part, write_whole
+from vaultik.snapshot.tree import get_entry
 
 if TYPE_CHECKING:
     import sqlite3
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from vaultik.restore.attributes import AttributeWriter
     from vaultik.restore.target import Target
-    from vaultik.restore.tree import Entry
+    from vaultik.snapshot.tree import Entry
 
 FINISH = ("given up", "files", "mended", "hard links", "others", "flags", "directories")
 """What is done when all blobs have been read, in the one order that keeps."""

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.model import BlobId, ChunkId
 from vaultik.restore.attributes import FLAGS
-from vaultik.restore.fetch import WantedBlob, WantedChunk
 from vaultik.restore.target import is_fatal
-from vaultik.restore.tree import Entry
+from vaultik.snapshot.fetch import WantedBlob, WantedChunk
+from vaultik.snapshot.tree import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from vaultik.restore.tree import Entry
+    from vaultik.snapshot.tree import Entry
 
 _BLOCK = 1 << 20
 _CHUNKS = "SELECT ec.offset, c.size, c.hash, c.blob FROM entry_chunks AS ec JOIN chunks AS c ON c.id = ec.chunk WHERE ec.entry = ?"

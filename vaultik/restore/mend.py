@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 
 from vaultik.restore.ledger import guarded, iter_ids
 from vaultik.restore.naming import READ
-from vaultik.restore.tree import get_entry
 from vaultik.restore.write import name_file
+from vaultik.snapshot.tree import get_entry
 
 if TYPE_CHECKING:
     import sqlite3
 
     from vaultik.restore.attributes import AttributeWriter
     from vaultik.restore.target import Target
-    from vaultik.restore.tree import Entry
+    from vaultik.snapshot.tree import Entry
 
 _COPIED = 8 << 20
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vaultik.errors import ConfigError, SelectionError
 from vaultik.model import Mark
 from vaultik.patterns import HINT, Patterns
-from vaultik.restore.tree import ROOT, iter_tree
+from vaultik.snapshot.tree import ROOT, iter_tree
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from vaultik.restore import plan
 from vaultik.restore.attributes import SPECIAL
 from vaultik.restore.ledger import Kind
-from vaultik.restore.tree import path_of
 from vaultik.shown import human_bytes, plural, printable
 from vaultik.snapshot.read import get_meta
+from vaultik.snapshot.tree import path_of
 
 if TYPE_CHECKING:
     import sqlite3

@@ -14,7 +14,7 @@ from vaultik import linux
 from vaultik.errors import RestoreError
 from vaultik.restore import ledger, plan
 from vaultik.restore.attributes import AttributeWriter
-from vaultik.restore.blob import can_read, write_blob
+from vaultik.restore.blob import write_blob
 from vaultik.restore.compare import Comparer
 from vaultik.restore.directories import Directories
 from vaultik.restore.finish import LAST, Finisher
@@ -24,9 +24,10 @@ from vaultik.restore.report import RestoreReport, make_report
 from vaultik.restore.state import STATE, Begun, State
 from vaultik.restore.sweep import Sweeper
 from vaultik.restore.target import Target, make_directories, names_in, target_errors
-from vaultik.restore.tree import ROOT
+from vaultik.snapshot.fetch import can_read
 from vaultik.snapshot.find import select
 from vaultik.snapshot.read import fetch_snapshot
+from vaultik.snapshot.tree import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

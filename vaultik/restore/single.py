@@ -16,15 +16,15 @@ from vaultik.linux import AT_FDCWD, rename_noreplace
 from vaultik.model import NAME_OF_TYPE, ChunkId, EntryType, Mark
 from vaultik.restore import ledger, plan
 from vaultik.restore.attributes import SPECIAL, AttributeWriter
-from vaultik.restore.blob import can_read, write_blob
+from vaultik.restore.blob import write_blob
 from vaultik.restore.directories import Directories
-from vaultik.restore.fetch import BlobFetcher, WantedChunk
 from vaultik.restore.finish import FINISH, LAST, Finisher
 from vaultik.restore.progress import NoProgress, Progress
 from vaultik.restore.report import RestoreReport, make_report
 from vaultik.restore.scratch import copied_snapshot
 from vaultik.restore.target import Target, target_errors
-from vaultik.restore.tree import Entry, resolve
+from vaultik.snapshot.fetch import BlobFetcher, WantedChunk, can_read
+from vaultik.snapshot.tree import Entry, resolve
 
 if TYPE_CHECKING:
     import sqlite3

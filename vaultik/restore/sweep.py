@@ -17,7 +17,7 @@ from vaultik.restore import ledger
 from vaultik.restore.ledger import Kind
 from vaultik.restore.naming import clear_way, stands
 from vaultik.restore.remove import IDENTITY, MOUNTED, STORE, Remover, inode_of, names_in
-from vaultik.restore.tree import get_entry, path_of
+from vaultik.snapshot.tree import get_entry, path_of
 from vaultik.store.local import LocalStore
 
 if TYPE_CHECKING:

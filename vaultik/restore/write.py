@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from vaultik.restore import ledger
 from vaultik.restore.ledger import Failure, Kind
 from vaultik.restore.target import is_fatal
-from vaultik.restore.tree import get_entry
+from vaultik.snapshot.tree import get_entry
 
 if TYPE_CHECKING:
     import sqlite3
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vaultik.restore.attributes import AttributeWriter
     from vaultik.restore.ledger import Place
     from vaultik.restore.target import Target
-    from vaultik.restore.tree import Entry
+    from vaultik.snapshot.tree import Entry
 
 _OPEN_AT_MOST = 64
 _KEEP = 1000

@@ -4,6 +4,7 @@ Backup ─ ScanSource ─ Wave(1) .. Wave(n) ─ WriteSnapshotDB
                         └ UploadBlob ← SealBlob ← ChunkFile   (for each bundle)
 Restore ─ FetchSnapshotDB ─ CompareTree ─ RestoreWave(0) .. RestoreWave(n) ─ FinishTree
                                             └ RestoreBlob   (for each blob)
+Verify ← TraceDamage ← ReadObjects ← LookAtStore
 Prune ← DropOrphans ← FreeBlobs ← DropManifests ← DropSnapshots ← PlanPrune
 """
 
@@ -18,6 +19,7 @@ from vaultik.tasks.restore import (
     RestoreTree,
     RestoreWave,
 )
+from vaultik.tasks.verify import LookAtStore, ReadObjects, TraceDamage, Verify
 
 __all__ = [
     "Backup",
@@ -29,15 +31,19 @@ __all__ = [
     "FetchSnapshotDB",
     "FinishTree",
     "FreeBlobs",
+    "LookAtStore",
     "PlanPrune",
     "Prune",
+    "ReadObjects",
     "Restore",
     "RestoreBlob",
     "RestoreTree",
     "RestoreWave",
     "ScanSource",
     "SealBlob",
+    "TraceDamage",
     "UploadBlob",
+    "Verify",
     "Wave",
     "WriteSnapshotDB",
 ]

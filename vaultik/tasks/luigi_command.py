@@ -25,13 +25,16 @@ from vaultik.errors import ConfigError, IndexLockedError, IntegrityError, Vaulti
 from vaultik.index import runs
 from vaultik.index.lock import RunLock
 from vaultik.maintain import plan as plans
+from vaultik.maintain import verify_report
 from vaultik.maintain.prune import PruneSession
 from vaultik.maintain.request import COUNTED, parse_request
+from vaultik.maintain.verify import VerifySession
+from vaultik.maintain.verify_request import parse_verify_request
 from vaultik.niceness import give_way
 from vaultik.restore.asked import Asked
 from vaultik.restore.report import problem_lines, summary
 from vaultik.restore.session import RestoreSession
-from vaultik.secrets import identity_files, load_identities
+from vaultik.secrets import identity_files, is_given, load_identities
 from vaultik.shown import printable
 from vaultik.snapshot.find import when
 from vaultik.store.open import open_store
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from vaultik.restore.report import RestoreReport
     from vaultik.tasks.prune import Prune
     from vaultik.tasks.restore import Restore
+    from vaultik.tasks.verify import Verify
 
 _OK = 0
 _FAILED = 1
@@ -215,6 +219,53 @@ def _end_prune(task: Prune, session: PruneSession, record: process.Record, owner
         if task.complete():
             _say_freed(session.read_plan(), plans.total(session.freed()), deletes=not task.dry_run)
             code = _OK
+        else:
+            code = _say_errors(record.take())
+    finally:
+        session.remove()
+        _leave(code)
+
+
+def begin_verify(task: Verify) -> VerifySession:
+    """Begin a verification for the stock `luigi` command, and arm its exit code."""
+    _prepare()
+    record = process.Record()
+    runtime.take_record(record)
+    try:
+        _require(task, "bucket")
+        request = parse_verify_request(
+            task.snapshot.split(",") if task.snapshot else (),
+            host=task.host or None,
+            deep=task.deep,
+            sample=task.sample or None,
+            state=Path(task.state) if task.state else None,
+            accept=task.accept,
+        )
+        session = VerifySession(
+            lambda: open_store(task.endpoint or None, task.bucket, task.prefix, region=task.region or None),
+            load_identities(None) if is_given(None) else [],
+            request,
+            emit=record.add,
+        )
+    except VaultikError as exc:
+        _say(str(exc), exc.hint)
+        sys.exit(exc.exit_code)
+    atexit.register(_end_verify, task, session, record, os.getpid())
+    return session
+
+
+def _end_verify(task: Verify, session: VerifySession, record: process.Record, owner: int) -> None:
+    """Say what came of it, remove the working state, and leave with the verification's code."""
+    if os.getpid() != owner:
+        return
+    code = _FAILED
+    try:
+        if task.complete():
+            report = session.report()
+            for line in verify_report.lines(report):
+                _say(line, None)
+            print(verify_report.summary(report))  # noqa: T201 - there is no cli above the luigi command
+            code = IntegrityError.exit_code if report.problems else _OK
         else:
             code = _say_errors(record.take())
     finally:

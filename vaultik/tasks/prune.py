@@ -15,15 +15,10 @@ from typing import TYPE_CHECKING, Any
 import luigi
 from luigi.parameter import ParameterVisibility
 
-from vaultik.errors import LocalIndexError, TaskFailedError
 from vaultik.maintain.prune import BLOBS, MANIFESTS, ORPHANS, PLAN, SNAPSHOTS, PruneSession
 from vaultik.shown import human_bytes, plural
-from vaultik.targets.sqlite import SQLiteTarget
-from vaultik.tasks import runtime
 from vaultik.tasks.backup import new_run_id
-from vaultik.tasks.build import build
-from vaultik.tasks.process import Record
-from vaultik.tasks.run import Watcher
+from vaultik.tasks.steps import StepTask, build_steps, sessions
 from vaultik.tasks.visible import Status, VisibleTask, percent
 
 if TYPE_CHECKING:
@@ -32,25 +27,9 @@ if TYPE_CHECKING:
 
     from vaultik.maintain.plan import Plan, Tally
 
-_sessions: dict[str, PruneSession] = {}
 
-
-class _PruneTask(VisibleTask):
-    """A step of a prune that this process (or its parent) began."""
-
-    run_id = luigi.Parameter(description="identity of this prune, new each time")
-    step: str
-    after: type[_PruneTask]
-
-    @property
-    def session(self) -> PruneSession:
-        return _sessions[self.run_id]
-
-    def requires(self) -> luigi.Task:
-        return self.after(run_id=self.run_id)
-
-    def output(self) -> SQLiteTarget:
-        return SQLiteTarget(self.session.db, "SELECT 1 FROM steps WHERE name = ?", (self.step,))
+class _DeleteTask(StepTask):
+    """A step that deletes."""
 
     def run(self) -> None:
         def describe(counts: Counter[str]) -> Status:
@@ -63,38 +42,35 @@ class _PruneTask(VisibleTask):
             self.session.delete(self.step)
 
 
-class PlanPrune(_PruneTask):
+class PlanPrune(StepTask):
     """List and read everything, decide what goes, or refuse."""
 
     step = PLAN
-
-    def requires(self) -> list[luigi.Task]:  # type: ignore[override] # the first step
-        return []
 
     def run(self) -> None:
         with self.showing(self.session, lambda counts: Status(f"{plural(counts['done'], 'object')} looked at")):
             self.session.plan()
 
 
-class DropSnapshots(_PruneTask):
+class DropSnapshots(_DeleteTask):
     """Delete the DBs of dropped snapshots."""
 
     step, after = SNAPSHOTS, PlanPrune
 
 
-class DropManifests(_PruneTask):
+class DropManifests(_DeleteTask):
     """Delete the manifests of dropped DBs."""
 
     step, after = MANIFESTS, DropSnapshots
 
 
-class FreeBlobs(_PruneTask):
+class FreeBlobs(_DeleteTask):
     """Delete the blobs that nobody kept refers to."""
 
     step, after = BLOBS, DropManifests
 
 
-class DropOrphans(_PruneTask):
+class DropOrphans(_DeleteTask):
     """Delete old manifests without a DB."""
 
     step, after = ORPHANS, FreeBlobs
@@ -126,10 +102,10 @@ class Prune(VisibleTask):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.run_id not in _sessions:
+        if self.run_id not in sessions:
             from vaultik.tasks import luigi_command  # noqa: PLC0415 - only this way in needs it
 
-            _sessions[self.run_id] = luigi_command.begin_prune(self)
+            sessions[self.run_id] = luigi_command.begin_prune(self)
 
     def requires(self) -> luigi.Task:
         return (PlanPrune if self.dry_run else DropOrphans)(run_id=self.run_id)
@@ -162,33 +138,13 @@ def prune(
         PruneRefusedError, SelectionError, StoreError: as `PruneSession.plan` and `delete`, by a TaskFailedError.
     """
     run_id = new_run_id()
-    _sessions[run_id] = session
+    sessions[run_id] = session
     try:
-        _build(session, PlanPrune(run_id=run_id), watch)
+        build_steps(session, PlanPrune(run_id=run_id), watch)
         if not confirm(session.read_plan()):
             return None
-        _build(session, DropOrphans(run_id=run_id), watch)
+        build_steps(session, DropOrphans(run_id=run_id), watch)
         return session.freed()
     finally:
-        del _sessions[run_id]
+        del sessions[run_id]
         session.remove()
-
-
-def _build(session: PruneSession, task: _PruneTask, watch: Callable[[dict[str, Any]], None]) -> None:
-    record = Record()
-    watcher = Watcher(record, watch)
-    session.emit = record.add
-    runtime.take_record(record)
-    try:
-        watcher.start()
-        build([task])
-        watcher.stop()
-        if watcher.errors:
-            first = watcher.errors[0]
-            raise TaskFailedError(first["error"], first["hint"], first["exit_code"])
-        if not task.complete():
-            raise LocalIndexError("the prune ended without a result", hint="try again; what is listed is whole")
-    finally:
-        watcher.stop()
-        runtime.take_record(None)
-        record.close()

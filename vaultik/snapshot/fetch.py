@@ -13,7 +13,7 @@ import hashlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, groupby, islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vaultik.core.age_stream import RangeOpener, SegmentStream, plaintext_size
 from vaultik.core.frames import FrameDecoder
@@ -25,16 +25,17 @@ from vaultik.errors import (
     NoMatchingIdentityError,
     ObjectNotFoundError,
     StoreAccessError,
+    StoreError,
     VaultikError,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from vaultik.core.age import Readable
     from vaultik.core.identity import Identity
     from vaultik.model import BlobId, ChunkId
-    from vaultik.store.base import Store
 
 FRAME_BYTES = 1 << 20
 _JOIN = 256 << 10
@@ -47,6 +48,14 @@ _THREADS = 2
 _AHEAD = 4
 _AHEAD_BYTES = 32 << 20
 """Bytes of frames under way at once, stored or plain, but for one that is larger."""
+
+
+class Opener(Protocol):
+    """As much of a store as this takes."""
+
+    def open(self, key: str, *, offset: int = 0, length: int | None = None) -> AbstractContextManager[Readable]:
+        """Open an object, or a range of it, as `Store.open` does."""
+        ...
 
 
 class WantedBlob(NamedTuple):
@@ -104,7 +113,7 @@ class BlobFetcher:
 
     def __init__(
         self,
-        store: Store,
+        store: Opener,
         identities: Sequence[Identity],
         blob: WantedBlob,
         others_work: Callable[[], bool] = lambda: False,
@@ -261,6 +270,15 @@ class BlobFetcher:
             where = f"chunk at {chunk.offset} of frame {chunk.frame_offset}"
             return Fetched(chunk, b"", Damage(f"{self._name}: {where}: digest mismatch"))
         return Fetched(chunk, data, None)
+
+
+def can_read(store: Opener, key: str) -> bool:
+    """Tell whether the store gives an object away; a byte of it is asked for."""
+    try:
+        with store.open(key, offset=0, length=1) as stream:
+            return len(stream.read(1)) == 1
+    except (StoreError, IntegrityError):
+        return False
 
 
 _FAILURES = (ObjectNotFoundError, StoreAccessError, IntegrityError, NoMatchingIdentityError)

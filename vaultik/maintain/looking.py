@@ -1,0 +1,263 @@
+"""The first step of a verification: list everything, hold against each other what is listed and what is said.
+
+Without an identity: which objects there are. With one, also: does each snapshot's manifest agree with its DB, is every
+blob stored that it names, with its size, and does the chain of manifests hold.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from vaultik.core.names import BLOBS_PREFIX, blob_key, parse_blob_key, parse_snapshot_key
+from vaultik.errors import IntegrityError, NoMatchingIdentityError, PruneRefusedError, SelectionError
+from vaultik.maintain import blob_table, content, findings, memory
+from vaultik.maintain.blob_table import Hold, References
+from vaultik.maintain.chain import Link, find_breaks
+from vaultik.maintain.findings import Kind
+from vaultik.maintain.survey import Surveyor
+from vaultik.snapshot.find import list_snapshots, select
+from vaultik.snapshot.listing import iter_outside_blobs
+from vaultik.snapshot.read import fetch_snapshot
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from vaultik.core.identity import Identity
+    from vaultik.maintain.survey import Surveyed
+    from vaultik.maintain.verify_request import VerifyRequest
+    from vaultik.model import BlobId
+    from vaultik.snapshot.find import FoundSnapshot
+    from vaultik.store.base import Store
+
+SCHEMA = """
+CREATE TABLE objects (key TEXT PRIMARY KEY, sha256 BLOB NOT NULL, size INTEGER NOT NULL, snapshot TEXT) STRICT, WITHOUT ROWID;
+CREATE TABLE chosen (number INTEGER, snapshot TEXT NOT NULL, key TEXT NOT NULL) STRICT;
+CREATE TABLE gone (blob BLOB PRIMARY KEY) STRICT, WITHOUT ROWID
+"""
+"""Objects outside blobs/ name their snapshot; chosen snapshots that could be read have their number among the references."""
+_BLOB_KEY = "'blobs/' || substr(lower(hex(id)), 1, 2) || '/' || substr(lower(hex(id)), 3, 2) || '/' || lower(hex(id))"
+_SHOWN = 20
+
+
+@contextmanager
+def copied(store: Store, found: FoundSnapshot, identities: Sequence[Identity], directory: Path) -> Iterator[Path]:
+    """Copy a snapshot with its layers into a database that is there for the block.
+
+    Raises:
+        IntegrityError, NoMatchingIdentityError, StoreError, OSError: as `fetch_snapshot`.
+    """
+    copy = directory / "copy.sqlite"
+    try:
+        fetch_snapshot(store, found, identities, directory, copy)
+        yield copy
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+class Looker:
+    """Looks at a store once."""
+
+    def __init__(
+        self,
+        store: Store,
+        identities: Sequence[Identity],
+        db: sqlite3.Connection,
+        directory: Path,
+        request: VerifyRequest,
+        emit: Callable[..., None],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            store: what to look at.
+            identities: any of which may open something; may be none.
+            db: the verification's working state, its memory attached.
+            directory: a private one.
+            request: what to look at.
+            emit: takes progress.
+        """
+        self._store = store
+        self._identities = identities
+        self._db = db
+        self._directory = directory
+        self._request = request
+        self._emit = emit
+        self._strangers: list[str] = []
+
+    def run(self) -> None:
+        """Look, and note what is wrong.
+
+        Raises:
+            SelectionError: there is nothing, or nothing of that name.
+            NoMatchingIdentityError: the identities open nothing of it, or not what is asked for.
+            StoreError: the store failed.
+        """
+        self._list_outside()
+        found = list_snapshots(self._store)
+        surveyed = self._survey(self._choose(found))
+        self._list_blobs()
+        if self._db.execute("SELECT NOT EXISTS (SELECT 1 FROM objects)").fetchone()[0]:
+            raise SelectionError(
+                f"nothing is stored in {self._store.location}",
+                hint="check bucket and prefix; vaultik backup makes the first snapshot",
+            )
+        self._note_strangers()
+        self._find_lost(surveyed)
+        if not self._request.snapshots:
+            self._check_chains(surveyed)
+            self._check_heads(found)
+        if self._request.deep:
+            self._take_places([s.found for s in surveyed if s.number is not None])
+
+    # -- what there is ----------------------------------------------------------------------------
+
+    def _list_outside(self) -> None:
+        first: dict[tuple[str, str, str], str] = {}
+        for info in iter_outside_blobs(self._store):
+            name = parse_snapshot_key(info.key)
+            if name is None:
+                self._strangers.append(info.key)
+                continue
+            self._db.execute(
+                "INSERT INTO objects VALUES (?, ?, ?, ?)", (info.key, name.sha256, info.size_bytes, name.snapshot)
+            )
+            other = first.setdefault((name.prefix, name.snapshot, name.kind), info.key)
+            if other != info.key:
+                self._problem(
+                    Kind.CHAIN, info.key, f"stands beside {other}: no backup writes a second one", name.snapshot
+                )
+        for (prefix, snapshot, kind), key in first.items():
+            if kind == "manifest" and (prefix, snapshot, "db") not in first:
+                self._note(
+                    f"{key}: a manifest without its DB, of a backup that goes on or was killed; a prune removes it in time"
+                )
+
+    def _list_blobs(self) -> None:
+        self._emit(stage="listing blobs", objects=0, bytes=0)
+        blob_table.add_blobs(self._db, self._iter_blobs())
+        which = "WHERE id IN (SELECT blob FROM spans)" if self._request.snapshots else ""
+        self._db.execute(f"INSERT INTO objects SELECT {_BLOB_KEY}, id, size, NULL FROM blobs {which}")
+        if self._request.snapshots:
+            self._db.execute("DELETE FROM objects WHERE snapshot NOT IN (SELECT snapshot FROM chosen)")
+
+    def _iter_blobs(self) -> Iterator[tuple[BlobId, int, float]]:
+        for info in self._store.walk(BLOBS_PREFIX):
+            if (blob := parse_blob_key(info.key)) is None:
+                self._strangers.append(info.key)
+                continue
+            self._emit(done=1, done_bytes=info.size_bytes)
+            yield blob, info.size_bytes, info.modified
+
+    def _note_strangers(self) -> None:
+        for key in self._strangers[:_SHOWN]:
+            self._note(f"{key}: not something that vaultik stores")
+        if (more := len(self._strangers) - _SHOWN) > 0:
+            self._note(f"and {more:,} more such objects")
+
+    # -- what is said -----------------------------------------------------------------------------
+
+    def _choose(self, found: list[FoundSnapshot]) -> list[FoundSnapshot]:
+        """Return the snapshots that are asked for, a source's in a row."""
+        specs, host = self._request.snapshots, self._request.host
+        chosen = [select(self._store, spec, self._identities, host) for spec in specs] if specs else found
+        return sorted({s.name.key: s for s in chosen}.values(), key=lambda s: (s.source8, s.name.snapshot))
+
+    def _survey(self, chosen: Sequence[FoundSnapshot]) -> list[Surveyed]:
+        if not self._identities:
+            return []
+        size = sum(s.size_bytes + s.manifest_bytes for s in chosen)
+        self._emit(stage="reading snapshots", objects=len(chosen), bytes=size)
+        references = References(self._db)
+        surveyor = Surveyor(self._store, self._identities, self._directory, references)
+        surveyed: list[Surveyed] = []
+        for found in chosen:
+            with suppress(PruneRefusedError):  # a prune dropped it since it was listed
+                surveyed.append(surveyor.read(found))
+            self._emit(done=1, done_bytes=found.size_bytes + found.manifest_bytes)
+        references.finish()
+        self._note_survey(surveyed)
+        return surveyed
+
+    def _note_survey(self, surveyed: Sequence[Surveyed]) -> None:
+        closed = [s for s in surveyed if isinstance(s.problem, NoMatchingIdentityError)]
+        if closed and len(closed) == len(surveyed):
+            assert closed[0].problem is not None
+            raise closed[0].problem
+        for one in surveyed:
+            name = one.found.name
+            if isinstance(one.problem, NoMatchingIdentityError):
+                self._note(
+                    f"snapshot {name.snapshot}: for other identities; only that its bytes are what they were is verified"
+                )
+            elif one.problem is not None:
+                self._problem(Kind.CONTENT, name.key, str(one.problem), name.snapshot)
+            self._db.execute("INSERT INTO chosen VALUES (?, ?, ?)", (one.number, name.snapshot, name.key))
+
+    def _find_lost(self, surveyed: Sequence[Surveyed]) -> None:
+        """Note what the snapshots refer to and isn't stored as they say."""
+        blob_table.hold(self._db, {s.number: Hold.KEPT for s in surveyed if s.number is not None})
+        blob_table.find_lost(self._db)
+        rows = self._db.execute(
+            "SELECT DISTINCT l.blob, b.size FROM lost AS l LEFT JOIN blobs AS b ON b.id = l.blob ORDER BY l.blob"
+        ).fetchall()
+        for blob, size in rows:
+            if size is None:
+                self._db.execute("INSERT INTO gone VALUES (?)", (blob,))
+            else:
+                self._problem(Kind.SIZE, blob_key(blob), f"has {size:,} bytes, and its snapshots say otherwise")
+                content.note_bad(self._db, blob, None)
+
+    def _check_chains(self, surveyed: Sequence[Surveyed]) -> None:
+        links = [
+            Link(
+                s.facts.source,
+                s.facts.snapshot,
+                s.found.manifest.sha256.hex(),
+                s.facts.previous,
+                s.facts.previous_manifest,
+            )
+            for s in surveyed
+            if s.facts is not None and s.found.manifest is not None
+        ]
+        keys: dict[str, str] = {s.found.name.snapshot: s.found.name.key for s in surveyed}
+        for found in find_breaks(links):
+            if found.is_problem:
+                self._problem(Kind.CHAIN, keys[found.snapshot], found.text, found.snapshot)
+            else:
+                self._note(f"snapshot {found.snapshot}: {found.text}")
+
+    def _check_heads(self, found: Sequence[FoundSnapshot]) -> None:
+        """Hold each source's newest snapshot against the newest that was ever seen: a prune never drops that one."""
+        newest: dict[str, str] = {s.source8: s.name.snapshot for s in found}
+        for source, head in memory.get_heads(self._db).items():
+            if newest.get(source, "") < head and not self._request.accept:
+                text = f"the newest snapshot of source {source} was seen by an earlier verification, and is gone"
+                self._problem(Kind.CHAIN, head, text, head)
+                newest[source] = head
+        memory.set_heads(self._db, newest)
+
+    def _take_places(self, chosen: Sequence[FoundSnapshot]) -> None:
+        """Read snapshots whole, and take where their files have their chunks."""
+        self._emit(stage="reading trees", objects=len(chosen), bytes=sum(s.size_bytes for s in chosen))
+        for found in chosen:
+            try:
+                with copied(self._store, found, self._identities, self._directory) as copy:
+                    content.add_places(self._db, copy)
+            except NoMatchingIdentityError as exc:
+                hint = "an audit identity opens manifests only; --deep takes one that restores"
+                raise NoMatchingIdentityError(f"--deep: {exc}", hint=hint) from exc
+            except IntegrityError as exc:
+                if self._store.head(found.name.key) is not None:
+                    self._problem(Kind.CONTENT, found.name.key, str(exc), found.name.snapshot)
+            self._emit(done=1, done_bytes=found.size_bytes)
+
+    # -- parts ------------------------------------------------------------------------------------
+
+    def _problem(self, kind: Kind, key: str, text: str, *snapshots: str) -> None:
+        findings.add_problem(self._db, kind, key, text, snapshots)
+
+    def _note(self, text: str) -> None:
+        findings.add_note(self._db, text)

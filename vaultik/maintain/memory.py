@@ -1,0 +1,116 @@
+"""What earlier verifications of a store found right, and when: an SQLite file beside the index, or where `--state` says.
+
+Nothing depends on it: without it a verification reads everything, or begins with any part. It holds digests and
+times, and the newest snapshot of each source; never a name. It is attached to a session's own database as `memory`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vaultik.core.lease import GRACE_S
+from vaultik.errors import ConfigError, LocalIndexError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vaultik.store.base import Store
+
+_SCHEMA = """
+CREATE TABLE memory.store (location TEXT NOT NULL) STRICT;
+CREATE TABLE memory.verified (sha256 BLOB PRIMARY KEY, at REAL NOT NULL, content BLOB) STRICT, WITHOUT ROWID;
+CREATE TABLE memory.passes (kind TEXT PRIMARY KEY, since REAL NOT NULL) STRICT;
+CREATE TABLE memory.heads (source TEXT PRIMARY KEY, snapshot TEXT NOT NULL) STRICT
+"""
+_SYSTEM = Path("/var/lib/vaultik")
+_GOES_ON_S = GRACE_S
+"""An interrupted verification that is older is begun anew."""
+_TABLES = [("heads",), ("passes",), ("store",), ("verified",)]
+
+
+def default_path(store: Store) -> Path:
+    """Return where the memory of a store lies unless somebody says otherwise."""
+    name = f"verify-{hashlib.sha256(store.location.encode()).hexdigest()[:16]}.sqlite"
+    if os.geteuid() == 0:
+        return _SYSTEM / name
+    home = os.environ.get("XDG_STATE_HOME")
+    return (Path(home) if home else Path.home() / ".local/state") / "vaultik" / name
+
+
+def attach(db: sqlite3.Connection, path: Path, location: str) -> None:
+    """Attach the memory of a store to a connection, making it (0600) if it isn't there.
+
+    Raises:
+        ConfigError: it is another store's.
+        LocalIndexError: it can't be made or used.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        db.execute("ATTACH ? AS memory", (os.fspath(path),))
+        db.execute("PRAGMA memory.journal_mode = WAL")
+        db.execute("PRAGMA memory.synchronous = NORMAL")
+        found = _prepare(db, location)
+    except (OSError, sqlite3.Error) as exc:
+        raise LocalIndexError(
+            f"state {path}: {exc}", hint="--state FILE names another; one that is damaged may be removed"
+        ) from exc
+    if found != location:
+        raise ConfigError(
+            f"state {path}: is that of {found}", hint="each store has its own; --state FILE names another"
+        )
+
+
+def _prepare(db: sqlite3.Connection, location: str) -> str:
+    db.execute("BEGIN IMMEDIATE")
+    tables = db.execute("SELECT name FROM memory.sqlite_schema WHERE type = 'table' ORDER BY name").fetchall()
+    if not tables:
+        for statement in _SCHEMA.split(";"):
+            db.execute(statement)
+        db.execute("INSERT INTO memory.store VALUES (?)", (location,))
+    elif tables != _TABLES:
+        raise sqlite3.DatabaseError("not the state of a verification")
+    db.execute("COMMIT")
+    (found,) = db.execute("SELECT location FROM memory.store").fetchone()
+    return str(found)
+
+
+def begin_pass(db: sqlite3.Connection, kind: str, now: float) -> float:
+    """Begin a verification, or go on with an interrupted one of the same kind. Returns when it began, by the store's time."""
+    row = db.execute("SELECT since FROM memory.passes WHERE kind = ?", (kind,)).fetchone()
+    if row is not None and now - _GOES_ON_S < row[0] <= now:
+        return float(row[0])
+    db.execute("INSERT OR REPLACE INTO memory.passes VALUES (?, ?)", (kind, now))
+    return now
+
+
+def end_pass(db: sqlite3.Connection, kind: str) -> None:
+    """Note that a verification has come to its end."""
+    db.execute("DELETE FROM memory.passes WHERE kind = ?", (kind,))
+
+
+def note(db: sqlite3.Connection, sha256: bytes, at: float, content: bytes | None) -> None:
+    """Note that an object's bytes were what its name says, and with `content` that so was what is in it."""
+    db.execute("INSERT OR REPLACE INTO memory.verified VALUES (?, ?, ?)", (sha256, at, content))
+
+
+def forget(db: sqlite3.Connection, sha256: bytes) -> None:
+    """Forget that an object was right once."""
+    db.execute("DELETE FROM memory.verified WHERE sha256 = ?", (sha256,))
+
+
+def get_heads(db: sqlite3.Connection) -> dict[str, str]:
+    """Return the newest snapshot of each source that was ever seen."""
+    return dict(db.execute("SELECT source, snapshot FROM memory.heads"))
+
+
+def set_heads(db: sqlite3.Connection, heads: Mapping[str, str]) -> None:
+    """Remember the newest snapshot of each source; others are forgotten."""
+    db.execute("BEGIN")
+    db.execute("DELETE FROM memory.heads")
+    db.executemany("INSERT INTO memory.heads VALUES (?, ?)", heads.items())
+    db.execute("COMMIT")

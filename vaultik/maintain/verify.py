@@ -1,0 +1,292 @@
+"""A verification's working set and its steps. Nothing is written to the store.
+
+    look     list everything, and hold against each other what is listed and what is said (`looking`)
+    read     are the bytes of each object what its name says; of a deep one also, is each chunk what the snapshots say
+    trace    which snapshots, and which files, what is wrong belongs to
+
+What was read and right is remembered (`memory`): a verification that was broken off goes on, and one that reads
+a part takes what has gone unread for longest.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from vaultik.core.names import blob_key, parse_blob_key
+from vaultik.errors import IdentityError, IntegrityError, NoMatchingIdentityError
+from vaultik.maintain import content, findings, looking, memory
+from vaultik.maintain.findings import Kind
+from vaultik.maintain.looking import Looker, copied
+from vaultik.maintain.plan import Tally
+from vaultik.maintain.reading import Item, read_all, read_item
+from vaultik.maintain.steps import StepSession
+from vaultik.maintain.verify_report import VerifyReport
+from vaultik.snapshot.fetch import can_read
+from vaultik.snapshot.find import list_snapshots
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterator, Sequence
+
+    from vaultik.core.identity import Identity
+    from vaultik.maintain.reading import Reading, Witness
+    from vaultik.maintain.verify_request import VerifyRequest
+    from vaultik.model import BlobId
+    from vaultik.snapshot.find import FoundSnapshot
+    from vaultik.store.base import Store
+
+LOOK, READ, TRACE = "look", "read", "trace"
+_SCHEMA = f"""
+{looking.SCHEMA};
+CREATE TABLE reads (place INTEGER PRIMARY KEY, key TEXT NOT NULL, sha256 BLOB NOT NULL, size INTEGER NOT NULL) STRICT;
+CREATE TABLE tallies (what TEXT PRIMARY KEY, objects INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT;
+{findings.SCHEMA};
+{content.SCHEMA}
+"""
+_SIDE_BY_SIDE = 4
+_DEEP_SIDE_BY_SIDE = 2
+"""Each of these decodes on threads of its own."""
+_PATHS_SHOWN = 1000
+_RIGHT, _BEFORE = "right", "before"
+
+
+class VerifySession(StepSession):
+    """One verification, as every process of it sees it."""
+
+    def __init__(
+        self,
+        open_store: Callable[[], Store],
+        identities: Sequence[Identity],
+        request: VerifyRequest,
+        emit: Callable[..., None] = lambda **_event: None,
+    ) -> None:
+        """Prepare, as `StepSession`.
+
+        Args:
+            open_store: gives a client of the store; several are used side by side.
+            identities: any of which may open manifests, or DBs and blobs too; without one only bytes are looked at.
+            request: what to look at.
+            emit: takes progress.
+
+        Raises:
+            IdentityError: what is asked for takes one, and there is none.
+        """
+        if not identities and (request.deep or request.snapshots):
+            raise IdentityError(
+                f"{'--deep' if request.deep else 'SNAPSHOT'}: takes an identity, which opens the list of a snapshot's blobs",
+                hint="pass --identity FILE or set VAULTIK_PRIVATE_KEY; without any, every stored byte can be verified",
+            )
+        super().__init__(open_store, identities, emit)
+        self._request = request
+
+    def look(self) -> None:
+        """List and hold against each other; settle what is to be read.
+
+        Raises:
+            SelectionError, NoMatchingIdentityError, StoreError: as `Looker.run`.
+            LocalIndexError: the disk under the temporary directory or the memory failed.
+        """
+        with self._disk_errors():
+            Looker(self.store(), self._identities, self.db(), self._directory, self._request, self.emit).run()
+            self._settle()
+            self._done(LOOK)
+
+    def _settle(self) -> None:
+        db, sample = self.db(), self._request.sample
+        (stored,) = db.execute("SELECT total(size) FROM objects WHERE snapshot IS NULL").fetchone()
+        db.execute(
+            # What has gone unread for longest comes first.
+            "INSERT INTO reads (key, sha256, size) SELECT key, sha256, size FROM (SELECT o.*, o.snapshot IS NULL AS is_blob,"
+            " sum(o.size) OVER (PARTITION BY o.snapshot IS NULL ORDER BY coalesce(v.at, 0), o.sha256) - o.size AS sooner"
+            " FROM objects AS o LEFT JOIN memory.verified AS v USING (sha256)) WHERE NOT is_blob OR sooner < ?"
+            " ORDER BY is_blob, sooner",
+            (sample.of(int(stored)) if sample else math.inf,),
+        )
+
+    # -- read -------------------------------------------------------------------------------------
+
+    def read(self) -> None:
+        """Read what is settled, several objects at a time.
+
+        Raises:
+            StoreError: the store failed; what was right until then is remembered.
+            LocalIndexError: as `look`.
+        """
+        with self._disk_errors():
+            db, kind = self.db(), self._request.kind
+            now = self.store().now()
+            since = memory.begin_pass(db, kind, now) if self._request.sample is None else math.inf
+            objects, size = db.execute("SELECT count(*), total(size) FROM reads").fetchone()
+            self.emit(stage="reading", objects=objects, bytes=int(size))
+            count = _DEEP_SIDE_BY_SIDE if self._request.deep else _SIDE_BY_SIDE
+            stores = [self.store(), *(self._open_store() for _ in range(count - 1))]
+            try:
+                for reading in read_all(self._iter_items(since), stores, self._read):
+                    self._take(reading)
+            finally:
+                for store in stores[1:]:
+                    store.close()
+            if self._request.sample is None:
+                memory.end_pass(db, kind)
+            self._done(READ)
+
+    def _iter_items(self, since: float) -> Iterator[Item]:
+        """Yield what wasn't read and right since the verification began."""
+        place = 0
+        query = (
+            "SELECT r.place, r.key, r.sha256, r.size, v.at, v.content FROM reads AS r"
+            " LEFT JOIN memory.verified AS v USING (sha256) WHERE r.place > ? ORDER BY r.place LIMIT 1"
+        )
+        while row := self.db().execute(query, (place,)).fetchone():
+            place, key, sha256, size, at, seen = row
+            if at is not None and at >= since and (not self._request.deep or seen == self._content(key)):
+                self._count(_BEFORE, size)
+            else:
+                yield Item(key, sha256, size)
+
+    def _content(self, key: str) -> bytes | None:
+        blob = parse_blob_key(key)
+        return content.digest(self.db(), blob) if blob is not None and self._request.deep else None
+
+    def _read(self, store: Store, item: Item) -> Reading:
+        """Read an object, on a thread."""
+        blob = parse_blob_key(item.key)
+        others_work = functools.partial(self._others_work, item.key)
+        if blob is None or not self._request.deep:
+            return read_item(store, item, others_work)
+        with closing(self._connect_plain()) as db:
+            return read_item(store, item, others_work, lambda witness: self._look_into(witness, db, blob))
+
+    def _look_into(self, witness: Witness, db: sqlite3.Connection, blob: BlobId) -> list[bytes]:
+        return content.bad_chunks(witness, self._identities, db, blob)
+
+    def _others_work(self, key: str, store: Store) -> bool:
+        with closing(self._connect_plain()) as db:
+            row = db.execute(
+                "SELECT key FROM objects WHERE key <> ? ORDER BY snapshot IS NULL LIMIT 1", (key,)
+            ).fetchone()
+        return row is not None and can_read(store, row[0])
+
+    def _take(self, reading: Reading) -> None:
+        db, item = self.db(), reading.item
+        blob = parse_blob_key(item.key)
+        self.emit(done=1, done_bytes=item.size)
+        if reading.problem is None:
+            memory.note(db, item.sha256, self.store().now(), self._content(item.key))
+            self._count(_RIGHT, item.size)
+            return
+        memory.forget(db, item.sha256)
+        kind, text = reading.problem
+        if kind == Kind.MISSING and blob is not None:
+            db.execute("INSERT OR IGNORE INTO gone VALUES (?)", (blob,))
+        elif kind != Kind.MISSING:
+            row = db.execute(
+                "SELECT snapshot FROM objects WHERE key = ? AND snapshot IS NOT NULL", (item.key,)
+            ).fetchone()
+            findings.add_problem(db, kind, item.key, text, row or ())
+            if blob is not None:
+                content.note_bad(db, blob, reading.bad_chunks)
+
+    # -- trace ------------------------------------------------------------------------------------
+
+    def trace(self) -> None:
+        """Find out which snapshots and which files what is wrong belongs to.
+
+        Raises:
+            StoreError, LocalIndexError: as `read`.
+        """
+        with self._disk_errors():
+            db = self.db()
+            db.execute("INSERT OR IGNORE INTO bad_blobs SELECT blob FROM gone")
+            hit = db.execute(
+                "SELECT c.snapshot, c.key, s.blob FROM chosen AS c JOIN spans AS s ON c.number BETWEEN s.first AND s.last"
+                " WHERE s.blob IN (SELECT blob FROM bad_blobs UNION SELECT blob FROM bad_chunks) ORDER BY c.number"
+            ).fetchall()
+            there = {s.name.key: s for s in list_snapshots(self.store())} if hit else {}
+            # A snapshot that a prune dropped meanwhile may lack what it likes.
+            hit = [row for row in hit if row[1] in there]
+            findings.add_hits(db, ((snapshot, blob_key(blob)) for snapshot, _, blob in hit))
+            self._settle_gone()
+            keys = list(dict.fromkeys(key for _, key, _ in hit))
+            self.emit(stage="looking which files", objects=len(keys), bytes=0)
+            for key in keys:
+                self._trace_files(there[key])
+                self.emit(done=1)
+            self._done(TRACE)
+
+    def _settle_gone(self) -> None:
+        """Call missing what a snapshot needs; the rest a prune may have removed."""
+        db = self.db()
+        for (blob,) in db.execute("SELECT blob FROM gone ORDER BY blob").fetchall():
+            key = blob_key(blob)
+            if db.execute("SELECT 1 FROM hits WHERE key = ?", (key,)).fetchone():
+                findings.add_problem(db, Kind.MISSING, key, "is not stored")
+            else:
+                findings.add_note(db, f"{key}: gone since it was listed; a prune may be at work")
+
+    def _trace_files(self, found: FoundSnapshot) -> None:
+        db, snapshot = self.db(), found.name.snapshot
+        try:
+            with copied(self.store(), found, self._identities, self._directory) as copy:
+                content.add_hit_files(db, snapshot, copy)
+        except NoMatchingIdentityError:
+            return  # an audit identity sees no files
+        except IntegrityError as exc:
+            if not db.execute("SELECT 1 FROM problems WHERE key = ?", (found.name.key,)).fetchone():
+                findings.add_problem(db, Kind.CONTENT, found.name.key, str(exc), [snapshot])
+
+    # -- report -----------------------------------------------------------------------------------
+
+    def report(self) -> VerifyReport:
+        """Return what came of it."""
+        db = self.db()
+        blobs = "SELECT count(*), total(o.size) FROM objects AS o LEFT JOIN memory.verified AS v USING (sha256) WHERE snapshot IS NULL"
+        (oldest,) = db.execute(
+            "SELECT min(v.at) FROM objects AS o JOIN memory.verified AS v USING (sha256) WHERE snapshot IS NULL"
+        ).fetchone()
+        (snapshots,) = db.execute("SELECT count(DISTINCT snapshot) FROM objects").fetchone()
+        right, before = self._tally(_RIGHT), self._tally(_BEFORE)
+        return VerifyReport(
+            location=self.store().location,
+            deep=self._request.deep,
+            has_surveyed=bool(self._identities),
+            snapshots=snapshots,
+            blobs=_sum(db, blobs),
+            read=Tally(right.objects + before.objects, right.bytes + before.bytes),
+            before=before,
+            unread=_sum(db, f"{blobs} AND v.at IS NULL"),
+            oldest=oldest,
+            problems=list(findings.iter_problems(db)),
+            notes=findings.get_notes(db),
+            files=findings.hit_files(db, _PATHS_SHOWN),
+        )
+
+    # -- parts ------------------------------------------------------------------------------------
+
+    def _connect(self) -> sqlite3.Connection:
+        db = self._connect_plain()
+        if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'objects'").fetchone():
+            db.executescript(f"BEGIN; {_SCHEMA}; COMMIT")
+        memory.attach(db, self._request.state or memory.default_path(self.store()), self.store().location)
+        return db
+
+    def _connect_plain(self) -> sqlite3.Connection:
+        return super()._connect()
+
+    def _count(self, what: str, size: int) -> None:
+        self.db().execute(
+            "INSERT INTO tallies VALUES (?, 1, ?) ON CONFLICT DO UPDATE SET objects = objects + 1, bytes = bytes + excluded.bytes",
+            (what, size),
+        )
+
+    def _tally(self, what: str) -> Tally:
+        row = self.db().execute("SELECT objects, bytes FROM tallies WHERE what = ?", (what,)).fetchone()
+        return Tally(*row) if row else Tally(0, 0)
+
+
+def _sum(db: sqlite3.Connection, query: str) -> Tally:
+    objects, size = db.execute(query).fetchone()
+    return Tally(objects, int(size))

@@ -1,0 +1,78 @@
+"""What a verification came to, in the forms in which it is shown and sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from vaultik.shown import human_bytes, plural, printable
+from vaultik.snapshot.find import when
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vaultik.maintain.findings import HitFiles, Problem
+    from vaultik.maintain.plan import Tally
+
+_FILES_NAMED = 20
+_SNAPSHOTS_NAMED = 5
+
+
+class VerifyReport(NamedTuple):
+    """What a verification came to."""
+
+    location: str
+    deep: bool
+    has_surveyed: bool
+    """Whether an identity opened the manifests."""
+    snapshots: int
+    blobs: Tally
+    """What is stored below blobs/, of what was asked for."""
+    read: Tally
+    """What was read and right, snapshots' own objects included."""
+    before: Tally
+    """What of that had been read before this verification was broken off."""
+    unread: Tally
+    """Blobs that no verification has read yet."""
+    oldest: float | None
+    """When the blob that has gone unread for longest was read, by the store's time."""
+    problems: list[Problem]
+    notes: list[str]
+    files: list[HitFiles]
+
+
+def lines(report: VerifyReport) -> Iterator[str]:
+    """Yield what is wrong, and whose it is; then what a person should know besides."""
+    for problem in report.problems:
+        yield f"{problem.kind}: {printable(problem.key)}: {printable(problem.text)}"
+        if problem.snapshots:
+            yield f"    needed by {_named(problem.snapshots)}"
+    for hit in report.files:
+        yield f"snapshot {hit.snapshot}: {plural(hit.files, 'file')} of it can't be brought back whole:"
+        yield from (f"    {printable(path)}" for path in hit.paths[:_FILES_NAMED])
+        if hit.files > _FILES_NAMED:
+            yield f"    and {hit.files - _FILES_NAMED:,} more; --json names {len(hit.paths):,}"
+    yield from (f"note: {printable(note)}" for note in report.notes)
+
+
+def summary(report: VerifyReport) -> str:
+    """Return what was verified, in two lines, and how many problems there are."""
+    stored = f"{plural(report.snapshots, 'snapshot')}, {_amount(report.blobs, 'blob')} in {printable(report.location)}"
+    if report.has_surveyed and not report.problems:
+        stored += ": every blob that they name is stored, with its size"
+    read = f"{'read to the last chunk' if report.deep else 'read'}: {_amount(report.read, 'object')}"
+    if report.before.objects:
+        read += f", {report.before.objects:,} of them before it was interrupted"
+    if report.unread.objects:
+        read += f"; never read yet: {_amount(report.unread, 'blob')}"
+    elif report.oldest is not None:
+        read += f"; every blob was read since {when(report.oldest)[:10]}"
+    return "\n".join([stored, read, *([plural(len(report.problems), "problem")] if report.problems else [])])
+
+
+def _amount(tally: Tally, what: str) -> str:
+    return f"{plural(tally.objects, what)} ({human_bytes(tally.bytes)})"
+
+
+def _named(snapshots: list[str]) -> str:
+    shown, more = snapshots[-_SNAPSHOTS_NAMED:], len(snapshots) - _SNAPSHOTS_NAMED
+    return ", ".join(shown) + (f" and {more:,} older" if more > 0 else "")
