@@ -17,6 +17,7 @@ from vaultik.backup import dirty, plan, reseal, scan, spool
 from vaultik.backup.binding import bind_store, ensure_sound_index, open_bound_store
 from vaultik.backup.chunk import BundleSealer
 from vaultik.backup.exclude import excludes_of
+from vaultik.backup.heal import forget_damaged
 from vaultik.backup.read import BundleReader, find_data_ranges
 from vaultik.backup.reconcile import reconcile
 from vaultik.backup.seal import seal_bundle
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from vaultik.backup.reconcile import Reliance
     from vaultik.config import Config
     from vaultik.index.bundles import Slice
+    from vaultik.model import BlobId
     from vaultik.store.base import Store
 
 
@@ -160,8 +162,12 @@ class Session:
 
     # -- the steps --------------------------------------------------------------------------------
 
-    def begin(self, *, adopt: bool = False) -> None:
+    def begin(self, *, adopt: bool = False, heal: Sequence[BlobId] = ()) -> None:
         """Open the index for a new run and take over what an interrupted one left.
+
+        Args:
+            adopt: take over an index that belongs to a config file which was moved.
+            heal: blobs that are damaged in the store, or missing.
 
         Raises:
             LocalIndexError: it can't be used; a damaged one is moved aside and a fresh one made.
@@ -178,6 +184,8 @@ class Session:
                 self.emit(notice="the chunk size changed: every file is read and uploaded again")
             self.run = runs.add_run(index, self.run_id, self.started)
             bundles.take_over(index, self.run, self.recipients)
+            if heal:
+                self.emit(notice=forget_damaged(index, heal))
         plain_path(self.config.index_path).unlink(missing_ok=True)
         spool.make_spool(self.config.spool_dir)
         spool.make_spool(self.spool_dir)

@@ -19,6 +19,7 @@ from vaultik.errors import ConfigError, IndexLockedError
 
 if TYPE_CHECKING:
     from vaultik.config import Config
+    from vaultik.model import BlobId
     from vaultik.tasks.run import BackupResult
 
 EPILOG = """\b
@@ -47,6 +48,12 @@ _SHOWN_PROBLEMS = 20
 @click.option(
     "--stdin", metavar="NAME", help="Standard input becomes the file NAME, such as /dumps/db.sql, in the snapshot."
 )
+@click.option(
+    "--heal",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Store anew what is in the blobs that `vaultik verify --json > FILE` calls damaged or missing.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary; problems are still named.")
 @click.option("--daemon", is_flag=True, help="Stay, watch the sources, and run when something changed.")
@@ -58,6 +65,7 @@ def backup(
     workers: int | None,
     adopt: bool,
     stdin: str | None,
+    heal: Path | None,
     as_json: bool,
     quiet: bool,
     daemon: bool,
@@ -68,7 +76,14 @@ def backup(
     if daemon or foreground or log_file:
         from vaultik.cli.daemon import run_daemon
 
-        others = {"--cron": cron, "--adopt": adopt, "--stdin": stdin, "--json": as_json, "--quiet": quiet}
+        others = {
+            "--cron": cron,
+            "--adopt": adopt,
+            "--stdin": stdin,
+            "--heal": heal,
+            "--json": as_json,
+            "--quiet": quiet,
+        }
         sys.exit(
             run_daemon(
                 config,
@@ -80,6 +95,7 @@ def backup(
             )
         )
     settings = load_config(config)
+    damaged = _damaged(heal)
     if stdin is not None:
         _check_stdin(settings, stdin)
     if not cron:
@@ -97,6 +113,7 @@ def backup(
                 host=host_name(),
                 workers=workers,
                 adopt=adopt,
+                heal=damaged,
                 stdin=stdin,
                 watch=display.watch,
             )
@@ -111,6 +128,12 @@ def backup(
     elif not cron and not quiet:
         _print_summary(result, display, seconds)
     sys.exit(result.run.exit_code)
+
+
+def _damaged(report: Path | None) -> list[BlobId]:
+    from vaultik.backup.heal import load_report
+
+    return load_report(report) if report is not None else []
 
 
 def _check_stdin(settings: Config, name: str) -> None:

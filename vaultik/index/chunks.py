@@ -127,6 +127,12 @@ def get_blob(index: sqlite3.Connection, blob: int) -> BlobRow:
     return BlobRow(*index.execute(f"SELECT {_BLOB_COLUMNS} FROM blobs WHERE id = ?", (blob,)).fetchone())
 
 
+def find_blob(index: sqlite3.Connection, blob: BlobId) -> int | None:
+    """Return the row id of a blob that is thought to be stored, None if there is no such."""
+    row = index.execute("SELECT id FROM blobs WHERE hash = ? AND uploaded = 1", (blob,)).fetchone()
+    return None if row is None else int(row[0])
+
+
 def iter_uploaded(index: sqlite3.Connection) -> Iterator[BlobRow]:
     """Yield the blobs thought to be stored, ascending by hash."""
     return map(BlobRow._make, index.execute(f"SELECT {_BLOB_COLUMNS} FROM blobs WHERE uploaded = 1 ORDER BY hash"))

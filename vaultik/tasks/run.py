@@ -23,11 +23,12 @@ from vaultik.tasks.settings import leave_out_current_directory, luigid_url
 from vaultik.told import Attendance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from vaultik.backup.changes import Changes
     from vaultik.config import Config
     from vaultik.index.runs import Problem, Run
+    from vaultik.model import BlobId
     from vaultik.tasks.luigid import View
 
 _POLL_S = 0.1
@@ -46,6 +47,7 @@ def run_backup(
     host: str,
     workers: int | None = None,
     adopt: bool = False,
+    heal: Sequence[BlobId] = (),
     changes: Changes | None = None,
     stdin: str | None = None,
     watch: Callable[[dict[str, Any]], None] = lambda _event: None,
@@ -57,6 +59,7 @@ def run_backup(
         host: name under which the snapshot says where it comes from.
         workers: Luigi processes; None for as many as the work merits.
         adopt: take over an index that belongs to a config file which was moved.
+        heal: blobs that are damaged in the store, or missing: what they hold is stored anew.
         changes: what changed since the last run, if a watcher can tell; None has everything looked at.
         stdin: name that standard input gets in the snapshot, None if it isn't read.
         watch: told of every progress event, notice and line of a command (`output`), from a thread while the
@@ -78,7 +81,7 @@ def run_backup(
         with Attendance(session, lambda line: watch({"output": line})) as attendance:
             try:
                 with viewed_by(url, lambda text: record.write({"notice": text})) as view:
-                    session.begin(adopt=adopt)
+                    session.begin(adopt=adopt, heal=heal)
                     attendance.begin()
                     give_way(config.nice, config.ionice)
                     runtime.activate(session, record)
