@@ -8,7 +8,7 @@ large      one file of 1, 10 and 100 GB, sparse, and as many zeros from a comman
 moved      a tree of 10 GB that is moved: what is read and stored
 front      ten bytes in front of a file of 1 GB: what is stored
 delay      an S3 store at 0 and 30 ms: first backup and restore
-prune      100,000 blobs and 1,000 snapshots: time and memory of a prune (see `bench.snapshots`)
+prune      100,000 blobs and 1,000 snapshots: time and memory of a verification and a prune (see `bench.snapshots`)
 
 --scale makes all of it smaller (or larger).
 """
@@ -243,11 +243,14 @@ def _prune(work: Path, scale: float) -> Iterator[Row]:
         where = ["--endpoint", f"file://{store}", "bench", "host/"]
         keep = ["--keep-last", str(max(1, int(snapshots * scale) // 2)), "--allow-shrink", "--yes"]
         env = {"VAULTIK_PRIVATE_KEY": str(key), "TMPDIR": str(folder)}
-        for what, options in (("dry run", [*keep, "--dry-run"]), ("prune", keep)):
-            yield _row(
-                f"{blobs * scale:,.0f} blobs, {snapshots * scale:,.0f} snapshots, {what}",
-                run([VAULTIK, "prune", *where, *options], env),
-            )
+        for command in (
+            ["verify", *where, "--state", str(folder / "state")],
+            ["prune", *where, *keep, "--dry-run"],
+            ["prune", *where, *keep],
+        ):
+            what = "dry run" if "--dry-run" in command else command[0]
+            name = f"{blobs * scale:,.0f} blobs, {snapshots * scale:,.0f} snapshots, {what}"
+            yield _row(name, run([VAULTIK, *command], env))
         shutil.rmtree(folder)
 
 

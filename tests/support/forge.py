@@ -1,10 +1,12 @@
 """What somebody could store who has the bucket and the recipient: snapshot DBs of any content, well sealed."""
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import sqlite3
 
+from vaultik.core import manifest
 from vaultik.core.age_seal import seal
 from vaultik.core.age_stream import open_stream
 from vaultik.core.frames import MAGIC_PADDING, FrameEncoder, decode_stream, skippable_frame
@@ -46,3 +48,20 @@ def forge(site, *statements: str, schema: bool = False, padding: int = 0) -> Non
             db.execute("VACUUM")
     put_db(site, plain.read_bytes(), padding=padding)
     plain.unlink()
+
+
+def forge_whole(site, *statements: str) -> None:
+    """Change the newest snapshot's DB by SQL, and its manifest so that it names that."""
+    forge(site, *statements)
+    (db,), (path,) = site.objects(".sqlite.zst.age")[-1:], site.objects(".manifest.zst.age")[-1:]
+    with path.open("rb") as file:
+        facts = manifest.decode(
+            b"".join(decode_stream(open_stream(file, load_identities(site.key)), size_limit=1 << 20))
+        )
+    key = str(db.relative_to(site.store / site.bucket / site.prefix))
+    text = manifest.encode(dataclasses.replace(facts, dbs=((key, db.stat().st_size),)))
+    frame, sealed = FrameEncoder(3).encode(text), io.BytesIO()
+    seal([frame, padding_frame(len(frame))], sealed, [site.recipient])
+    path.unlink()
+    name = f"{facts.snapshot}.{hashlib.sha256(sealed.getvalue()).hexdigest()}.manifest.zst.age"
+    (path.parent / name).write_bytes(sealed.getvalue())

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 _SCHEMA = """
 CREATE TABLE memory.store (location TEXT NOT NULL) STRICT;
-CREATE TABLE memory.verified (sha256 BLOB PRIMARY KEY, at REAL NOT NULL, content BLOB) STRICT, WITHOUT ROWID;
+CREATE TABLE memory.objects (sha256 BLOB PRIMARY KEY, at REAL NOT NULL, is_right INTEGER NOT NULL, content BLOB) STRICT, WITHOUT ROWID;
 CREATE TABLE memory.passes (kind TEXT PRIMARY KEY, since REAL NOT NULL) STRICT;
 CREATE TABLE memory.heads (source TEXT PRIMARY KEY, snapshot TEXT NOT NULL) STRICT
 """
 _SYSTEM = Path("/var/lib/vaultik")
 _GOES_ON_S = GRACE_S
 """An interrupted verification that is older is begun anew."""
-_TABLES = [("heads",), ("passes",), ("store",), ("verified",)]
+_TABLES = [("heads",), ("objects",), ("passes",), ("store",)]
 
 
 def default_path(store: Store) -> Path:
@@ -56,8 +56,9 @@ def attach(db: sqlite3.Connection, path: Path, location: str) -> None:
         db.execute("PRAGMA memory.synchronous = NORMAL")
         found = _prepare(db, location)
     except (OSError, sqlite3.Error) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
         raise LocalIndexError(
-            f"state {path}: {exc}", hint="--state FILE names another; one that is damaged may be removed"
+            f"state {path}: {reason}", hint="--state FILE names another; one that is damaged may be removed"
         ) from exc
     if found != location:
         raise ConfigError(
@@ -80,7 +81,7 @@ def _prepare(db: sqlite3.Connection, location: str) -> str:
 
 
 def begin_pass(db: sqlite3.Connection, kind: str, now: float) -> float:
-    """Begin a verification, or go on with an interrupted one of the same kind. Returns when it began, by the store's time."""
+    """Begin a verification, or go on with an interrupted one of the same kind. Returns when it began."""
     row = db.execute("SELECT since FROM memory.passes WHERE kind = ?", (kind,)).fetchone()
     if row is not None and now - _GOES_ON_S < row[0] <= now:
         return float(row[0])
@@ -93,14 +94,9 @@ def end_pass(db: sqlite3.Connection, kind: str) -> None:
     db.execute("DELETE FROM memory.passes WHERE kind = ?", (kind,))
 
 
-def note(db: sqlite3.Connection, sha256: bytes, at: float, content: bytes | None) -> None:
-    """Note that an object's bytes were what its name says, and with `content` that so was what is in it."""
-    db.execute("INSERT OR REPLACE INTO memory.verified VALUES (?, ?, ?)", (sha256, at, content))
-
-
-def forget(db: sqlite3.Connection, sha256: bytes) -> None:
-    """Forget that an object was right once."""
-    db.execute("DELETE FROM memory.verified WHERE sha256 = ?", (sha256,))
+def note(db: sqlite3.Connection, sha256: bytes, at: float, content: bytes | None, *, is_right: bool) -> None:
+    """Note that an object was read, whether its bytes were what its name says, and for which `content` it was."""
+    db.execute("INSERT OR REPLACE INTO memory.objects VALUES (?, ?, ?, ?)", (sha256, at, is_right, content))
 
 
 def get_heads(db: sqlite3.Connection) -> dict[str, str]:

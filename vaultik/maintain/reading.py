@@ -86,12 +86,18 @@ def read_all(
             under_way.add(pool.submit(with_store, item))
             if len(under_way) >= 2 * len(stores):
                 done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
+                yield from _results(done)
         while under_way:
             done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
+            yield from _results(done)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _results(done: set[Future[Reading]]) -> Iterator[Reading]:
+    """Yield what came of those that are done; what one of them raised comes after the others' results."""
+    for future in sorted(done, key=lambda future: future.exception() is not None):
+        yield future.result()
 
 
 def read_item(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -101,7 +102,7 @@ class VerifySession(StepSession):
             # What has gone unread for longest comes first.
             "INSERT INTO reads (key, sha256, size) SELECT key, sha256, size FROM (SELECT o.*, o.snapshot IS NULL AS is_blob,"
             " sum(o.size) OVER (PARTITION BY o.snapshot IS NULL ORDER BY coalesce(v.at, 0), o.sha256) - o.size AS sooner"
-            " FROM objects AS o LEFT JOIN memory.verified AS v USING (sha256)) WHERE NOT is_blob OR sooner < ?"
+            " FROM objects AS o LEFT JOIN memory.objects AS v USING (sha256)) WHERE NOT is_blob OR sooner < ?"
             " ORDER BY is_blob, sooner",
             (sample.of(int(stored)) if sample else math.inf,),
         )
@@ -117,8 +118,7 @@ class VerifySession(StepSession):
         """
         with self._disk_errors():
             db, kind = self.db(), self._request.kind
-            now = self.store().now()
-            since = memory.begin_pass(db, kind, now) if self._request.sample is None else math.inf
+            since = memory.begin_pass(db, kind, time.time()) if self._request.sample is None else math.inf
             objects, size = db.execute("SELECT count(*), total(size) FROM reads").fetchone()
             self.emit(stage="reading", objects=objects, bytes=int(size))
             count = _DEEP_SIDE_BY_SIDE if self._request.deep else _SIDE_BY_SIDE
@@ -138,7 +138,7 @@ class VerifySession(StepSession):
         place = 0
         query = (
             "SELECT r.place, r.key, r.sha256, r.size, v.at, v.content FROM reads AS r"
-            " LEFT JOIN memory.verified AS v USING (sha256) WHERE r.place > ? ORDER BY r.place LIMIT 1"
+            " LEFT JOIN memory.objects AS v ON v.sha256 = r.sha256 AND v.is_right WHERE r.place > ? ORDER BY r.place LIMIT 1"
         )
         while row := self.db().execute(query, (place,)).fetchone():
             place, key, sha256, size, at, seen = row
@@ -174,11 +174,11 @@ class VerifySession(StepSession):
         db, item = self.db(), reading.item
         blob = parse_blob_key(item.key)
         self.emit(done=1, done_bytes=item.size)
+        is_right = reading.problem is None
+        memory.note(db, item.sha256, time.time(), self._content(item.key) if is_right else None, is_right=is_right)
         if reading.problem is None:
-            memory.note(db, item.sha256, self.store().now(), self._content(item.key))
             self._count(_RIGHT, item.size)
             return
-        memory.forget(db, item.sha256)
         kind, text = reading.problem
         if kind == Kind.MISSING and blob is not None:
             db.execute("INSERT OR IGNORE INTO gone VALUES (?)", (blob,))
@@ -243,9 +243,9 @@ class VerifySession(StepSession):
     def report(self) -> VerifyReport:
         """Return what came of it."""
         db = self.db()
-        blobs = "SELECT count(*), total(o.size) FROM objects AS o LEFT JOIN memory.verified AS v USING (sha256) WHERE snapshot IS NULL"
+        blobs = "SELECT count(*), total(o.size) FROM objects AS o LEFT JOIN memory.objects AS v USING (sha256) WHERE snapshot IS NULL"
         (oldest,) = db.execute(
-            "SELECT min(v.at) FROM objects AS o JOIN memory.verified AS v USING (sha256) WHERE snapshot IS NULL"
+            "SELECT min(v.at) FROM objects AS o JOIN memory.objects AS v USING (sha256) WHERE snapshot IS NULL"
         ).fetchone()
         (snapshots,) = db.execute("SELECT count(DISTINCT snapshot) FROM objects").fetchone()
         right, before = self._tally(_RIGHT), self._tally(_BEFORE)

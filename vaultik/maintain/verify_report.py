@@ -34,7 +34,7 @@ class VerifyReport(NamedTuple):
     unread: Tally
     """Blobs that no verification has read yet."""
     oldest: float | None
-    """When the blob that has gone unread for longest was read, by the store's time."""
+    """When the blob that has gone unread for longest was read, by this machine's clock."""
     problems: list[Problem]
     notes: list[str]
     files: list[HitFiles]
