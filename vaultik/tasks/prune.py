@@ -103,9 +103,9 @@ class Prune(VisibleTask):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.run_id not in sessions:
-            from vaultik.tasks import luigi_command  # noqa: PLC0415 - only this way in needs it
+            from vaultik.tasks import luigi_maintain  # noqa: PLC0415 - only this way in needs it
 
-            sessions[self.run_id] = luigi_command.begin_prune(self)
+            sessions[self.run_id] = luigi_maintain.begin_prune(self)
 
     def requires(self) -> luigi.Task:
         return (PlanPrune if self.dry_run else DropOrphans)(run_id=self.run_id)

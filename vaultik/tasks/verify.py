@@ -84,9 +84,9 @@ class Verify(VisibleTask):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.run_id not in sessions:
-            from vaultik.tasks import luigi_command  # noqa: PLC0415 - only this way in needs it
+            from vaultik.tasks import luigi_maintain  # noqa: PLC0415 - only this way in needs it
 
-            sessions[self.run_id] = luigi_command.begin_verify(self)
+            sessions[self.run_id] = luigi_maintain.begin_verify(self)
 
     def requires(self) -> luigi.Task:
         return TraceDamage(run_id=self.run_id)
