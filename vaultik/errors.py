@@ -16,6 +16,7 @@ mapped to these where they enter (`raise ... from exc`), so that nothing else le
     |   +-- FormatError               exit 4   bytes that don't follow FORMAT.md
     |   +-- AuthenticationError       exit 4   age refused a header or a segment
     |   +-- DigestMismatchError       exit 4   bytes that don't have the hash they should
+    |   +-- SignatureError            exit 4   a manifest that nobody signed who should have
     +-- StoreError                    exit 1   the bucket or directory
     |   +-- ObjectNotFoundError       exit 1   no object of that name
     |   +-- StoreAccessError          exit 1   refused: credential, rights, no such bucket
@@ -107,6 +108,10 @@ class AuthenticationError(IntegrityError):
 
 class DigestMismatchError(IntegrityError):
     """Bytes don't have the hash that they should have."""
+
+
+class SignatureError(IntegrityError):
+    """A manifest isn't signed by anybody who should have signed it."""
 
 
 class StoreError(VaultikError):

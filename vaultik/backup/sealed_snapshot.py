@@ -6,6 +6,7 @@ The DB is plain for a moment, beside the index, and nowhere else.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -71,6 +72,9 @@ def _seal_db(session: Session, draft: Draft, below: Below | None, target: Path) 
 
 
 def _seal_manifest(session: Session, facts: manifest.Manifest, target: Path) -> Sealed:
+    if session.signing_key is not None:
+        signature = session.signing_key.sign(manifest.NAMESPACE, manifest.iter_signed(facts))
+        facts = dataclasses.replace(facts, signatures=(signature,))
     try:
         text = manifest.encode(facts)
         # Nothing is stored that a reader would refuse.

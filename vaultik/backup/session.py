@@ -29,6 +29,7 @@ from vaultik.core.lease import DAY_S
 from vaultik.index import bundles, chunks, contents, db, runs, state, streams, unplanned
 from vaultik.index.db import mapped, transaction
 from vaultik.recipients import check_recipient
+from vaultik.signing import load_signing_key
 from vaultik.snapshot.write import plain_path
 from vaultik.store.pace import Pace
 
@@ -82,7 +83,7 @@ class Session:
 
         Raises:
             RecipientError: a recipient can't be used.
-            ConfigError: fastcdc isn't compiled, or an exclude pattern can never fit.
+            ConfigError: fastcdc isn't compiled, the signing key can't sign, or an exclude pattern can never fit.
         """
         self.config = config
         self.host = host
@@ -92,6 +93,7 @@ class Session:
         self.recipients = [check_recipient(text) for text in config.recipients]
         if config.audit_recipient:
             check_recipient(config.audit_recipient)
+        self.signing_key = load_signing_key(config.signing_key) if config.signing_key else None
         self.chunker = Chunker(config.chunk_size)
         self.spool_dir = config.spool_dir
         self.put_only = config.s3.access == "put_only"

@@ -20,9 +20,11 @@ from vaultik.config import load_config
 from vaultik.core.age_seal import seal
 from vaultik.core.chunker import Chunker
 from vaultik.core.names import blob_key
+from vaultik.core.sshsig import public_line
 from vaultik.errors import LocalIndexError, SourceError, StoreError, VaultikError
 from vaultik.model import BlobId
 from vaultik.recipients import check_recipient
+from vaultik.signing import load_signing_key
 from vaultik.store.open import open_store
 
 if TYPE_CHECKING:
@@ -86,6 +88,15 @@ def _recipients(config: Config) -> list[Finding]:
     if config.audit_recipient:
         check_recipient(config.audit_recipient)
     return [Finding("recipients", OK, ", ".join(names))]
+
+
+def _signing(config: Config) -> list[Finding]:
+    if config.signing_key is None:
+        return []
+    from vaultik.tasks.settings import host_name
+
+    key = load_signing_key(config.signing_key)
+    return [Finding("signing", OK, f"for --signers: {host_name()} {public_line(key.public)}")]
 
 
 def _chunker(config: Config) -> list[Finding]:
@@ -214,6 +225,7 @@ def _inotify(_config: Config) -> list[Finding]:
 
 _PROBES: dict[str, Callable[[Config], list[Finding]]] = {
     "recipients": _recipients,
+    "signing": _signing,
     "chunker": _chunker,
     "source": _sources,
     "index": _index,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from vaultik.core.identity import Identity
+    from vaultik.core.sshsig import Signer
     from vaultik.store.base import Store
 
 __all__ = [
@@ -31,9 +32,11 @@ __all__ = [
     "json_option",
     "json_path",
     "load_identities",
+    "load_signers",
     "paths_of",
     "plural",
     "printable",
+    "signers_option",
     "store_of",
     "store_options",
 ]
@@ -58,6 +61,28 @@ def identity_option(command: F) -> F:
         type=click.Path(path_type=Path),
         help=f"Identity file. Default: ${VARIABLE}, a key or a file's path.",
     )(command)
+
+
+def signers_option(command: F) -> F:
+    """Add the option that names whom to believe."""
+    return click.option(
+        "--signers",
+        type=click.Path(path_type=Path),
+        help="Allowed_signers file of ssh-keygen: take only what one of them signed in its host's name.",
+    )(command)
+
+
+def load_signers(path: Path | None) -> list[Signer] | None:
+    """Return whom to believe, None if that doesn't matter.
+
+    Raises:
+        ConfigError: the file can't be read, or is none.
+    """
+    if path is None:
+        return None
+    from vaultik import signing
+
+    return signing.load_signers(path)
 
 
 def json_option(command: F) -> F:

@@ -13,7 +13,9 @@ from vaultik.cli.common import (
     identity_option,
     json_option,
     load_identities,
+    load_signers,
     paths_of,
+    signers_option,
     store_of,
     store_options,
 )
@@ -45,6 +47,7 @@ wrong identity; 1 store or target failed.
 @click.option("--host", help="Which host, for `latest` in a prefix of several.")
 @store_options
 @identity_option
+@signers_option
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
 @json_option
 def fetch(
@@ -58,20 +61,29 @@ def fetch(
     endpoint: str | None,
     region: str | None,
     identity: Path | None,
+    signers: Path | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
     """Fetch PATH of SNAPSHOT to TARGET (`-` is standard output)."""
-    identities = load_identities(identity)
+    identities, believed = load_identities(identity), load_signers(signers)
     with closing(store_of(endpoint, region, bucket, prefix)) as store:
         if os.fspath(target) == "-":
             if as_json:
                 raise ConfigError("--json: standard output is the file's", hint="name a TARGET instead of -")
-            fetch_to_stream(store, identities, snapshot, paths_of(path), StandardOutput(), host=host)
+            fetch_to_stream(store, identities, snapshot, paths_of(path), StandardOutput(), host=host, signers=believed)
             return
         with ProgressDisplay("fetching", enabled=not (quiet or as_json)) as display:
             place, report = fetch_entry(
-                store, identities, snapshot, paths_of(path), target, host=host, force=force, progress=display
+                store,
+                identities,
+                snapshot,
+                paths_of(path),
+                target,
+                host=host,
+                signers=believed,
+                force=force,
+                progress=display,
             )
     say_report(report, place, as_json=as_json, quiet=quiet)
     exit_by(report)

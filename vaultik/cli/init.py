@@ -34,6 +34,8 @@ age_recipient: age1...
 #age_recipients: []
 # May open lists of blobs, for a host that prunes and verifies, but no file name and no data.
 #audit_recipient: age1...
+# Signs every snapshot: an OpenSSH ed25519 key without a passphrase (`vaultik keygen --signing`, or this host's own).
+#signing_key: /etc/ssh/ssh_host_ed25519_key
 
 s3:
   # URL of the S3 endpoint; left out: AWS. file:///srv/backup is a directory store, a bucket a folder under it.

@@ -16,8 +16,10 @@ from vaultik.cli.common import (
     json_option,
     json_path,
     load_identities,
+    load_signers,
     paths_of,
     printable,
+    signers_option,
     store_of,
     store_options,
 )
@@ -50,6 +52,7 @@ Exit codes: 0 done; 2 unknown snapshot or path, wrong identity; 1 store failed; 
 @click.option("--host", help="Which host, for `latest` in a prefix of several.")
 @store_options
 @identity_option
+@signers_option
 @json_option
 def ls(
     bucket: str,
@@ -62,13 +65,14 @@ def ls(
     endpoint: str | None,
     region: str | None,
     identity: Path | None,
+    signers: Path | None,
     as_json: bool,
 ) -> None:
     """List PATH (default /) of SNAPSHOT: one line per entry, with its whole path."""
     identities = load_identities(identity)
     with (
         closing(store_of(endpoint, region, bucket, prefix)) as store,
-        copied_snapshot(store, identities, snapshot, host) as (_, copy),
+        copied_snapshot(store, identities, snapshot, host, load_signers(signers)) as (_, copy),
     ):
         for found, entry in _entries(copy, paths_of(path), recursive=recursive):
             if as_json:

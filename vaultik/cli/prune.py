@@ -13,8 +13,10 @@ from vaultik.cli.common import (
     identity_option,
     json_option,
     load_identities,
+    load_signers,
     plural,
     printable,
+    signers_option,
     store_of,
     store_options,
 )
@@ -82,6 +84,7 @@ _UNITS = {"hourly": "hour", "daily": "day", "weekly": "week", "monthly": "month"
 @click.option("--yes", is_flag=True, help="Don't ask. Without a terminal nothing is asked anyway.")
 @store_options
 @identity_option
+@signers_option
 @click.option("--quiet", is_flag=True, help="No progress, no plan, no summary.")
 @json_option
 def prune(
@@ -97,6 +100,7 @@ def prune(
     endpoint: str | None,
     region: str | None,
     identity: Path | None,
+    signers: Path | None,
     quiet: bool,
     as_json: bool,
     **keep: str | None,
@@ -109,6 +113,7 @@ def prune(
         drop=drop,
         forget=forget_source,
         allow_shrink=allow_shrink,
+        signers=load_signers(signers),
     )
     asks = not (yes or dry_run) and sys.stdin.isatty()
     if asks and (quiet or as_json or not (sys.stdout.isatty() and sys.stderr.isatty())):

@@ -18,8 +18,10 @@ from vaultik.cli.common import (
     json_option,
     json_path,
     load_identities,
+    load_signers,
     plural,
     printable,
+    signers_option,
     store_of,
     store_options,
 )
@@ -73,6 +75,7 @@ unknown snapshot, wrong identity; 1 store or target failed.
 @click.option("--workers", type=click.IntRange(1, 64), help="Luigi processes (default: as many as the blobs merit).")
 @store_options
 @identity_option
+@signers_option
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
 @json_option
 def restore(
@@ -91,6 +94,7 @@ def restore(
     endpoint: str | None,
     region: str | None,
     identity: Path | None,
+    signers: Path | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -99,13 +103,13 @@ def restore(
         raise ConfigError(
             "target -: a tree needs a directory", hint="vaultik fetch ... PATH - writes one file to standard output"
         )
-    identities = load_identities(identity)
-    asked = Asked(target, snapshot, host, include, exclude, force, delete, checksum, identity_files(identity))
+    identities, believed = load_identities(identity), load_signers(signers)
+    asked = Asked(target, snapshot, host, include, exclude, force, delete, checksum, identity_files(identity), believed)
     session = RestoreSession(lambda: store_of(endpoint, region, bucket, prefix), identities, asked)
     if dry_run:
         with closing(session.store()) as store:
             session.check()
-            with copied_snapshot(store, identities, snapshot, host) as (found, copy):
+            with copied_snapshot(store, identities, snapshot, host, believed) as (found, copy):
                 with tempfile.TemporaryDirectory(prefix="vaultik-") as directory:
                     extra = look(asked, store, copy, Path(directory))
                 _say_plan(found.name.snapshot, copy, extra, target, as_json=as_json)

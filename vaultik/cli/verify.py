@@ -14,6 +14,8 @@ from vaultik.cli.common import (
     json_option,
     json_path,
     load_identities,
+    load_signers,
+    signers_option,
     store_of,
     store_options,
 )
@@ -60,6 +62,7 @@ Exit codes: 0 all right; 4 something is missing or damaged (each thing is named,
 @click.option("--host", help="Which host, for `latest` in a prefix of several.")
 @store_options
 @identity_option
+@signers_option
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
 @json_option
 def verify(
@@ -74,6 +77,7 @@ def verify(
     endpoint: str | None,
     region: str | None,
     identity: Path | None,
+    signers: Path | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -82,7 +86,15 @@ def verify(
     Without an identity every object is read, and its bytes are held against its name. With one (that of an
     audit_recipient will do) every snapshot's list of blobs is held against what is stored as well.
     """
-    request = parse_verify_request(snapshots, host=host, deep=deep, sample=sample, state=state, accept=accept)
+    request = parse_verify_request(
+        snapshots,
+        host=host,
+        deep=deep,
+        sample=sample,
+        state=state,
+        accept=accept,
+        signers=load_signers(signers),
+    )
     identities: list[Identity] = load_identities(identity) if is_given(identity) else []
     session = VerifySession(lambda: store_of(endpoint, region, bucket, prefix), identities, request)
     from vaultik.tasks.verify import verify as run

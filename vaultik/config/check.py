@@ -45,6 +45,7 @@ class Config:
     exclude: tuple[str, ...]
     recipients: tuple[str, ...]
     audit_recipient: str | None
+    signing_key: Path | None
     backup_interval: int
     full_scan_interval: int
     min_time_between_run: int
@@ -112,6 +113,7 @@ class _Checker:
             exclude=self._excludes(),
             recipients=self._recipients(),
             audit_recipient=f.audit_recipient and self._recipient("$.audit_recipient", f.audit_recipient),
+            signing_key=self._absolute("signing_key", f.signing_key) if f.signing_key else None,
             backup_interval=f.backup_interval,
             full_scan_interval=f.full_scan_interval,
             min_time_between_run=f.min_time_between_run,

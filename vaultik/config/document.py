@@ -70,6 +70,7 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     age_recipient: str | None = None
     age_recipients: list[str] = []
     audit_recipient: str | None = None
+    signing_key: str | None = None
     backup_interval: Duration = Duration(3600)
     full_scan_interval: Duration = Duration(86400)
     min_time_between_run: Duration = Duration(900)

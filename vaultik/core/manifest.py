@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FORMAT = 1
+NAMESPACE = "vaultik-manifest-v1"
+"""Of its signatures."""
 LARGEST = 64 << 20
 """Bytes of a manifest, signatures included. Who reads one needs some 500 bytes of memory for each blob."""
 MOST_BLOBS = 700_000
@@ -78,10 +80,16 @@ def encode(manifest: Manifest) -> bytes:
     Raises:
         FormatError: it would be larger than a reader takes.
     """
-    data = b"".join([*_iter_canonical(manifest), b"\n", *(signature + b"\n" for signature in manifest.signatures)])
+    data = b"".join([*iter_signed(manifest), *(signature + b"\n" for signature in manifest.signatures)])
     if len(data) > LARGEST:
         raise FormatError(f"manifest: {len(data)} bytes, at most {LARGEST} are allowed")
     return data
+
+
+def iter_signed(manifest: Manifest) -> Iterator[bytes]:
+    """Yield what signatures are over, in pieces: the canonical line with its LF."""
+    yield from _iter_canonical(manifest)
+    yield b"\n"
 
 
 def decode(data: bytes) -> Manifest:

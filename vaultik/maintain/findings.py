@@ -32,6 +32,8 @@ class Kind(enum.StrEnum):
     """The store has it and doesn't give it away."""
     CONTENT = "content"
     """Its bytes are what its name says, and what is in them is not what should be."""
+    SIGNATURE = "signature"
+    """Nobody signed the snapshot who should have."""
     CHAIN = "chain"
     """A snapshot names another predecessor than there is, or the newest one is gone."""
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from vaultik.core.names import BLOBS_PREFIX, blob_key, parse_blob_key, parse_snapshot_key
-from vaultik.errors import IntegrityError, NoMatchingIdentityError, PruneRefusedError, SelectionError
+from vaultik.errors import IntegrityError, NoMatchingIdentityError, PruneRefusedError, SelectionError, SignatureError
 from vaultik.maintain import blob_table, content, findings, memory
 from vaultik.maintain.blob_table import Hold, References
 from vaultik.maintain.chain import Link, find_breaks
@@ -171,7 +171,7 @@ class Looker:
         size = sum(s.size_bytes + s.manifest_bytes for s in chosen)
         self._emit(stage="reading snapshots", objects=len(chosen), bytes=size)
         references = References(self._db)
-        surveyor = Surveyor(self._store, self._identities, self._directory, references)
+        surveyor = Surveyor(self._store, self._identities, self._directory, references, self._request.signers)
         surveyed: list[Surveyed] = []
         for found in chosen:
             with suppress(PruneRefusedError):  # a prune dropped it since it was listed
@@ -193,7 +193,8 @@ class Looker:
                     f"snapshot {name.snapshot}: for other identities; only that its bytes are what they were is verified"
                 )
             elif one.problem is not None:
-                self._problem(Kind.CONTENT, name.key, str(one.problem), name.snapshot)
+                kind = Kind.SIGNATURE if isinstance(one.problem, SignatureError) else Kind.CONTENT
+                self._problem(kind, name.key, str(one.problem), name.snapshot)
             self._db.execute("INSERT INTO chosen VALUES (?, ?, ?)", (one.number, name.snapshot, name.key))
 
     def _find_lost(self, surveyed: Sequence[Surveyed]) -> None:

@@ -104,7 +104,7 @@ class PruneSession(StepSession):
         size = sum(s.size_bytes + s.manifest_bytes for s in snapshots)
         self.emit(stage="reading snapshots", objects=len(snapshots), bytes=size)
         references = References(self.db())
-        surveyor = Surveyor(self.store(), self._identities, self._directory, references)
+        surveyor = Surveyor(self.store(), self._identities, self._directory, references, self._request.signers)
         surveyed = []
         for snapshot in snapshots:
             gone = given_up.names(snapshot)

@@ -13,6 +13,8 @@ from vaultik.maintain.keep import UNLIMITED, CalendarSpan, KeepRules
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from vaultik.core.sshsig import Signer
+
 COUNTED = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 """The rules that take a number, in the order of `KeepRules`."""
 _SPAN = re.compile(r"(?:(\d{1,4})y)?(?:(\d{1,5})m)?(?:(\d{1,6})d)?(?:(\d{1,7})h)?")
@@ -31,6 +33,8 @@ class PruneRequest(NamedTuple):
     forget: tuple[str, ...]
     """Sources by UUID or the 8 digits of their names."""
     allow_shrink: bool
+    signers: Sequence[Signer] | None = None
+    """Whose signature every snapshot must have; None if that doesn't matter."""
 
 
 def parse_request(
@@ -41,6 +45,7 @@ def parse_request(
     drop: Sequence[str] = (),
     forget: Sequence[str] = (),
     allow_shrink: bool = False,
+    signers: Sequence[Signer] | None = None,
 ) -> PruneRequest:
     """Return what options say. Without a rule the newest stays; who only gives something up loses nothing else.
 
@@ -51,6 +56,7 @@ def parse_request(
         drop: snapshots to give up.
         forget: sources to give up.
         allow_shrink: a snapshot may be far smaller than the one before.
+        signers: whose signature every snapshot must have.
 
     Raises:
         ConfigError: a value is none; it is named.
@@ -71,6 +77,7 @@ def parse_request(
         tuple(drop),
         tuple(forget),
         allow_shrink,
+        signers,
     )
 
 

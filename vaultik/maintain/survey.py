@@ -18,7 +18,7 @@ from vaultik.errors import (
     ObjectNotFoundError,
 )
 from vaultik.maintain.inventory import check_still_there, find_manifest
-from vaultik.snapshot.find import read_manifest
+from vaultik.snapshot.find import check_signed, read_manifest
 from vaultik.snapshot.read import open_snapshot
 from vaultik.snapshot.untrusted import find_meta
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from vaultik.core.identity import Identity
     from vaultik.core.manifest import Manifest
+    from vaultik.core.sshsig import Signer
     from vaultik.errors import VaultikError
     from vaultik.maintain.blob_table import References
     from vaultik.snapshot.find import FoundSnapshot
@@ -52,7 +53,14 @@ class Surveyed(NamedTuple):
 class Surveyor:
     """Reads snapshots one after the other."""
 
-    def __init__(self, store: Store, identities: Sequence[Identity], directory: Path, references: References) -> None:
+    def __init__(
+        self,
+        store: Store,
+        identities: Sequence[Identity],
+        directory: Path,
+        references: References,
+        signers: Sequence[Signer] | None = None,
+    ) -> None:
         """Prepare.
 
         Args:
@@ -60,11 +68,13 @@ class Surveyor:
             identities: any of which may open one.
             directory: a private one for a DB while it is looked into.
             references: takes what they refer to.
+            signers: whose signature each must have; None if that doesn't matter.
         """
         self._store = store
         self._identities = identities
         self._directory = directory
         self._references = references
+        self._signers = signers
 
     def read(self, found: FoundSnapshot, *, with_db: bool = True) -> Surveyed:
         """Read a snapshot. What is wrong with it is in what is returned.
@@ -84,6 +94,8 @@ class Surveyor:
             facts = read_manifest(self._store, found, self._identities)
             blobs = {bytes.fromhex(blob): size for blob, size in facts.blobs}
             _check_names(found, facts, len(blobs))
+            if self._signers is not None:
+                check_signed(found, facts, self._signers)
             if with_db and self._opens_db(found):
                 self._check_db(found, facts, blobs)
         except (IntegrityError, NoMatchingIdentityError, ObjectNotFoundError) as exc:

@@ -75,9 +75,11 @@ class VerifySession(StepSession):
         Raises:
             IdentityError: what is asked for takes one, and there is none.
         """
-        if not identities and (request.deep or request.snapshots):
+        takes_one = {"--deep": request.deep, "SNAPSHOT": request.snapshots, "--signers": request.signers is not None}
+        asked = [what for what, is_asked in takes_one.items() if is_asked]
+        if asked and not identities:
             raise IdentityError(
-                f"{'--deep' if request.deep else 'SNAPSHOT'}: takes an identity, which opens the list of a snapshot's blobs",
+                f"{asked[0]}: takes an identity, which opens the list of a snapshot's blobs",
                 hint="pass --identity FILE or set VAULTIK_PRIVATE_KEY; without any, every stored byte can be verified",
             )
         super().__init__(open_store, identities, emit)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from vaultik.core.sshsig import Signer
+
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)%")
 
 
@@ -40,6 +42,8 @@ class VerifyRequest(NamedTuple):
     """Where is remembered what was read; None is the place that belongs to the store."""
     accept: bool = False
     """Snapshots that are gone were dropped on purpose."""
+    signers: Sequence[Signer] | None = None
+    """Whose signature every snapshot must have; None if that doesn't matter."""
 
     @property
     def kind(self) -> str:
@@ -56,6 +60,7 @@ def parse_verify_request(
     sample: str | None = None,
     state: Path | None = None,
     accept: bool = False,
+    signers: Sequence[Signer] | None = None,
 ) -> VerifyRequest:
     """Return what options say.
 
@@ -68,7 +73,8 @@ def parse_verify_request(
         raise ConfigError("--host: goes with the snapshot `latest`")
     if accept and snapshots:
         raise ConfigError("--accept: goes with a verification of everything", hint="leave SNAPSHOT out")
-    return VerifyRequest(tuple(snapshots), host, deep, _sample(sample) if sample is not None else None, state, accept)
+    part = _sample(sample) if sample is not None else None
+    return VerifyRequest(tuple(snapshots), host, deep, part, state, accept, signers)
 
 
 def _sample(text: str) -> Sample:

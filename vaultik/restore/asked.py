@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from vaultik.core.sshsig import Signer
     from vaultik.restore.state import Begun
     from vaultik.store.base import Store
 
@@ -46,6 +47,8 @@ class Asked(NamedTuple):
     """Tell what is equal by its bytes, not by size and time."""
     identities: Sequence[Path] = ()
     """The files of the identities in use, which are never removed."""
+    signers: Sequence[Signer] | None = None
+    """Whose signature the snapshot must have; None if that doesn't matter."""
 
     def check(self) -> None:
         """Check that it makes sense.
@@ -67,6 +70,8 @@ class Asked(NamedTuple):
             "host": self.host,
             "include": list(self.include),
             "exclude": list(self.exclude),
+            # What was fetched without a look at who signed it is not what is asked for with one.
+            **({} if self.signers is None else {"signed": True}),
         }
 
     def check_names(self, names: set[str]) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from vaultik.core.identity import Identity
+    from vaultik.core.sshsig import Signer
     from vaultik.store.base import Store
 
 
@@ -30,7 +31,11 @@ class Scratch(NamedTuple):
 
 @contextmanager
 def copied_snapshot(
-    store: Store, identities: Sequence[Identity], spec: str, host: str | None = None
+    store: Store,
+    identities: Sequence[Identity],
+    spec: str,
+    host: str | None = None,
+    signers: Sequence[Signer] | None = None,
 ) -> Iterator[Scratch]:
     """Fetch and copy the snapshot that `spec` names, for the time of the block.
 
@@ -42,7 +47,7 @@ def copied_snapshot(
     with ExitStack() as stack:
         with _named(where):
             directory = stack.enter_context(ScratchDirectory()).path
-            found = select(store, spec, identities, host)
+            found = select(store, spec, identities, host, signers)
             fetch_snapshot(store, found, identities, directory, directory / "plan.sqlite")
             copy = stack.enter_context(closing(connect(directory / "plan.sqlite")))
         try:

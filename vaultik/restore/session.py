@@ -165,7 +165,7 @@ class RestoreSession:
         with target_errors(self.target):
             asked = self._asked
             pinned = self._begun.snapshot if self._begun is not None else asked.spec
-            found = select(self.store(), pinned, self._identities, asked.host)
+            found = select(self.store(), pinned, self._identities, asked.host, asked.signers)
             self._begun = self._state.begin(self._choice(), found.name.snapshot, found.name.key)
             fetch_snapshot(self.store(), found, self._identities, self._state.path, self._state.plan)
             asked.make_plan(self.copy())

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from vaultik.core.identity import Identity
+    from vaultik.core.sshsig import Signer
     from vaultik.store.base import Store
 
 _LONGEST_RUN = 4096
@@ -56,6 +57,7 @@ def fetch(
     target: Path,
     *,
     host: str | None = None,
+    signers: Sequence[Signer] | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Path, RestoreReport]:
@@ -73,7 +75,7 @@ def fetch(
             that this user may not make.
         IntegrityError: the snapshot DB is missing or damaged.
     """
-    with copied_snapshot(store, identities, spec, host) as (found, copy):
+    with copied_snapshot(store, identities, spec, host, signers) as (found, copy):
         entry = resolve(copy, paths)
         if entry.marks & Mark.UNREADABLE and entry.type == "f":
             raise SelectionError(
@@ -101,6 +103,7 @@ def fetch_to_stream(
     stream: Output,
     *,
     host: str | None = None,
+    signers: Sequence[Signer] | None = None,
 ) -> None:
     """Write the content of the file at one of `paths` to a stream, in order, each chunk checked before it is written.
 
@@ -108,7 +111,7 @@ def fetch_to_stream(
         SelectionError: no such snapshot or path, or no file.
         IntegrityError: a chunk is missing or damaged; what was written before is right.
     """
-    with copied_snapshot(store, identities, spec, host) as (found, copy):
+    with copied_snapshot(store, identities, spec, host, signers) as (found, copy):
         entry = resolve(copy, paths)
         if entry.type != "f" or entry.marks & Mark.UNREADABLE:
             raise SelectionError(

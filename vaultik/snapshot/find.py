@@ -6,7 +6,7 @@ import datetime
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from vaultik.core import manifest
+from vaultik.core import manifest, sshsig
 from vaultik.core.age_stream import open_stream
 from vaultik.core.bounds import MANIFEST_BOUND
 from vaultik.core.frames import decode_stream
@@ -17,6 +17,7 @@ from vaultik.errors import (
     NoMatchingIdentityError,
     ObjectNotFoundError,
     SelectionError,
+    SignatureError,
     VaultikError,
 )
 from vaultik.snapshot.listing import iter_snapshot_objects
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from vaultik.core.age import Readable
     from vaultik.core.identity import Identity
     from vaultik.core.names import SnapshotName
+    from vaultik.core.sshsig import Signer
     from vaultik.store.base import ObjectInfo, Store
 
 LATEST = "latest"
@@ -115,7 +117,30 @@ def read_manifest(store: Store, found: FoundSnapshot, identities: Sequence[Ident
     return facts
 
 
-def select(store: Store, spec: str, identities: Sequence[Identity], host: str | None = None) -> FoundSnapshot:
+def check_signed(found: FoundSnapshot, facts: manifest.Manifest, signers: Sequence[Signer]) -> None:
+    """Check that a manifest is signed in its host's name, and that it vouches for the DB that stands beside it.
+
+    Raises:
+        SignatureError: it isn't, or doesn't.
+    """
+    what = f"manifest of {found.name.snapshot}"
+    try:
+        sshsig.check(facts.signatures, manifest.NAMESPACE, manifest.iter_signed(facts), signers, facts.host)
+    except SignatureError as exc:
+        raise SignatureError(
+            f"{what}: {exc}", hint="--signers names whom to believe; an older snapshot may be signed"
+        ) from exc
+    if facts.dbs != ((found.name.key, found.size_bytes),):
+        raise SignatureError(f"{what}: what is signed names another DB than the one that is stored")
+
+
+def select(
+    store: Store,
+    spec: str,
+    identities: Sequence[Identity],
+    host: str | None = None,
+    signers: Sequence[Signer] | None = None,
+) -> FoundSnapshot:
     """Return the snapshot that `spec` names: an id, a unique beginning of one, or `latest`.
 
     Args:
@@ -123,10 +148,19 @@ def select(store: Store, spec: str, identities: Sequence[Identity], host: str | 
         spec: as above.
         identities: to open manifests where they must be looked into.
         host: for `latest` in a prefix that holds several: a host's name, or a source by the 8 digits in its names.
+        signers: whose signature it must have, None if that doesn't matter.
 
     Raises:
         SelectionError: none fits, or several do (they are named).
+        SignatureError: it isn't signed by any of them.
     """
+    found = _select(store, spec, identities, host)
+    if signers is not None:
+        check_signed(found, read_manifest(store, found, identities), signers)
+    return found
+
+
+def _select(store: Store, spec: str, identities: Sequence[Identity], host: str | None) -> FoundSnapshot:
     found = list_snapshots(store)
     if not found:
         raise SelectionError(

@@ -30,6 +30,7 @@ from vaultik.restore.report import problem_lines, summary
 from vaultik.restore.session import RestoreSession
 from vaultik.secrets import identity_files, load_identities
 from vaultik.shown import printable
+from vaultik.signing import load_signers
 from vaultik.store.open import open_store
 from vaultik.tasks import process, runtime
 from vaultik.tasks.build import PoliteWorker
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+    from vaultik.core.sshsig import Signer
     from vaultik.restore.report import RestoreReport
     from vaultik.tasks.restore import Restore
 
@@ -143,6 +145,11 @@ def require(task: luigi.Task, *names: str) -> None:
             raise ConfigError(f"{task.task_family}: no {name}", hint=f"pass --{name}")
 
 
+def signers_of(task: Any) -> list[Signer] | None:
+    """Return whom a task's `signers` lets sign, None if that doesn't matter."""
+    return load_signers(Path(task.signers)) if task.signers else None
+
+
 def begin_restore(task: Restore) -> RestoreSession:
     """Begin a restore for the stock `luigi` command, and arm its exit code."""
     prepare()
@@ -161,6 +168,7 @@ def begin_restore(task: Restore) -> RestoreSession:
                 delete=task.delete,
                 checksum=task.checksum,
                 identities=identity_files(None),
+                signers=signers_of(task),
             ),
             emit=record.add,
         )

@@ -19,7 +19,7 @@ from vaultik.secrets import is_given, load_identities
 from vaultik.snapshot.find import when
 from vaultik.store.open import open_store
 from vaultik.tasks import process, runtime
-from vaultik.tasks.luigi_command import FAILED, OK, leave, prepare, require, say, say_errors
+from vaultik.tasks.luigi_command import FAILED, OK, leave, prepare, require, say, say_errors, signers_of
 
 if TYPE_CHECKING:
     from vaultik.maintain.plan import Plan, Tally
@@ -41,6 +41,7 @@ def begin_prune(task: Prune) -> PruneSession:
             drop=task.drop.split(",") if task.drop else (),
             forget=task.forget_source.split(",") if task.forget_source else (),
             allow_shrink=task.allow_shrink,
+            signers=signers_of(task),
         )
         session = PruneSession(
             lambda: open_store(task.endpoint or None, task.bucket, task.prefix, region=task.region or None),
@@ -85,6 +86,7 @@ def begin_verify(task: Verify) -> VerifySession:
             sample=task.sample or None,
             state=Path(task.state) if task.state else None,
             accept=task.accept,
+            signers=signers_of(task),
         )
         session = VerifySession(
             lambda: open_store(task.endpoint or None, task.bucket, task.prefix, region=task.region or None),

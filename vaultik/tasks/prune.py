@@ -85,6 +85,9 @@ class Prune(VisibleTask):
         default="", description="S3 endpoint, or file:///dir", visibility=ParameterVisibility.PRIVATE
     )
     region = luigi.Parameter(default="", description="region of the bucket", visibility=ParameterVisibility.PRIVATE)
+    signers = luigi.Parameter(
+        default="", description="allowed_signers file: whose signature counts", visibility=ParameterVisibility.PRIVATE
+    )
     keep_last = luigi.Parameter(default="", description="how many of the newest snapshots to keep, or unlimited")
     keep_hourly = luigi.Parameter(default="", description="of how many hours to keep one")
     keep_daily = luigi.Parameter(default="", description="of how many days")

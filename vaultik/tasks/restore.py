@@ -139,6 +139,9 @@ class Restore(VisibleTask):
         default="", description="S3 endpoint, or file:///dir", visibility=ParameterVisibility.PRIVATE
     )
     region = luigi.Parameter(default="", description="region of the bucket", visibility=ParameterVisibility.PRIVATE)
+    signers = luigi.Parameter(
+        default="", description="allowed_signers file: whose signature counts", visibility=ParameterVisibility.PRIVATE
+    )
     force = luigi.BoolParameter(description="update a directory that isn't empty")
     delete = luigi.BoolParameter(description="with force: remove what the snapshot doesn't have")
     checksum = luigi.BoolParameter(description="tell what is equal by its bytes, not by size and time")

@@ -71,6 +71,9 @@ class Verify(VisibleTask):
         default="", description="S3 endpoint, or file:///dir", visibility=ParameterVisibility.PRIVATE
     )
     region = luigi.Parameter(default="", description="region of the bucket", visibility=ParameterVisibility.PRIVATE)
+    signers = luigi.Parameter(
+        default="", description="allowed_signers file: whose signature counts", visibility=ParameterVisibility.PRIVATE
+    )
     snapshot = luigi.Parameter(default="", description="snapshots to look at, commas between; all if none is named")
     host = luigi.Parameter(default="", description="which host, for the snapshot latest")
     deep = luigi.BoolParameter(default=False, description="look into every chunk")
