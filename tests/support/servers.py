@@ -68,10 +68,10 @@ def free_ports(count):
 
 
 @contextlib.contextmanager
-def seaweedfs(folder):
+def seaweedfs(folder, identities=IDENTITIES):
     s3, master, volume, filer, admin = free_ports(5)
     command = [
-        binary("weed"), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={s3}", f"-s3.config={IDENTITIES}",
+        binary("weed"), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={s3}", f"-s3.config={identities}",
         f"-s3.domainName={DOMAIN}",
         "-s3.autoCreateBucket=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false", f"-admin.port={admin}",
         "-master.telemetry=false", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", "-volume.preStopSeconds=0",

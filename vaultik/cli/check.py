@@ -26,18 +26,23 @@ from vaultik.model import BlobId
 from vaultik.recipients import check_recipient
 from vaultik.signing import load_signing_key
 from vaultik.store.open import open_store
+from vaultik.store.s3_policy import USES
+from vaultik.store.s3_policy import policy as policy_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vaultik.config import Config
     from vaultik.store.base import Store
+    from vaultik.store.s3_rights import Rights
 
 EPILOG = """\b
 Example:
   vaultik check /etc/vaultik.yaml
 \b
-Puts one object, an empty age file under a blob's name, to try the right to; prune removes it.
+Puts one object, an empty age file under a blob's name, to try the right to, and once more over it; prune removes it.
+Asks to delete one that isn't there. --policy prints what AWS, SeaweedFS and MinIO take: put-only and backup for the
+credential of a host, restore (also for verify) and prune for others, bucket so that nobody replaces an object.
 Exit codes: 0 all well (or warnings only); 2 configuration; 1 something else would fail.
 """
 
@@ -59,10 +64,18 @@ class Finding(NamedTuple):
 
 @click.command(epilog=EPILOG)
 @click.argument("config", type=click.Path(path_type=Path))
+@click.option(
+    "--policy",
+    type=click.Choice(USES),
+    help="Print the least policy for a credential of that use, or for the bucket, and try nothing.",
+)
 @json_option
-def check(config: Path, as_json: bool) -> None:
+def check(config: Path, policy: str | None, as_json: bool) -> None:
     """Try what CONFIG says: recipients, sources, index, spool, store and its rights, clock, limits."""
     settings = load_config(config)
+    if policy is not None:
+        click.echo(json.dumps(policy_for(policy, settings.s3.bucket, settings.s3.prefix), indent=2))
+        return
     findings = [Finding("config", OK, str(config)), *(Finding("config", WARN, text) for text in settings.warnings)]
     for what, probe in _PROBES.items():
         findings += _tried(what, probe, settings)
@@ -186,17 +199,42 @@ def _rights(store: Store, config: Config) -> list[Finding]:
         findings.append(Finding("store", OK, f"{store.location}: can be listed"))
     sealed = io.BytesIO()
     digest = seal([], sealed, config.recipients).sha256
-    key = blob_key(BlobId(digest))
-    store.put(key, sealed.getvalue(), sha256=digest)
+    key, body = blob_key(BlobId(digest)), sealed.getvalue()
+    store.put(key, body, sha256=digest)
     findings.append(Finding("store", OK, f"{store.location}: can be written"))
-    if store.put(key, sealed.getvalue(), sha256=digest):
+    is_conditional = not store.put(key, body, sha256=digest)
+    probe = getattr(store, "rights", None)
+    return findings + (_credential(probe(key, body), config, is_conditional=is_conditional) if probe else [])
+
+
+def _credential(rights: Rights, config: Config, *, is_conditional: bool) -> list[Finding]:
+    """Say what the credential may do, and what a host had better not be able to do once somebody has taken it over."""
+    has = [name for name in ("list", "get", "delete") if getattr(rights, name)]
+    findings = [Finding("rights", OK, f"put{''.join(f', {name}' for name in has)}")]
+    keeps = "what is deleted stays as an older version, unless the credential may delete those too"
+    least = f"vaultik check {config.path} --policy {'put-only' if config.s3.access == 'put_only' else 'backup'}"
+    if rights.delete_versions:
         findings.append(
             Finding(
-                "store",
-                WARN,
-                "doesn't know conditional puts: a stolen credential could overwrite objects",
-                "version or lock the bucket",
+                "rights", WARN, "can delete for good: so can whoever takes this host over", f"{least} prints the least"
             )
+        )
+    elif rights.delete:
+        text = "can delete" + (f"; {keeps}" if rights.is_versioned else ": so can whoever takes this host over")
+        findings.append(Finding("rights", WARN, text, f"{least} prints the least"))
+    if rights.get:
+        findings.append(Finding("rights", WARN, "can get: a backup needs no such right", f"{least} prints the least"))
+    if rights.overwrite and not rights.is_versioned:
+        hint = (
+            "version the bucket, or give it the policy of --policy bucket"
+            if is_conditional
+            else "version or lock the bucket"
+        )
+        text = "can overwrite objects" if is_conditional else "the store doesn't know conditional puts"
+        findings.append(Finding("rights", WARN, f"{text}: whoever takes this host over can spoil its backups", hint))
+    elif rights.is_versioned:
+        findings.append(
+            Finding("rights", OK, "the bucket is versioned: what is overwritten stays behind the newest version")
         )
     return findings
 

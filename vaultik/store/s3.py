@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import botocore.session
 from botocore.exceptions import ClientError
 
-from vaultik.errors import IntegrityError, ObjectNotFoundError
+from vaultik.errors import IntegrityError, ObjectNotFoundError, StoreAccessError
 from vaultik.store.base import ByteStream, Listing, ObjectInfo
 from vaultik.store.clock import StoreClock
 from vaultik.store.s3_body import Body, check_time, outgoing, size_of
@@ -32,6 +32,7 @@ from vaultik.store.s3_errors import (
     map_error,
 )
 from vaultik.store.s3_parts import PART, Part, PartsUpload, slice_body
+from vaultik.store.s3_rights import Rights, probe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -154,13 +155,18 @@ class S3Store:
             stream.close()
 
     def head(self, key: str) -> ObjectInfo | None:
-        """Return size and time of an object, None if there is none."""
+        """Return size and time of an object, None if there is none.
+
+        A HEAD takes the right to get; who may only list is told by a listing of that one name.
+        """
         try:
             with self._mapped(key):
                 answer = self._client().head_object(Bucket=self._bucket, Key=self._prefix + key)
                 return ObjectInfo(key, answer["ContentLength"], answer["LastModified"].timestamp())
         except ObjectNotFoundError:
             return None
+        except StoreAccessError:
+            return next((info for info in self.walk(key) if info.key == key), None)
 
     def walk(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield the objects whose key begins with `prefix`, ascending."""
@@ -188,6 +194,15 @@ class S3Store:
                         reason = ": ".join(filter(None, (error.get("Code"), error.get("Message"))))
                         failed[error["Key"].removeprefix(self._prefix)] = reason
         return failed
+
+    def rights(self, key: str, body: bytes) -> Rights:
+        """Find out what the credential may do, by an object that is there (`s3_rights`).
+
+        Raises:
+            StoreError: an answer that says neither yes nor no.
+        """
+        with self._mapped("the credential's rights"):
+            return probe(self._client(), self._bucket, self._prefix, self._prefix + key, body)
 
     def close(self) -> None:
         """Close the connections of this process."""
