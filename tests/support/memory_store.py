@@ -53,6 +53,9 @@ class MemoryStore:
         found = self._objects.get(self._prefix + key)
         return None if found is None else self.info(key, *found)
 
+    def look_behind(self, key, sha256):  # noqa: ARG002 - no versions are kept
+        return None
+
     def info(self, key, data, modified):
         return ObjectInfo(key, len(data), modified)
 

@@ -207,6 +207,7 @@ class Host:
             exclude=(),
             recipients=tuple(self.recipients),
             audit_recipient=None,
+            signing_key=None,
             backup_interval=3600,
             full_scan_interval=86400,
             min_time_between_run=0,

@@ -28,6 +28,8 @@ class Kind(enum.StrEnum):
     """It is stored with another size than its snapshots say."""
     DAMAGED = "damaged"
     """Its bytes are not what its name says."""
+    REPLACED = "replaced"
+    """Somebody put other bytes in its place; an older version is right, and read instead."""
     UNREADABLE = "unreadable"
     """The store has it and doesn't give it away."""
     CONTENT = "content"

@@ -9,15 +9,15 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.core.lease import HOUR_S
-from vaultik.core.names import BLOBS_PREFIX, SnapshotName, parse_blob_key, parse_snapshot_key
+from vaultik.core.names import BLOBS_PREFIX, SnapshotName, blob_key, parse_blob_key, parse_snapshot_key
 from vaultik.errors import PruneRefusedError
+from vaultik.model import BlobId
 from vaultik.snapshot.find import FoundSnapshot, when
 from vaultik.snapshot.listing import iter_outside_blobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vaultik.model import BlobId
     from vaultik.store.base import ObjectInfo, Store
 
 _FAR_OFF_S = HOUR_S
@@ -115,6 +115,12 @@ def check_still_there(store: Store, found: FoundSnapshot) -> None:
             f"snapshot {found.name.snapshot}: gone since it was listed",
             hint="another prune is at work? try again when it is done",
         )
+
+
+def size_behind(store: Store, blob: bytes) -> int | None:
+    """Return the size of an older version of a blob that is right, where what stands there isn't."""
+    info = store.look_behind(blob_key(BlobId(blob)), blob)
+    return None if info is None else info.size_bytes
 
 
 def iter_blobs(store: Store) -> Iterator[tuple[BlobId, int, float]]:

@@ -6,6 +6,7 @@ blob stored that it names, with its size, and does the chain of manifests hold.
 
 from __future__ import annotations
 
+import functools
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from vaultik.maintain import blob_table, content, findings, memory
 from vaultik.maintain.blob_table import Hold, References
 from vaultik.maintain.chain import Link, find_breaks
 from vaultik.maintain.findings import Kind
+from vaultik.maintain.inventory import size_behind
 from vaultik.maintain.survey import Surveyor
 from vaultik.snapshot.find import list_snapshots, select
 from vaultik.snapshot.listing import iter_outside_blobs
@@ -200,7 +202,9 @@ class Looker:
     def _find_lost(self, surveyed: Sequence[Surveyed]) -> None:
         """Note what the snapshots refer to and isn't stored as they say."""
         blob_table.hold(self._db, {s.number: Hold.KEPT for s in surveyed if s.number is not None})
-        blob_table.find_lost(self._db)
+        if blob_table.find_lost(self._db):
+            blob_table.mend_sizes(self._db, functools.partial(size_behind, self._store))
+            blob_table.find_lost(self._db)
         rows = self._db.execute(
             "SELECT DISTINCT l.blob, b.size FROM lost AS l LEFT JOIN blobs AS b ON b.id = l.blob ORDER BY l.blob"
         ).fetchall()

@@ -11,6 +11,7 @@ the rest again. The state lies in a private temporary directory and is of no use
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from vaultik.core.lease import FENCE_S, GRACE_S
@@ -126,6 +127,9 @@ class PruneSession(StepSession):
             yield blob
 
     def _check_lost(self, surveyed: Sequence[Surveyed]) -> None:
+        if not blob_table.find_lost(self.db()):
+            return
+        blob_table.mend_sizes(self.db(), functools.partial(inventory.size_behind, self.store()))
         lost = blob_table.find_lost(self.db())
         if not lost:
             return

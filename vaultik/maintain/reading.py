@@ -59,6 +59,10 @@ class Witness:
             yield hashing
             self.digest = hashing.finish()
 
+    def look_behind(self, key: str, sha256: bytes) -> None:  # noqa: ARG002 - `Opener`'s
+        """Return None: it is what stands there that is to be witnessed."""
+        return
+
 
 def read_all(
     items: Iterable[Item], stores: Sequence[Store], read: Callable[[Store, Item], Reading]
@@ -120,16 +124,25 @@ def read_item(
         if witness.digest is None:
             with witness.open(item.key):
                 pass
+        problem = _problem(store, item, witness.digest, bad)
     except ObjectNotFoundError:
-        return Reading(item, (Kind.MISSING, "it was listed, and is gone"), None)
+        problem, bad = (Kind.MISSING, "it was listed, and is gone"), None
     except StoreAccessError as exc:
         if not others_work(store):
             raise
-        return Reading(item, (Kind.UNREADABLE, str(exc)), None)
+        problem, bad = (Kind.UNREADABLE, str(exc)), None
     except IntegrityError as exc:
-        return Reading(item, (Kind.DAMAGED, str(exc)), bad)
-    if witness.digest != item.sha256:
-        return Reading(item, (Kind.DAMAGED, "its bytes are not what its name says"), bad)
-    if bad:
-        return Reading(item, (Kind.CONTENT, f"{plural(len(bad), 'chunk')} in it not what the snapshots say"), bad)
-    return Reading(item, None, bad)
+        problem = Kind.DAMAGED, str(exc)
+    return Reading(item, problem, [] if problem and problem[0] == Kind.REPLACED else bad)
+
+
+def _problem(store: Store, item: Item, digest: bytes | None, bad: list[bytes] | None) -> tuple[Kind, str] | None:
+    """Return what is wrong with an object that could be read."""
+    if digest == item.sha256:
+        return (Kind.CONTENT, f"{plural(len(bad), 'chunk')} in it not what the snapshots say") if bad else None
+    if store.look_behind(item.key, item.sha256) is not None:
+        return (
+            Kind.REPLACED,
+            "what stands there is not what its name says; an older version is, and is read in its place",
+        )
+    return Kind.DAMAGED, "its bytes are not what its name says"

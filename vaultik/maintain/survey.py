@@ -18,7 +18,7 @@ from vaultik.errors import (
     ObjectNotFoundError,
 )
 from vaultik.maintain.inventory import check_still_there, find_manifest
-from vaultik.snapshot.find import check_signed, read_manifest
+from vaultik.snapshot.find import check_signed, read_manifest, with_its_size
 from vaultik.snapshot.read import open_snapshot
 from vaultik.snapshot.untrusted import find_meta
 
@@ -92,6 +92,7 @@ class Surveyor:
             found = find_manifest(self._store, found)
         try:
             facts = read_manifest(self._store, found, self._identities)
+            found = with_its_size(self._store, found, facts.dbs[0][1])
             blobs = {bytes.fromhex(blob): size for blob, size in facts.blobs}
             _check_names(found, facts, len(blobs))
             if self._signers is not None:

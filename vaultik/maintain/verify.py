@@ -124,12 +124,13 @@ class VerifySession(StepSession):
             objects, size = db.execute("SELECT count(*), total(size) FROM reads").fetchone()
             self.emit(stage="reading", objects=objects, bytes=int(size))
             count = _DEEP_SIDE_BY_SIDE if self._request.deep else _SIDE_BY_SIDE
-            stores = [self.store(), *(self._open_store() for _ in range(count - 1))]
+            # Of their own: a store that has looked behind an object doesn't show any more what stands there.
+            stores = [self._open_store() for _ in range(count)]
             try:
                 for reading in read_all(self._iter_items(since), stores, self._read):
                     self._take(reading)
             finally:
-                for store in stores[1:]:
+                for store in stores:
                     store.close()
             if self._request.sample is None:
                 memory.end_pass(db, kind)

@@ -57,6 +57,10 @@ class Opener(Protocol):
         """Open an object, or a range of it, as `Store.open` does."""
         ...
 
+    def look_behind(self, key: str, sha256: bytes) -> object | None:
+        """Give an older version from now on, as `Store.look_behind` does."""
+        ...
+
 
 class WantedBlob(NamedTuple):
     """A blob's row."""
@@ -132,6 +136,8 @@ class BlobFetcher:
         self._key = blob_key(blob.hash)
         self._name = f"blob {blob.hash.hex()[:12]}…"
         self._others_work = others_work
+        self._older: bool | None = None
+        """Whether an older version is right, once that was asked."""
         self._alone: bool | None = None
         """Whether it is this blob alone that the store refuses, once that is known."""
 
@@ -146,15 +152,32 @@ class BlobFetcher:
         Raises:
             StoreError: the store failed (a missing, refused or unreadable blob is damage of its chunks, not an error).
         """
+        for found in self._decoded(self._stored(_frames(chunks), 0 if sparing else wanted_bytes)):
+            is_damaged = any(fetched.damage is not None for fetched in found)
+            yield from self._again(found) if is_damaged and self._has_older() else found
+
+    def _has_older(self) -> bool:
+        """Tell whether behind what stands there is a version of the blob that is right; it is read from now on."""
+        if self._older is None:
+            self._older = self._store.look_behind(self._key, self._blob.hash) is not None
+        return self._older
+
+    def _again(self, found: list[Fetched]) -> Iterator[Fetched]:
+        """Fetch the chunks of one frame once more, by its range."""
+        for again in self._decoded(self._stored(_frames(fetched.chunk for fetched in found), 0)):
+            yield from again
+
+    def _decoded(self, frames: Iterator[tuple[_Frame, bytes | Damage]]) -> Iterator[list[Fetched]]:
+        """Decode frames on threads, a few ahead, and yield what is in each."""
         with ThreadPoolExecutor(_THREADS) as threads:
             under_way: deque[tuple[_Frame, Future[list[Fetched]]]] = deque()
-            for frame, stored in self._stored(_frames(chunks), 0 if sparing else wanted_bytes):
+            for frame, stored in frames:
                 under_way.append((frame, threads.submit(self._decode, frame, stored)))
                 del stored
                 while len(under_way) >= _AHEAD or sum(max(f.plain, f.length) for f, _ in under_way) > _AHEAD_BYTES:
-                    yield from under_way.popleft()[1].result()
+                    yield under_way.popleft()[1].result()
             while under_way:
-                yield from under_way.popleft()[1].result()
+                yield under_way.popleft()[1].result()
 
     def _stored(self, frames: Iterator[_Frame], wanted_bytes: int) -> Iterator[tuple[_Frame, bytes | Damage]]:
         """Yield each frame as it is stored, or why that can't be had."""

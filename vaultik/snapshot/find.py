@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from vaultik.core import manifest, sshsig
 from vaultik.core.age_stream import open_stream
@@ -23,7 +23,7 @@ from vaultik.errors import (
 from vaultik.snapshot.listing import iter_snapshot_objects
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from vaultik.core.age import Readable
     from vaultik.core.identity import Identity
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vaultik.store.base import ObjectInfo, Store
 
 LATEST = "latest"
+T = TypeVar("T")
 _SHOWN = 5
 
 
@@ -90,6 +91,29 @@ def digest_first(stream: Readable, sha256: bytes) -> Iterator[HashingReader]:
         raise failure
 
 
+def look_behind(store: Store, key: str, sha256: bytes, size: int, read: Callable[[int], T]) -> T:
+    """Read an object of some size; if it isn't what its name says, or isn't there, an older version that is, if there is one.
+
+    Raises:
+        IntegrityError, ObjectNotFoundError: as `read`, where there is none.
+    """
+    try:
+        return read(size)
+    except (DigestMismatchError, ObjectNotFoundError):
+        info = store.look_behind(key, sha256)
+        if info is None:
+            raise
+    return read(info.size_bytes)
+
+
+def with_its_size(store: Store, found: FoundSnapshot, said: int) -> FoundSnapshot:
+    """Return a snapshot whose manifest says another size of its DB than is listed, as an older version has it, if one does."""
+    if said == found.size_bytes:
+        return found
+    info = store.look_behind(found.name.key, found.name.sha256)
+    return found if info is None else found._replace(size_bytes=info.size_bytes)
+
+
 def read_manifest(store: Store, found: FoundSnapshot, identities: Sequence[Identity]) -> manifest.Manifest:
     """Return a snapshot's manifest.
 
@@ -101,11 +125,15 @@ def read_manifest(store: Store, found: FoundSnapshot, identities: Sequence[Ident
     what = f"manifest of {found.name.snapshot}"
     if found.manifest is None:
         raise IntegrityError(f"{what}: missing", hint="name the snapshot by its id")
-    limit = MANIFEST_BOUND.most_content(found.manifest_bytes)
+    name = found.manifest
+
+    def read(size: int) -> bytes:
+        with store.open(name.key) as stream, digest_first(stream, name.sha256) as data:
+            limit = MANIFEST_BOUND.most_content(size)
+            return b"".join(decode_stream(open_stream(data, identities), size_limit=limit))
+
     try:
-        with store.open(found.manifest.key) as stream, digest_first(stream, found.manifest.sha256) as data:
-            text = b"".join(decode_stream(open_stream(data, identities), size_limit=limit))
-        facts = manifest.decode(text)
+        facts = manifest.decode(look_behind(store, name.key, name.sha256, found.manifest_bytes, read))
     except ObjectNotFoundError as exc:
         raise IntegrityError(f"{what}: missing") from exc
     except NoMatchingIdentityError as exc:
@@ -156,7 +184,9 @@ def select(
     """
     found = _select(store, spec, identities, host)
     if signers is not None:
-        check_signed(found, read_manifest(store, found, identities), signers)
+        facts = read_manifest(store, found, identities)
+        found = with_its_size(store, found, facts.dbs[0][1])
+        check_signed(found, facts, signers)
     return found
 
 

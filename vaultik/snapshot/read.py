@@ -25,7 +25,7 @@ from vaultik.errors import (
 )
 from vaultik.model import BlobId
 from vaultik.snapshot import rules
-from vaultik.snapshot.find import digest_first
+from vaultik.snapshot.find import digest_first, look_behind
 from vaultik.snapshot.untrusted import attach, find_meta, format_errors, open_untrusted
 from vaultik.snapshot.write import DELTA, FULL, schema
 
@@ -180,11 +180,17 @@ def _opened(
 
 
 def _download(store: Store, stored: _Stored, identities: Sequence[Identity], plain: Path) -> None:
-    fd = os.open(plain, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file, store.open(stored.key) as stream, digest_first(stream, stored.sha256) as hashing:
-        limit = DB_BOUND.most_content(stored.size)
-        for block in stored.decode(open_stream(hashing, identities), size_limit=limit):
-            file.write(block)
+    def read(size: int) -> None:
+        fd = os.open(plain, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with (
+            os.fdopen(fd, "wb") as file,
+            store.open(stored.key) as stream,
+            digest_first(stream, stored.sha256) as hashing,
+        ):
+            for block in stored.decode(open_stream(hashing, identities), size_limit=DB_BOUND.most_content(size)):
+                file.write(block)
+
+    look_behind(store, stored.key, stored.sha256, stored.size, read)
 
 
 def _layers(db: sqlite3.Connection) -> list[bytes]:

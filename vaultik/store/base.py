@@ -118,6 +118,17 @@ class Store(Protocol):
         """
         ...
 
+    def look_behind(self, key: str, sha256: bytes) -> ObjectInfo | None:
+        """Find the version of an object whose bytes have a digest, where what stands there hasn't; give that one from now on.
+
+        Returns:
+            Its size and time; None if no version has it, or the store keeps none.
+
+        Raises:
+            StoreUnavailableError: as above.
+        """
+        ...
+
     def walk(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield every object whose key begins with `prefix`, ascending, in bounded memory."""
         ...

@@ -129,6 +129,10 @@ class LocalStore:
             sync_directory(self._path(key).parent)
             return ObjectInfo(key, st.st_size, st.st_mtime)
 
+    def look_behind(self, key: str, sha256: bytes) -> ObjectInfo | None:  # noqa: ARG002 - no versions are kept
+        """Return None: a directory has no older versions."""
+        return None
+
     def walk(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield the objects whose key begins with `prefix`, ascending."""
         directory, _, start = prefix.rpartition("/")

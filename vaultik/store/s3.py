@@ -8,6 +8,7 @@ Date of its last answer. A client is never used across a fork. No secret is in a
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import time
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import botocore.session
 from botocore.exceptions import ClientError
 
+from vaultik.core.streams import HashingReader
 from vaultik.errors import IntegrityError, ObjectNotFoundError, StoreAccessError
 from vaultik.store.base import ByteStream, Listing, ObjectInfo
 from vaultik.store.clock import StoreClock
@@ -29,6 +31,7 @@ from vaultik.store.s3_errors import (
     TakenError,
     UploadGoneError,
     hide_userinfo,
+    is_denied,
     map_error,
 )
 from vaultik.store.s3_parts import PART, Part, PartsUpload, slice_body
@@ -92,6 +95,8 @@ class S3Store:
         self._checksums = checksums
         self._multipart_above = multipart_above
         self._part_size = part_size
+        self._pinned: dict[str, str] = {}
+        """Versions that are read in place of the newest, by key."""
         self._clock = StoreClock()
         self._clients = Clients(
             Settings(endpoint, region, access_key_id, secret_access_key, addressing, checksums, attempts),
@@ -146,9 +151,12 @@ class S3Store:
         return put(condition={})
 
     @contextmanager
-    def open(self, key: str, *, offset: int = 0, length: int | None = None) -> Iterator[ByteStream]:
-        """Open an object or a range of it (see `Store.open`)."""
-        stream = Body(self._get, key, offset, length)
+    def open(
+        self, key: str, *, offset: int = 0, length: int | None = None, version: str | None = None
+    ) -> Iterator[ByteStream]:
+        """Open an object or a range of it (see `Store.open`), of a version if one is named."""
+        get = functools.partial(self._get, version=version or self._pinned.get(key))
+        stream = Body(get, key, offset, length)
         try:
             yield stream
         finally:
@@ -161,12 +169,30 @@ class S3Store:
         """
         try:
             with self._mapped(key):
-                answer = self._client().head_object(Bucket=self._bucket, Key=self._prefix + key)
+                pinned = {"VersionId": self._pinned[key]} if key in self._pinned else {}
+                answer = self._client().head_object(Bucket=self._bucket, Key=self._prefix + key, **pinned)
                 return ObjectInfo(key, answer["ContentLength"], answer["LastModified"].timestamp())
         except ObjectNotFoundError:
             return None
-        except StoreAccessError:
-            return next((info for info in self.walk(key) if info.key == key), None)
+        except StoreAccessError as exc:
+            if is_denied(exc):
+                with contextlib.suppress(StoreAccessError):
+                    return next((info for info in self.walk(key) if info.key == key), None)
+            raise
+
+    def look_behind(self, key: str, sha256: bytes) -> ObjectInfo | None:
+        """Look through the versions of an object for the right one, the newest first (see `Store.look_behind`)."""
+        try:
+            for version in self._versions(key):
+                with self.open(key, version=version["VersionId"]) as stream:
+                    if HashingReader(stream).finish() != sha256:
+                        continue
+                self._pinned[key] = version["VersionId"]
+                return ObjectInfo(key, version["Size"], version["LastModified"].timestamp())
+        except (StoreAccessError, ObjectNotFoundError):
+            # Who may not look sees what stands there.
+            return None
+        return None
 
     def walk(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield the objects whose key begins with `prefix`, ascending."""
@@ -255,9 +281,25 @@ class S3Store:
                 raise
         return True
 
-    def _get(self, key: str, offset: int, stop: int | None, tag: str | None) -> tuple[Any, int, str | None]:
+    def _versions(self, key: str) -> Iterator[dict[str, Any]]:
+        """Yield the versions of an object, the newest first; none where there is only what stands there."""
+        with self._mapped(key):
+            pages = (
+                self._client()
+                .get_paginator("list_object_versions")
+                .paginate(Bucket=self._bucket, Prefix=self._prefix + key)
+            )
+            versions = [v for page in pages for v in page.get("Versions", ()) if v["Key"] == self._prefix + key]
+        if len(versions) > 1 or not any(v["IsLatest"] for v in versions):
+            yield from versions
+
+    def _get(
+        self, key: str, offset: int, stop: int | None, tag: str | None, *, version: str | None = None
+    ) -> tuple[Any, int, str | None]:
         """Return a body, how many of its first bytes are not wanted, and the object's tag."""
         extra: dict[str, str] = {"IfMatch": tag} if tag else {}
+        if version is not None:
+            extra["VersionId"] = version
         if offset or stop is not None:
             extra["Range"] = f"bytes={offset}-{'' if stop is None else stop - 1}"
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
 from botocore import exceptions
@@ -173,6 +174,15 @@ _FAILURES: Sequence[tuple[type[Exception], _Meaning]] = (
     (Exception, _Meaning("{}", None, StoreUnavailableError)),
 )
 """The first that fits counts; {} is what botocore says."""
+
+
+def is_denied(error: StoreAccessError) -> bool:
+    """Tell whether the server said 403: it was asked the right thing, by somebody who may not."""
+    cause = error.__cause__
+    status = (
+        cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(cause, ClientError) else None
+    )
+    return status == HTTPStatus.FORBIDDEN
 
 
 def map_error(exc: Exception, location: str, what: str) -> StoreError | IntegrityError:
