@@ -53,6 +53,9 @@ class MemoryStore:
         found = self._objects.get(self._prefix + key)
         return None if found is None else self.info(key, *found)
 
+    def retention(self, key):  # noqa: ARG002 - no locks
+        return None
+
     def look_behind(self, key, sha256):  # noqa: ARG002 - no versions are kept
         return None
 

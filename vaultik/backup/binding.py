@@ -84,6 +84,7 @@ def open_bound_store(index: sqlite3.Connection, s3: S3, pace: Pace | None) -> St
         secret_access_key=s3.secret_access_key,
         put_only=s3.access == "put_only",
         checksums=s3.checksums,
+        lock=(s3.lock.mode, s3.lock.days) if s3.lock else None,
         addressing=s3.addressing,
         pace=pace,
     )

@@ -74,7 +74,11 @@ def check(config: Path, policy: str | None, as_json: bool) -> None:
     """Try what CONFIG says: recipients, sources, index, spool, store and its rights, clock, limits."""
     settings = load_config(config)
     if policy is not None:
-        click.echo(json.dumps(policy_for(policy, settings.s3.bucket, settings.s3.prefix), indent=2))
+        click.echo(
+            json.dumps(
+                policy_for(policy, settings.s3.bucket, settings.s3.prefix, locks=settings.s3.lock is not None), indent=2
+            )
+        )
         return
     findings = [Finding("config", OK, str(config)), *(Finding("config", WARN, text) for text in settings.warnings)]
     for what, probe in _PROBES.items():
@@ -183,6 +187,7 @@ def _store(config: Config) -> list[Finding]:
         secret_access_key=s3.secret_access_key,
         put_only=s3.access == "put_only",
         checksums=s3.checksums,
+        lock=(s3.lock.mode, s3.lock.days) if s3.lock else None,
         addressing=s3.addressing,
         create=True,
     )

@@ -53,6 +53,8 @@ s3:
   #addressing: path
   # false for S3 clones that refuse checksums.
   #checksums: true
+  # Object Lock, where the bucket has it: nobody can delete what is put for so long. `vaultik prune --extend-lock` renews it.
+  #lock: {mode: governance, days: 30}
 
 # What stays out: the rules of .gitignore, anchored patterns count from /.
 #exclude:

@@ -23,7 +23,7 @@ from vaultik.cli.common import (
 from vaultik.cli.progress import ProgressDisplay, human_bytes
 from vaultik.errors import ConfigError
 from vaultik.maintain.plan import as_json, total
-from vaultik.maintain.prune import BLOBS, ORPHANS, SNAPSHOTS, PruneSession
+from vaultik.maintain.prune import BLOBS, LOCKS, ORPHANS, SNAPSHOTS, PruneSession
 from vaultik.maintain.request import COUNTED, parse_request
 from vaultik.snapshot.find import when
 
@@ -80,6 +80,11 @@ _UNITS = {"hourly": "hour", "daily": "day", "weekly": "week", "monthly": "month"
     "--forget-source", multiple=True, metavar="ID", help="Give up all of a host that is gone: its source, as listed."
 )
 @click.option("--allow-shrink", is_flag=True, help="A snapshot with under half of the one before is meant so.")
+@click.option(
+    "--extend-lock",
+    metavar="D",
+    help="On a bucket with Object Lock: lock what is kept until D after its snapshot, what a newest one needs until D from now.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted, delete nothing.")
 @click.option("--yes", is_flag=True, help="Don't ask. Without a terminal nothing is asked anyway.")
 @store_options
@@ -95,6 +100,7 @@ def prune(
     drop: tuple[str, ...],
     forget_source: tuple[str, ...],
     allow_shrink: bool,
+    extend_lock: str | None,
     dry_run: bool,
     yes: bool,
     endpoint: str | None,
@@ -114,6 +120,7 @@ def prune(
         forget=forget_source,
         allow_shrink=allow_shrink,
         signers=load_signers(signers),
+        extend_lock=extend_lock,
     )
     asks = not (yes or dry_run) and sys.stdin.isatty()
     if asks and (quiet or as_json or not (sys.stdout.isatty() and sys.stderr.isatty())):
@@ -204,6 +211,8 @@ def _plan_lines(plan: Plan, *, deletes: bool) -> list[str]:
 
 
 def _why(fate: Fate) -> str:
+    if fate.until is not None and "locked" in fate.reasons:
+        return f"until {_minute(fate.until)}: locked"
     if fate.until is not None:
         return f"until {_minute(fate.until)}: was the newest within the grace"
     return ", ".join([*fate.reasons, *([] if fate.complete else ["partial"])])
@@ -211,9 +220,12 @@ def _why(fate: Fate) -> str:
 
 def _outcome(plan: Plan, freed: dict[str, Tally]) -> str:
     held, until = sum(h.bytes for h in plan.held), plan.held_until
+    extended = freed.pop(LOCKS, None)
     text = f"freed: {_amount(freed)}"
     if held:
         text += f"; still held: {human_bytes(held)}" + (f", until {_minute(until)}" if until is not None else "")
+    if extended is not None:
+        text += f"; locked for longer: {plural(extended.objects, 'object')}"
     return text
 
 
@@ -237,6 +249,8 @@ def _minute(at: float) -> str:
 
 def _fields(plan: Plan, freed: dict[str, Tally] | None) -> dict[str, Any]:
     fields = as_json(plan)
+    extended = freed.pop(LOCKS, None) if freed is not None else None
+    fields["locked"] = extended.objects if extended is not None else None
     fields["freed"] = None if freed is None else {step: tally._asdict() for step, tally in freed.items()}
     fields["bytes_freed"] = 0 if freed is None else total(freed).bytes
     return fields

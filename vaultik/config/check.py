@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _CHUNK_SIZES = (64 * KIB, 64 * MIB)
 _LONGEST_CHUNK_TIMES = 8
+_LONGEST_LOCK_DAYS = 36_500
 _LARGEST_BLOB = 16 * 10**9
 _NO_HOOKS = Hooks()
 
@@ -223,6 +224,12 @@ class _Checker:
             raise self._document.error("$.s3.endpoint", *fault)
         if (s3.access_key_id is None) != (s3.secret_access_key is None):
             raise self._document.error("$.s3", "access_key_id and secret_access_key go together")
+        if s3.lock is not None and not 0 < s3.lock.days <= _LONGEST_LOCK_DAYS:
+            raise self._document.error(
+                "$.s3.lock.days", f"{s3.lock.days} days can't be", f"1 to {_LONGEST_LOCK_DAYS:,}"
+            )
+        if s3.lock is not None and not s3.checksums:
+            raise self._document.error("$.s3.lock", "goes with checksums only", "leave `checksums: false` out")
         if s3.prefix.startswith("/") or "//" in s3.prefix:
             raise self._document.error(
                 "$.s3.prefix", f"{s3.prefix!r} is not a prefix", "no slash at the beginning, none doubled"

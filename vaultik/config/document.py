@@ -30,6 +30,13 @@ _TEXT = "tag:yaml.org,2002:str"
 _MERGE = "tag:yaml.org,2002:merge"
 
 
+class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Object Lock: how long nobody (governance: nobody without a special right) can delete what is put."""
+
+    mode: Literal["governance", "compliance"]
+    days: int
+
+
 class S3(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The section `s3`: where sealed bytes go."""
 
@@ -42,6 +49,7 @@ class S3(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     addressing: Literal["path", "virtual"] | None = None
     access: Literal["full", "put_only"] = "full"
     checksums: bool = True
+    lock: Lock | None = None
 
 
 class Hooks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -254,6 +262,7 @@ _KINDS = {
 
 _CHOICES = {
     "$.s3.access": "full or put_only",
+    "$.s3.lock.mode": "governance or compliance",
     "$.s3.addressing": "path or virtual",
     "$.ionice": "best-effort or idle",
 }

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 from vaultik.core.lease import FENCE_S, GRACE_S
 from vaultik.core.names import blob_key
 from vaultik.errors import PruneRefusedError, StoreError
-from vaultik.maintain import blob_table, decide, inventory
+from vaultik.maintain import blob_table, decide, inventory, locks
 from vaultik.maintain.blob_table import Hold, References
 from vaultik.maintain.plan import DROP, Held, Plan, Tally, dump, load
 from vaultik.maintain.steps import StepSession
 from vaultik.maintain.survey import Surveyed, Surveyor
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from vaultik.core.identity import Identity
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from vaultik.store.base import Store
 
 PLAN = "plan"
+LOCKS = "locks"
 SNAPSHOTS, MANIFESTS, BLOBS, ORPHANS = "snapshots", "manifests", "blobs", "orphans"
 STEPS = (SNAPSHOTS, MANIFESTS, BLOBS, ORPHANS)
 """In the order in which they must run."""
@@ -41,6 +43,7 @@ _BATCH = 1000
 FORMER = "of snapshots that were the newest within the grace"
 UNREFERENCED = "in no snapshot, but a backup that is going on may need them"
 RECENT = "in no snapshot, but newer than some source's newest snapshot; its next backup decides"
+LOCKED = "locked"
 GIVEN_UP = "of what --drop gives up, in case a backup began before"
 
 
@@ -65,6 +68,11 @@ class PruneSession(StepSession):
         super().__init__(open_store, identities, emit)
         self._request = request
 
+    def _connect(self) -> sqlite3.Connection:
+        db = super()._connect()
+        db.execute(locks.SCHEMA)
+        return db
+
     # -- plan -------------------------------------------------------------------------------------
 
     def plan(self) -> None:
@@ -85,11 +93,15 @@ class PruneSession(StepSession):
             surveyed = self._survey(found, given_up)
             decide.check_readable(surveyed, given_up)
             decision = decide.decide(surveyed, given_up, self._request, now)
+            decision, has_locks = locks.hold_locked(self.store(), surveyed, decision)
             self._list_blobs()
             blob_table.hold(self.db(), decision.holds)
             self._check_lost(surveyed)
             self._doom(surveyed, found.orphans, decision, now)
-            self._keep(self._describe(decision, now))
+            locked = locks.spare_locked(self.db(), self.store()) if has_locks else (0, 0, None)
+            if self._request.lock_s is not None:
+                locks.plan_locks(self.db(), surveyed, decision, now, self._request.lock_s)
+            self._keep(self._describe(decision, now, Held(LOCKED, *locked)))
 
     def read_plan(self) -> Plan:
         """Return what was planned."""
@@ -165,7 +177,7 @@ class PruneSession(StepSession):
         # With a short grace nothing but the newest DBs tells what a run may still rely on.
         return min([horizon, *decision.newest]) if self._request.grace_s < GRACE_S else horizon
 
-    def _describe(self, decision: Decision, now: float) -> Plan:
+    def _describe(self, decision: Decision, now: float, locked: Held) -> Plan:
         db, grace_s, cut = self.db(), self._request.grace_s, self._cut(decision, now)
         horizon = now - grace_s
         former, once = blob_table.share(db, Hold.GRACE), blob_table.share(db, Hold.ONCE)
@@ -177,6 +189,7 @@ class PruneSession(StepSession):
             Held(UNREFERENCED, young.blobs, young.bytes, young.newest + grace_s),
             Held(RECENT, recent.blobs, recent.bytes, None),
             Held(GIVEN_UP, once.blobs, once.bytes, max(now + FENCE_S, once.newest + grace_s)),
+            locked,
         )
         rows = db.execute("SELECT step, count(*), sum(size) FROM doomed GROUP BY step")
         doomed = {step: Tally(objects, size) for step, objects, size in rows}
@@ -190,6 +203,23 @@ class PruneSession(StepSession):
         self.db().execute("INSERT INTO steps VALUES (?)", (PLAN,))
         self.db().execute("COMMIT")
 
+    def extend_locks(self) -> None:
+        """Lock what is kept for as long as was asked, if it was.
+
+        Raises:
+            StoreError: the store can't, or refused; nothing was deleted.
+        """
+        with self._disk_errors():
+            if self._request.lock_s is not None:
+                count = locks.extend(self.db(), self.store(), self.emit)
+                self.db().execute("INSERT INTO facts VALUES (?, ?)", (LOCKS, str(count)))
+            self._done(LOCKS)
+
+    def extended(self) -> int | None:
+        """Return the number of objects whose lock was extended; None if that wasn't asked for, or has not come to pass."""
+        row = self.db().execute("SELECT value FROM facts WHERE name = ?", (LOCKS,)).fetchone()
+        return None if row is None else int(row[0])
+
     # -- delete -----------------------------------------------------------------------------------
 
     def delete(self, step: str) -> None:
@@ -199,7 +229,7 @@ class PruneSession(StepSession):
             StoreError: the store failed, or would not delete a key; nothing after it was tried.
         """
         earlier = STEPS[: STEPS.index(step)]
-        assert all(self.is_done(name) for name in (PLAN, *earlier)), "deleted in another order than is safe"
+        assert all(self.is_done(name) for name in (PLAN, LOCKS, *earlier)), "deleted in another order than is safe"
         tally = self.read_plan().doomed.get(step, Tally(0, 0))
         self.emit(stage=f"deleting {step}", objects=tally.objects, bytes=tally.bytes)
         with self._disk_errors():

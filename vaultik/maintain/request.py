@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.config.quantities import parse_duration
-from vaultik.core.lease import GRACE_S
+from vaultik.core.lease import DAY_S, GRACE_S
 from vaultik.errors import ConfigError
 from vaultik.maintain.keep import UNLIMITED, CalendarSpan, KeepRules
 
@@ -19,6 +19,8 @@ COUNTED = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 """The rules that take a number, in the order of `KeepRules`."""
 _SPAN = re.compile(r"(?:(\d{1,4})y)?(?:(\d{1,5})m)?(?:(\d{1,6})d)?(?:(\d{1,7})h)?")
 _MOST = 9
+_LONGEST_LOCK_S = 36_500 * DAY_S
+"""A hundred years, as S3 has it."""
 
 
 class PruneRequest(NamedTuple):
@@ -35,6 +37,8 @@ class PruneRequest(NamedTuple):
     allow_shrink: bool
     signers: Sequence[Signer] | None = None
     """Whose signature every snapshot must have; None if that doesn't matter."""
+    lock_s: int | None = None
+    """For how long after its time what a kept snapshot needs is to be locked; None: locks stay as they are."""
 
 
 def parse_request(
@@ -46,6 +50,7 @@ def parse_request(
     forget: Sequence[str] = (),
     allow_shrink: bool = False,
     signers: Sequence[Signer] | None = None,
+    extend_lock: str | None = None,
 ) -> PruneRequest:
     """Return what options say. Without a rule the newest stays; who only gives something up loses nothing else.
 
@@ -57,6 +62,7 @@ def parse_request(
         forget: sources to give up.
         allow_shrink: a snapshot may be far smaller than the one before.
         signers: whose signature every snapshot must have.
+        extend_lock: a duration: how long after its time what a kept snapshot needs is to be locked.
 
     Raises:
         ConfigError: a value is none; it is named.
@@ -78,7 +84,18 @@ def parse_request(
         tuple(forget),
         allow_shrink,
         signers,
+        None if extend_lock is None else _lock(extend_lock),
     )
+
+
+def _lock(text: str) -> int:
+    try:
+        period = parse_duration(text)
+    except ValueError as exc:
+        raise ConfigError(f"--extend-lock: {exc}", hint="as in 30d") from exc
+    if not 0 < period <= _LONGEST_LOCK_S:
+        raise ConfigError(f"--extend-lock {text}: between 1s and {_LONGEST_LOCK_S // DAY_S}d", hint="as in 30d")
+    return period
 
 
 def _count(kind: str, text: str | None) -> int:

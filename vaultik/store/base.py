@@ -13,7 +13,7 @@ prefix and have no leading slash. Guarantees that every implementation keeps:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,6 +29,14 @@ class ObjectInfo(NamedTuple):
     size_bytes: int
     modified: float
     """LastModified by the store's clock, seconds since 1970."""
+
+
+class Retention(NamedTuple):
+    """Until when nobody can delete an object."""
+
+    mode: Literal["governance", "compliance"]
+    until: float
+    """By the store's time."""
 
 
 class Listing(NamedTuple):
@@ -135,6 +143,25 @@ class Store(Protocol):
 
     def children(self, prefix: str = "") -> Listing:
         """Return one level below `prefix` (empty or ending in a slash): objects and prefixes."""
+        ...
+
+    def retention(self, key: str) -> Retention | None:
+        """Return the lock on an object; None if it has none (any more), or there is no such object.
+
+        Raises:
+            StoreAccessError, StoreUnavailableError: as above.
+        """
+        ...
+
+    def retain(self, key: str, mode: str, until: float) -> bool:
+        """Lock every version of an object until a time, in its own mode where it has one; no lock gets shorter.
+
+        Returns:
+            Whether that changed anything.
+
+        Raises:
+            StoreError: the store can't, or refused.
+        """
         ...
 
     def delete(self, keys: Iterable[str]) -> dict[str, str]:

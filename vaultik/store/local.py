@@ -150,6 +150,14 @@ class LocalStore:
                 listing.objects.append(self._info(prefix + name, entry))
         return listing
 
+    def retention(self, key: str) -> None:  # noqa: ARG002 - no locks
+        """Return None: a directory locks nothing."""
+        return
+
+    def retain(self, key: str, mode: str, until: float) -> bool:  # noqa: ARG002 - no locks
+        """Refuse: a directory locks nothing."""
+        raise StoreError(f"store {self._endpoint}: a directory has no locks")
+
     def delete(self, keys: Iterable[str]) -> dict[str, str]:
         """Delete objects, durably: what is deleted after must not go before. Gives the reason for each that could not be."""
         failed = {}

@@ -28,6 +28,7 @@ def open_store(
     addressing: Literal["path", "virtual"] | None = None,
     put_only: bool = False,
     checksums: bool = True,
+    lock: tuple[str, int] | None = None,
     create: bool = False,
     pace: Pace | None = None,
 ) -> Store:
@@ -45,6 +46,7 @@ def open_store(
             without one, the path where an endpoint is known.
         put_only: the credential can only put; nothing else is tried.
         checksums: send SHA-256 checksums; some S3 clones refuse them.
+        lock: mode and days of the retention that every object is put with; not for a directory.
         create: make a directory store's bucket if it isn't there (an S3 bucket is never made).
         pace: how fast bytes may be sent; None is as fast as it goes.
 
@@ -71,6 +73,8 @@ def open_store(
         directory = endpoint.removeprefix(_FILE)
         if not directory.startswith("/"):
             raise ConfigError(f"endpoint {endpoint}: not an absolute path", hint="three slashes: file:///srv/backup")
+        if lock is not None:
+            raise ConfigError("s3.lock: a directory store has no locks", hint="leave it out, or name an S3 endpoint")
         return LocalStore(Path(directory), bucket, prefix, create=create, pace=pace)
     from vaultik.store.s3 import S3Store  # noqa: PLC0415 - boto3 takes 170 ms to import
 
@@ -84,5 +88,6 @@ def open_store(
         addressing=addressing,
         put_only=put_only,
         checksums=checksums,
+        lock=lock,
         pace=pace,
     )

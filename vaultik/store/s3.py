@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import botocore.session
 from botocore.exceptions import ClientError
 
+from vaultik.core.lease import DAY_S
 from vaultik.core.streams import HashingReader
 from vaultik.errors import IntegrityError, ObjectNotFoundError, StoreAccessError
-from vaultik.store.base import ByteStream, Listing, ObjectInfo
+from vaultik.store.base import ByteStream, Listing, ObjectInfo, Retention
 from vaultik.store.clock import StoreClock
 from vaultik.store.s3_body import Body, check_time, outgoing, size_of
 from vaultik.store.s3_client import Addressing, Clients, Settings, configured_endpoint
@@ -36,6 +37,7 @@ from vaultik.store.s3_errors import (
 )
 from vaultik.store.s3_parts import PART, Part, PartsUpload, slice_body
 from vaultik.store.s3_rights import Rights, probe
+from vaultik.store.s3_versions import Versions, date_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -64,6 +66,7 @@ class S3Store:
         addressing: Addressing | None = None,
         put_only: bool = False,
         checksums: bool = True,
+        lock: tuple[str, int] | None = None,
         multipart_above: int = MULTIPART_ABOVE,
         part_size: int = PART,
         attempts: int = _ATTEMPTS,
@@ -82,6 +85,7 @@ class S3Store:
                 setting, and without one the path where an endpoint is known.
             put_only: nothing but puts is tried.
             checksums: send SHA-256 with every put.
+            lock: mode and days of the retention that every object is put with.
             multipart_above: files larger than this go in parts.
             part_size: least size of a part.
             attempts: how often a request is tried.
@@ -93,11 +97,13 @@ class S3Store:
         self._prefix = prefix
         self._put_only = put_only
         self._checksums = checksums
+        self._lock = lock
         self._multipart_above = multipart_above
         self._part_size = part_size
         self._pinned: dict[str, str] = {}
         """Versions that are read in place of the newest, by key."""
         self._clock = StoreClock()
+        self._versions = Versions(self._client, bucket, prefix, self._mapped, self.now)
         self._clients = Clients(
             Settings(endpoint, region, access_key_id, secret_access_key, addressing, checksums, attempts),
             self._clock.tell,
@@ -183,7 +189,7 @@ class S3Store:
     def look_behind(self, key: str, sha256: bytes) -> ObjectInfo | None:
         """Look through the versions of an object for the right one, the newest first (see `Store.look_behind`)."""
         try:
-            for version in self._versions(key):
+            for version in self._versions.older(key):
                 with self.open(key, version=version["VersionId"]) as stream:
                     if HashingReader(stream).finish() != sha256:
                         continue
@@ -207,18 +213,34 @@ class S3Store:
             listing.prefixes.extend(p["Prefix"].removeprefix(self._prefix) for p in page.get("CommonPrefixes", ()))
         return listing
 
+    def retention(self, key: str) -> Retention | None:
+        """Return the lock on what stands under a key (see `Store.retention`)."""
+        return self._versions.retention(key)
+
+    def retain(self, key: str, mode: str, until: float) -> bool:
+        """Lock every version of an object until a time (see `Store.retain`)."""
+        return self._versions.retain(key, mode, until)
+
     def delete(self, keys: Iterable[str]) -> dict[str, str]:
-        """Delete objects; gives the reason for each that could not be."""
+        """Delete objects; gives the reason for each that could not be.
+
+        Of a versioned bucket all versions go, as far as the credential may delete them: else nothing would be freed.
+        """
         failed: dict[str, str] = {}
         todo = list(keys)
         for start in range(0, len(todo), _PAGE):
             batch = [{"Key": self._prefix + key} for key in todo[start : start + _PAGE]]
             with self._mapped("delete"):
-                answer = self._client().delete_objects(Bucket=self._bucket, Delete={"Objects": batch, "Quiet": True})
+                answer = self._client().delete_objects(Bucket=self._bucket, Delete={"Objects": batch})
                 for error in answer.get("Errors", ()):
                     if error.get("Code") != "NoSuchKey":
                         reason = ": ".join(filter(None, (error.get("Code"), error.get("Message"))))
                         failed[error["Key"].removeprefix(self._prefix)] = reason
+            hidden = [
+                done["Key"].removeprefix(self._prefix) for done in answer.get("Deleted", ()) if done.get("DeleteMarker")
+            ]
+            with contextlib.suppress(StoreAccessError):
+                self._versions.delete(hidden)
         return failed
 
     def rights(self, key: str, body: bytes) -> Rights:
@@ -255,8 +277,16 @@ class S3Store:
         checksum = {"ChecksumSHA256": base64.b64encode(sha256).decode()} if self._checksums else {}
         client = self._client(once=until is not None)
         with self._mapped(key), outgoing(key, body, sha256, until) as file:
-            client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=file, **checksum, **condition)
+            lock = self._put_lock()
+            client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=file, **checksum, **condition, **lock)
         return True
+
+    def _put_lock(self) -> dict[str, Any]:
+        """Return what a put says of the object's retention."""
+        if self._lock is None:
+            return {}
+        mode, days = self._lock
+        return {"ObjectLockMode": mode.upper(), "ObjectLockRetainUntilDate": date_of(self.now() + days * DAY_S)}
 
     def _put_parts(
         self, key: str, body: Path, parts: list[Part], *, until: float | None, condition: dict[str, str]
@@ -268,7 +298,13 @@ class S3Store:
                 client.complete_multipart_upload(**request, **condition)
 
         upload = PartsUpload(
-            self._client, self._bucket, self._prefix + key, body, self._mapped, checksums=self._checksums
+            self._client,
+            self._bucket,
+            self._prefix + key,
+            body,
+            self._mapped,
+            checksums=self._checksums,
+            lock=self._put_lock(),
         )
         if not self._put_only:
             upload.end_older(self._prefix, self.now())
@@ -280,18 +316,6 @@ class S3Store:
             if found is None or found.size_bytes != sum(part.size for part in parts):
                 raise
         return True
-
-    def _versions(self, key: str) -> Iterator[dict[str, Any]]:
-        """Yield the versions of an object, the newest first; none where there is only what stands there."""
-        with self._mapped(key):
-            pages = (
-                self._client()
-                .get_paginator("list_object_versions")
-                .paginate(Bucket=self._bucket, Prefix=self._prefix + key)
-            )
-            versions = [v for page in pages for v in page.get("Versions", ()) if v["Key"] == self._prefix + key]
-        if len(versions) > 1 or not any(v["IsLatest"] for v in versions):
-            yield from versions
 
     def _get(
         self, key: str, offset: int, stop: int | None, tag: str | None, *, version: str | None = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vaultik.core.lease import GRACE_S
@@ -17,7 +18,7 @@ from vaultik.errors import DigestMismatchError, LostBodyError
 from vaultik.store.s3_errors import FOREIGN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -76,6 +77,7 @@ class PartsUpload:
         mapped: Callable[[str], AbstractContextManager[None]],
         *,
         checksums: bool,
+        lock: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         """Name it.
 
@@ -86,12 +88,14 @@ class PartsUpload:
             body: a file.
             mapped: turns botocore's errors into the store's own.
             checksums: send SHA-256 with every part.
+            lock: what the object's retention is.
         """
         self._client = client
         self._name = {"Bucket": bucket, "Key": key}
         self._body = body
         self._mapped = mapped
         self._checksums = checksums
+        self._lock = lock
 
     def end_older(self, prefix: str, now: float) -> None:
         """End what was left unfinished of this key, and below the prefix what is older than the grace."""
@@ -114,7 +118,7 @@ class PartsUpload:
         # All of it by SHA-256: with one that boto3 chose, AWS would ask for each part's at the end.
         kind = {"ChecksumAlgorithm": "SHA256"} if self._checksums else {}
         with self._mapped(self._name["Key"]):
-            upload = self._client().create_multipart_upload(**self._name, **kind)["UploadId"]
+            upload = self._client().create_multipart_upload(**self._name, **kind, **self._lock)["UploadId"]
         try:
             with ThreadPoolExecutor(PART_THREADS) as threads:
                 sending = [threads.submit(self._send_part, upload, part) for part in parts]

@@ -5,11 +5,11 @@ Backup ─ ScanSource ─ Wave(1) .. Wave(n) ─ WriteSnapshotDB
 Restore ─ FetchSnapshotDB ─ CompareTree ─ RestoreWave(0) .. RestoreWave(n) ─ FinishTree
                                             └ RestoreBlob   (for each blob)
 Verify ← TraceDamage ← ReadObjects ← LookAtStore
-Prune ← DropOrphans ← FreeBlobs ← DropManifests ← DropSnapshots ← PlanPrune
+Prune ← DropOrphans ← FreeBlobs ← DropManifests ← DropSnapshots ← ExtendLocks ← PlanPrune
 """
 
 from vaultik.tasks.backup import Backup, ChunkFile, ScanSource, SealBlob, UploadBlob, Wave, WriteSnapshotDB
-from vaultik.tasks.prune import DropManifests, DropOrphans, DropSnapshots, FreeBlobs, PlanPrune, Prune
+from vaultik.tasks.prune import DropManifests, DropOrphans, DropSnapshots, ExtendLocks, FreeBlobs, PlanPrune, Prune
 from vaultik.tasks.restore import (
     CompareTree,
     FetchSnapshotDB,
@@ -28,6 +28,7 @@ __all__ = [
     "DropManifests",
     "DropOrphans",
     "DropSnapshots",
+    "ExtendLocks",
     "FetchSnapshotDB",
     "FinishTree",
     "FreeBlobs",

@@ -42,6 +42,7 @@ def begin_prune(task: Prune) -> PruneSession:
             forget=task.forget_source.split(",") if task.forget_source else (),
             allow_shrink=task.allow_shrink,
             signers=signers_of(task),
+            extend_lock=task.extend_lock or None,
         )
         session = PruneSession(
             lambda: open_store(task.endpoint or None, task.bucket, task.prefix, region=task.region or None),

@@ -5,7 +5,8 @@ Prune                       the root of the luigi command
     FreeBlobs               what nobody kept refers to
       DropManifests         of dropped DBs
         DropSnapshots       the DBs
-          PlanPrune         look at everything, decide or refuse
+          ExtendLocks       on what is kept, if that is asked for
+            PlanPrune       look at everything, decide or refuse
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import luigi
 from luigi.parameter import ParameterVisibility
 
-from vaultik.maintain.prune import BLOBS, MANIFESTS, ORPHANS, PLAN, SNAPSHOTS, PruneSession
+from vaultik.maintain.plan import Tally
+from vaultik.maintain.prune import BLOBS, LOCKS, MANIFESTS, ORPHANS, PLAN, SNAPSHOTS, PruneSession
 from vaultik.shown import human_bytes, plural
 from vaultik.tasks.backup import new_run_id
 from vaultik.tasks.steps import StepTask, build_steps, sessions
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable
 
-    from vaultik.maintain.plan import Plan, Tally
+    from vaultik.maintain.plan import Plan
 
 
 class _DeleteTask(StepTask):
@@ -52,10 +54,20 @@ class PlanPrune(StepTask):
             self.session.plan()
 
 
+class ExtendLocks(StepTask):
+    """Lock what is kept for longer, before anything is deleted."""
+
+    step, after = LOCKS, PlanPrune
+
+    def run(self) -> None:
+        with self.showing(self.session, lambda counts: Status(f"{plural(counts['done'], 'object')} locked")):
+            self.session.extend_locks()
+
+
 class DropSnapshots(_DeleteTask):
     """Delete the DBs of dropped snapshots."""
 
-    step, after = SNAPSHOTS, PlanPrune
+    step, after = SNAPSHOTS, ExtendLocks
 
 
 class DropManifests(_DeleteTask):
@@ -100,6 +112,7 @@ class Prune(VisibleTask):
     drop = luigi.Parameter(default="", description="snapshots to give up, commas between")
     forget_source = luigi.Parameter(default="", description="sources to give up, commas between")
     allow_shrink = luigi.BoolParameter(default=False, description="a snapshot may be far smaller than the one before")
+    extend_lock = luigi.Parameter(default="", description="lock what is kept until so long after its snapshot: 30d")
     dry_run = luigi.BoolParameter(default=False, description="plan only")
     run_id = luigi.Parameter(default=new_run_id(), description="identity of this prune, new each time")
 
@@ -135,7 +148,7 @@ def prune(
         watch: told of every progress event, from a thread that ends before `confirm` is asked and before this returns.
 
     Returns:
-        What was deleted, by step; None if it was not confirmed.
+        What was deleted, by step, and under LOCKS how many objects were locked for longer; None if it was not confirmed.
 
     Raises:
         PruneRefusedError, SelectionError, StoreError: as `PruneSession.plan` and `delete`, by a TaskFailedError.
@@ -147,7 +160,8 @@ def prune(
         if not confirm(session.read_plan()):
             return None
         build_steps(session, DropOrphans(run_id=run_id), watch)
-        return session.freed()
+        extended = session.extended()
+        return session.freed() | ({} if extended is None else {LOCKS: Tally(extended, 0)})
     finally:
         del sessions[run_id]
         session.remove()
