@@ -44,9 +44,12 @@ def load_signers(path: Path) -> list[Signer]:
 def _read(path: Path, what: str) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(_LARGEST)
+            data = file.read(_LARGEST + 1)
     except OSError as exc:
         raise ConfigError(f"{what}: {exc.strerror or exc}") from exc
+    if len(data) > _LARGEST:
+        raise ConfigError(f"{what}: more than {_LARGEST} bytes")
+    return data
 
 
 def _named(what: str, exc: ConfigError) -> ConfigError:

@@ -1,17 +1,20 @@
 """`vaultik verify` finds whatever is not as it was stored, says whom it costs what, and a backup heals what it can."""
 
+import hashlib
 import json
 import os
+import sqlite3
+from contextlib import closing
 
 import pytest
 
 from tests.support.forge import forge_whole
-from tests.support.history import History
+from tests.support.history import History, seal
 from tests.support.site import Site
 from tests.support.tree import describe, make_tree
 from vaultik.core.identity import generate
 from vaultik.core.names import BLOBS_PREFIX
-from vaultik.errors import StoreAccessError, StoreUnavailableError
+from vaultik.errors import ObjectNotFoundError, StoreAccessError, StoreUnavailableError
 from vaultik.maintain import verify as verify_module
 from vaultik.maintain.chain import Link, find_breaks
 from vaultik.maintain.findings import Kind
@@ -168,6 +171,7 @@ class TestWhatIsNot:
             "key": blob,
             "text": "is not stored",
             "snapshots": sorted({first, second}),
+            "snapshot_count": 2,
         }
         assert verify(site, key=False)["ok"], "no key, no list of what should be there"
 
@@ -251,17 +255,16 @@ class TestParts:
             said = verify(local, "--sample", "1B", key=False)
         assert said["oldest"] > before, "and begin anew"
 
-    def test_damage_is_found_and_keeps_none_from_being_read(self, local):
+    def test_damage_is_found_again_each_time_and_keeps_none_from_being_read(self, local):
         local.backup()
         blobs = local.blobs()
         flip(blobs[0])
-        found = []
-        for _ in blobs:
-            done = local.run("verify", *local.where, "--state", local.tmp / "s", "--json", "--sample", "1B", code=None)
-            found += problems(json.loads(done.stdout))
-        assert found == [("damaged", blobs[0].name)]
-        assert verify(local, "--sample", "1B", code=None)["unread"]["objects"] == len(blobs) - 1
-        assert json.loads(done.stdout)["unread"]["objects"] == 0
+        runs = [verify(local, "--sample", "1B", key=False, code=None) for _ in range(len(blobs) + 2)]
+        assert runs[-1]["unread"]["objects"] == 0
+        found = [problems(run) for run in runs]
+        first = found.index([("damaged", blobs[0].name)])
+        assert first < len(blobs)
+        assert found == [[]] * first + [[("damaged", blobs[0].name)]] * (len(runs) - first)
 
     @pytest.mark.parametrize(
         ("options", "words"),
@@ -311,6 +314,54 @@ class _Breaks(LocalStore):
 
 
 class TestInterrupted:
+    def begun(self, local, monkeypatch):
+        """A verification that was broken off when all blobs but one had been read."""
+        monkeypatch.setattr(verify_module, "_SIDE_BY_SIDE", 1)
+        monkeypatch.setattr(_Breaks, "left", len(local.blobs()) - 1)
+        make = lambda: _Breaks(local.store, local.bucket, local.prefix)  # noqa: E731 - short
+        session = VerifySession(make, load_identities(local.key), VerifyRequest(state=local.tmp / "verify.sqlite"))
+        session.look()
+        with pytest.raises(StoreUnavailableError):
+            session.read()
+        session.remove()
+        monkeypatch.setattr(_Breaks, "left", 1 << 60)
+
+    @pytest.mark.parametrize("change", [flip, lambda path: path.write_bytes(path.read_bytes()[:-100])])
+    def test_what_changed_since_is_read_again(self, local, monkeypatch, change):
+        local.backup()
+        self.begun(local, monkeypatch)
+        for blob in local.blobs():
+            blob.chmod(0o644)
+            change(blob)
+        damaged = {name for kind, name in problems(verify(local, code=4)) if kind == "damaged"}
+        assert damaged == {blob.name for blob in local.blobs()}
+
+    def test_a_clock_that_was_ahead_hides_nothing(self, local):
+        local.backup()
+        verify(local)
+        with closing(sqlite3.connect(local.tmp / "verify.sqlite")) as db:
+            db.execute("UPDATE objects SET at = at + 1e9")
+            db.commit()
+        flip(local.blobs()[0])
+        assert [kind for kind, _ in problems(verify(local, code=4))] == ["damaged"]
+
+    def test_what_is_listed_and_not_there(self, local):
+        local.backup()
+        newest = local.backup()["snapshot"]
+
+        class Forgets(LocalStore):
+            def open(self, key, **kwargs):
+                if newest in key and ".sqlite." in key:
+                    raise ObjectNotFoundError("404")
+                return super().open(key, **kwargs)
+
+            def head(self, key):
+                return None if newest in key and ".sqlite." in key else super().head(key)
+
+        for keys in (None, []):
+            (problem,) = self.whole(local, Forgets, keys).problems
+            assert (problem.kind, problem.snapshots) == (Kind.MISSING, [newest])
+
     @pytest.mark.parametrize("deep", [False, True])
     def test_it_goes_on(self, local, deep, monkeypatch):
         local.backup()
@@ -355,7 +406,7 @@ class TestInterrupted:
                 return super().open(key, **kwargs)
 
         (problem,) = self.whole(local, Refuses).problems
-        assert problem == (Kind.UNREADABLE, first, f"get {first}: 403", [snapshot])
+        assert problem == (Kind.UNREADABLE, first, f"get {first}: 403", [snapshot], 1)
         Refuses.refused = (first, *others, *(f"index/{p.parent.name}/{p.name}" for p in local.objects(".age")))
         with pytest.raises(StoreAccessError):
             self.whole(local, Refuses, keys=[])
@@ -374,18 +425,46 @@ class TestInterrupted:
 
 
 class TestChains:
+    def steal(self, site, snapshot):
+        (db,) = (path for path in site.objects(".sqlite.zst.age") if path.name.startswith(snapshot))
+        db.unlink()
+        return db
+
     def test_a_newest_snapshot_that_is_gone(self, local):
         local.backup()
         verify(local)
         newest = local.backup()["snapshot"]
         verify(local, key=False)
-        (db,) = (path for path in local.objects(".sqlite.zst.age") if path.name.startswith(newest))
-        db.unlink()
+        self.steal(local, newest)
         for key in (True, False):
             (problem,) = verify(local, code=4, key=key)["problems"]
             assert (problem["kind"], problem["snapshots"]) == ("chain", [newest])
         assert verify(local, "--accept")["ok"]
         assert verify(local)["ok"]
+
+    def test_a_decoy_in_its_place_doesnt_hide_that(self, local):
+        local.backup()
+        newest = local.backup()["snapshot"]
+        verify(local, key=False)
+        db = self.steal(local, newest)
+        for kind in ("manifest", "sqlite"):
+            data = os.urandom(500)
+            name = f"20991231T000000Z-00000000.{hashlib.sha256(data).hexdigest()}.{kind}.zst.age"
+            (db.parent / name).write_bytes(data)
+        for _ in range(2):
+            assert ("chain", db.name) in problems(verify(local, code=4, key=False))
+
+    def test_a_manifest_that_is_sealed_to_a_stranger(self, local):
+        first = local.backup()["snapshot"]
+        local.backup()
+        assert verify(local)["ok"]
+        (manifest,) = (path for path in local.objects(".manifest.zst.age") if path.name.startswith(first))
+        sealed = seal(b"whatever", [generate()[1]])
+        manifest.unlink()
+        (manifest.parent / f"{first}.{hashlib.sha256(sealed).hexdigest()}.manifest.zst.age").write_bytes(sealed)
+        said = verify(local, code=4)
+        assert [problem["kind"] for problem in said["problems"]] == ["chain"]
+        assert not said["has_surveyed"], "it doesn't say that all is stored that this one needs"
 
     def test_what_a_prune_drops_is_no_break(self, local):
         history = History(local)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _LARGEST_REPORT = 256 << 20
 _NAMED = 20
+_HEALED = ("missing", "size", "damaged", "unreadable", "replaced")
+"""Kinds of problems that are a blob's own; what a snapshot says of one may be a lie of that snapshot."""
 
 
 def load_report(path: Path) -> list[BlobId]:
@@ -34,8 +36,8 @@ def load_report(path: Path) -> list[BlobId]:
     try:
         with path.open("rb") as file:
             report = json.loads(file.read(_LARGEST_REPORT))
-        keys = [problem["key"] for problem in report["problems"]]
-        blobs = {blob: None for key in keys if (blob := parse_blob_key(key)) is not None}
+        problems = [(problem["kind"], problem["key"]) for problem in report["problems"]]
+        blobs = {blob: None for kind, key in problems if kind in _HEALED and (blob := parse_blob_key(key)) is not None}
     except OSError as exc:
         raise ConfigError(f"--heal {path}: {exc.strerror or exc}") from exc
     except (ValueError, KeyError, TypeError, RecursionError) as exc:

@@ -99,11 +99,13 @@ def parse_signers(text: str) -> list[Signer]:
         ConfigError: a line is none, has an option that can't be heeded, or there is no ed25519 key at all.
     """
     found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
+    # As OpenSSH reads lines: what else Python takes for their end, or for a space, is a part of them.
+    for number, raw in enumerate(text.split("\n"), 1):
+        line = raw.strip(" \t\r")
+        if not line or line.startswith("#"):
             continue
         try:
-            signer = _parse_line(line.strip())
+            signer = _parse_line(line)
         except ValueError as exc:
             raise ConfigError(
                 f"line {number}: {exc}",
@@ -155,7 +157,7 @@ def _parse_line(line: str) -> Signer | None:
             raise ValueError("no key in it")
         return None
     try:
-        blob = base64.b64decode(rest.split()[0], validate=True)
+        blob = base64.b64decode(rest.split(" ")[0], validate=True)
     except (IndexError, binascii.Error):
         raise ValueError("its key is not base64") from None
     parts = _strings(blob, 2)
@@ -185,6 +187,8 @@ def _namespaces(options: str) -> tuple[str, ...] | None:
         if shape[1] != "namespaces" or shape[2] is None:
             # Whoever wrote it meant a limit; to pass over it would be to believe more than he did.
             raise ValueError(f"option {shape[1]!r} is not supported")
+        if namespaces is not None:
+            raise ValueError("namespaces twice")
         namespaces = tuple(shape[2].split(","))
         at = shape.end()
     return namespaces

@@ -142,12 +142,19 @@ def find_lost(db: sqlite3.Connection) -> list[Lost]:
     return [Lost(*row) for row in rows]
 
 
-def mend_sizes(db: sqlite3.Connection, look_behind: Callable[[bytes], int | None]) -> None:
-    """Take for the blobs that `find_lost` found with another size that of an older version, where there is one that is right."""
+def mend_sizes(db: sqlite3.Connection, look_behind: Callable[[bytes], int | None]) -> list[bytes]:
+    """Take for the blobs that `find_lost` found with another size that of an older version, where there is one that is right.
+
+    Returns:
+        Those blobs.
+    """
+    mended = []
     rows = db.execute("SELECT DISTINCT l.blob FROM lost AS l JOIN blobs AS b ON b.id = l.blob").fetchall()
     for (blob,) in rows:
         if (size := look_behind(blob)) is not None:
             db.execute("UPDATE blobs SET size = ? WHERE id = ?", (size, blob))
+            mended.append(blob)
+    return mended
 
 
 def share(db: sqlite3.Connection, firmness: Hold, *, before: float | None = None, since: float | None = None) -> Share:

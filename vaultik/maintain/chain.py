@@ -13,11 +13,14 @@ class Link(NamedTuple):
     """What a manifest says of its place."""
 
     source: str
+    """8 hex digits."""
     snapshot: str
     manifest: str
-    """SHA-256 of its object, in hex."""
-    previous: str | None
-    previous_manifest: str | None
+    """SHA-256 of its object, in hex: its name says so, with no key."""
+    previous: str | None = None
+    previous_manifest: str | None = None
+    is_open: bool = True
+    """Whether it could be read; else others may name it all the same."""
 
 
 class Break(NamedTuple):
@@ -56,6 +59,8 @@ def _breaks(source: dict[str, Link]) -> list[Break]:
                     is_problem=True,
                 )
             )
+        if not link.is_open:
+            continue
         first = followers.setdefault(link.previous, link)
         if first is not link:
             breaks.append(Break(link.snapshot, _fork(link, first), is_problem=False))

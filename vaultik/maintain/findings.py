@@ -8,16 +8,22 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, NamedTuple
 
+from vaultik.core.names import parse_blob_key
+
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Iterator
 
 SCHEMA = """
 CREATE TABLE problems (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, key TEXT NOT NULL, text TEXT NOT NULL) STRICT;
+CREATE INDEX problems_by_key ON problems (key);
 CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT;
 CREATE TABLE hits (snapshot TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (snapshot, key)) STRICT, WITHOUT ROWID;
 CREATE TABLE hit_files (snapshot TEXT NOT NULL, path BLOB NOT NULL, PRIMARY KEY (snapshot, path)) STRICT, WITHOUT ROWID
 """
+
+
+_NAMED = 50
 
 
 class Kind(enum.StrEnum):
@@ -40,10 +46,6 @@ class Kind(enum.StrEnum):
     """A snapshot names another predecessor than there is, or the newest one is gone."""
 
 
-LOST = (Kind.MISSING, Kind.SIZE, Kind.DAMAGED, Kind.UNREADABLE)
-"""Nothing in such an object can be relied on."""
-
-
 class Problem(NamedTuple):
     """Something that is wrong."""
 
@@ -51,7 +53,8 @@ class Problem(NamedTuple):
     key: str
     text: str
     snapshots: list[str]
-    """Ids of those that it belongs to, as far as that can be known."""
+    """Ids of those that need it, the first and the last of them, as far as that can be known."""
+    snapshot_count: int
 
 
 class HitFiles(NamedTuple):
@@ -64,14 +67,13 @@ class HitFiles(NamedTuple):
 
 
 def add_problem(db: sqlite3.Connection, kind: Kind, key: str, text: str, snapshots: Iterable[str] = ()) -> None:
-    """Note a problem, and the snapshots that it is known to belong to."""
-    db.execute("INSERT INTO problems (kind, key, text) VALUES (?, ?, ?)", (kind.value, key, text))
-    add_hits(db, ((snapshot, key) for snapshot in snapshots))
-
-
-def add_hits(db: sqlite3.Connection, hits: Iterable[tuple[str, str]]) -> None:
-    """Note which snapshot needs which object that a problem is about."""
-    db.executemany("INSERT OR IGNORE INTO hits VALUES (?, ?)", hits)
+    """Note a problem, once of each kind of an object, and the snapshots that it is known to belong to."""
+    db.execute(
+        "INSERT INTO problems (kind, key, text) SELECT ?1, ?2, ?3"
+        " WHERE NOT EXISTS (SELECT 1 FROM problems WHERE kind = ?1 AND key = ?2)",
+        (kind.value, key, text),
+    )
+    db.executemany("INSERT OR IGNORE INTO hits VALUES (?, ?)", ((snapshot, key) for snapshot in snapshots))
 
 
 def add_note(db: sqlite3.Connection, text: str) -> None:
@@ -82,8 +84,18 @@ def add_note(db: sqlite3.Connection, text: str) -> None:
 def iter_problems(db: sqlite3.Connection) -> Iterator[Problem]:
     """Yield the problems in the order they were found."""
     for kind, key, text in db.execute("SELECT kind, key, text FROM problems ORDER BY id"):
-        rows = db.execute("SELECT snapshot FROM hits WHERE key = ? ORDER BY snapshot", (key,))
-        yield Problem(Kind(kind), key, text, [row[0] for row in rows])
+        query, names = _BY_BLOB, (parse_blob_key(key),)
+        if names[0] is None:
+            query, names = "SELECT snapshot FROM hits WHERE key = ?", (key,)
+        (count,) = db.execute(f"SELECT count(*) FROM ({query})", names).fetchone()
+        first = [row[0] for row in db.execute(f"{query} ORDER BY 1 LIMIT ?", (*names, _NAMED))]
+        last = [
+            row[0] for row in db.execute(f"{query} ORDER BY 1 DESC LIMIT ?", (*names, min(_NAMED, count - len(first))))
+        ]
+        yield Problem(Kind(kind), key, text, [*first, *reversed(last)], count)
+
+
+_BY_BLOB = "SELECT DISTINCT c.snapshot FROM chosen AS c JOIN spans AS s ON c.number BETWEEN s.first AND s.last WHERE s.blob = ?"
 
 
 def get_notes(db: sqlite3.Connection) -> list[str]:

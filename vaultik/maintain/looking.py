@@ -7,7 +7,8 @@ blob stored that it names, with its size, and does the chain of manifests hold.
 from __future__ import annotations
 
 import functools
-from contextlib import contextmanager, suppress
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from vaultik.core.names import BLOBS_PREFIX, blob_key, parse_blob_key, parse_snapshot_key
@@ -17,7 +18,8 @@ from vaultik.maintain.blob_table import Hold, References
 from vaultik.maintain.chain import Link, find_breaks
 from vaultik.maintain.findings import Kind
 from vaultik.maintain.inventory import size_behind
-from vaultik.maintain.survey import Surveyor
+from vaultik.maintain.survey import Surveyor, refuse_strangers
+from vaultik.model import BlobId
 from vaultik.snapshot.find import list_snapshots, select
 from vaultik.snapshot.listing import iter_outside_blobs
 from vaultik.snapshot.read import fetch_snapshot
@@ -30,14 +32,15 @@ if TYPE_CHECKING:
     from vaultik.core.identity import Identity
     from vaultik.maintain.survey import Surveyed
     from vaultik.maintain.verify_request import VerifyRequest
-    from vaultik.model import BlobId
     from vaultik.snapshot.find import FoundSnapshot
     from vaultik.store.base import Store
 
 SCHEMA = """
-CREATE TABLE objects (key TEXT PRIMARY KEY, sha256 BLOB NOT NULL, size INTEGER NOT NULL, snapshot TEXT) STRICT, WITHOUT ROWID;
+CREATE TABLE objects (key TEXT PRIMARY KEY, sha256 BLOB NOT NULL, size INTEGER NOT NULL, modified REAL NOT NULL, snapshot TEXT)
+    STRICT, WITHOUT ROWID;
 CREATE TABLE chosen (number INTEGER, snapshot TEXT NOT NULL, key TEXT NOT NULL) STRICT;
-CREATE TABLE gone (blob BLOB PRIMARY KEY) STRICT, WITHOUT ROWID
+CREATE TABLE gone (blob BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
+CREATE TABLE vanished (key TEXT PRIMARY KEY, snapshot TEXT NOT NULL) STRICT, WITHOUT ROWID
 """
 """Objects outside blobs/ name their snapshot; chosen snapshots that could be read have their number among the references."""
 _BLOB_KEY = "'blobs/' || substr(lower(hex(id)), 1, 2) || '/' || substr(lower(hex(id)), 3, 2) || '/' || lower(hex(id))"
@@ -110,7 +113,7 @@ class Looker:
         self._find_lost(surveyed)
         if not self._request.snapshots:
             self._check_chains(surveyed)
-            self._check_heads(found)
+            self._check_seen(found)
         if self._request.deep:
             self._take_places([s.found for s in surveyed if s.number is not None])
 
@@ -123,15 +126,16 @@ class Looker:
             if name is None:
                 self._strangers.append(info.key)
                 continue
-            self._db.execute(
-                "INSERT INTO objects VALUES (?, ?, ?, ?)", (info.key, name.sha256, info.size_bytes, name.snapshot)
-            )
+            row = (info.key, name.sha256, info.size_bytes, info.modified, name.snapshot)
+            self._db.execute("INSERT INTO objects VALUES (?, ?, ?, ?, ?)", row)
             other = first.setdefault((name.prefix, name.snapshot, name.kind), info.key)
             if other != info.key:
                 self._problem(
                     Kind.CHAIN, info.key, f"stands beside {other}: no backup writes a second one", name.snapshot
                 )
         for (prefix, snapshot, kind), key in first.items():
+            if kind == "db" and (prefix, snapshot, "manifest") not in first and not self._identities:
+                self._note(f"{key}: a snapshot without its manifest, which every backup puts first")
             if kind == "manifest" and (prefix, snapshot, "db") not in first:
                 self._note(
                     f"{key}: a manifest without its DB, of a backup that goes on or was killed; a prune removes it in time"
@@ -141,7 +145,7 @@ class Looker:
         self._emit(stage="listing blobs", objects=0, bytes=0)
         blob_table.add_blobs(self._db, self._iter_blobs())
         which = "WHERE id IN (SELECT blob FROM spans)" if self._request.snapshots else ""
-        self._db.execute(f"INSERT INTO objects SELECT {_BLOB_KEY}, id, size, NULL FROM blobs {which}")
+        self._db.execute(f"INSERT INTO objects SELECT {_BLOB_KEY}, id, size, modified, NULL FROM blobs {which}")
         if self._request.snapshots:
             self._db.execute("DELETE FROM objects WHERE snapshot NOT IN (SELECT snapshot FROM chosen)")
 
@@ -176,10 +180,14 @@ class Looker:
         surveyor = Surveyor(self._store, self._identities, self._directory, references, self._request.signers)
         surveyed: list[Surveyed] = []
         for found in chosen:
-            with suppress(PruneRefusedError):  # a prune dropped it since it was listed
+            try:
                 surveyed.append(surveyor.read(found))
+            except PruneRefusedError:
+                # A prune dropped it since it was listed; or it is listed and isn't there, which is seen in the end.
+                self._db.execute("INSERT OR IGNORE INTO vanished VALUES (?, ?)", (found.name.key, found.name.snapshot))
             self._emit(done=1, done_bytes=found.size_bytes + found.manifest_bytes)
         references.finish()
+        surveyed = refuse_strangers(surveyed)
         self._note_survey(surveyed)
         return surveyed
 
@@ -188,45 +196,66 @@ class Looker:
         if closed and len(closed) == len(surveyed):
             assert closed[0].problem is not None
             raise closed[0].problem
+        opens_dbs = any(s.has_db for s in surveyed)
         for one in surveyed:
             name = one.found.name
-            if isinstance(one.problem, NoMatchingIdentityError):
-                self._note(
-                    f"snapshot {name.snapshot}: for other identities; only that its bytes are what they were is verified"
-                )
+            if isinstance(one.problem, NoMatchingIdentityError) and self._request.signers is None:
+                self._note(f"snapshot {name.snapshot}: for other identities; what it needs is not known here")
             elif one.problem is not None:
-                kind = Kind.SIGNATURE if isinstance(one.problem, SignatureError) else Kind.CONTENT
+                kind = Kind.CONTENT
+                if (
+                    isinstance(one.problem, SignatureError | NoMatchingIdentityError)
+                    and self._request.signers is not None
+                ):
+                    kind = Kind.SIGNATURE
                 self._problem(kind, name.key, str(one.problem), name.snapshot)
+            elif opens_dbs and not one.has_db:
+                self._note(
+                    f"snapshot {name.snapshot}: its DB is for other identities than its manifest; no file of it is known here"
+                )
             self._db.execute("INSERT INTO chosen VALUES (?, ?, ?)", (one.number, name.snapshot, name.key))
 
     def _find_lost(self, surveyed: Sequence[Surveyed]) -> None:
         """Note what the snapshots refer to and isn't stored as they say."""
         blob_table.hold(self._db, {s.number: Hold.KEPT for s in surveyed if s.number is not None})
         if blob_table.find_lost(self._db):
-            blob_table.mend_sizes(self._db, functools.partial(size_behind, self._store))
+            for blob in blob_table.mend_sizes(self._db, functools.partial(size_behind, self._store)):
+                self._problem(
+                    Kind.REPLACED, blob_key(BlobId(blob)), "has another size than its older version, which is right"
+                )
             blob_table.find_lost(self._db)
+        self._db.execute("INSERT INTO gone SELECT DISTINCT blob FROM lost WHERE blob NOT IN (SELECT id FROM blobs)")
         rows = self._db.execute(
-            "SELECT DISTINCT l.blob, b.size FROM lost AS l LEFT JOIN blobs AS b ON b.id = l.blob ORDER BY l.blob"
+            "SELECT DISTINCT b.id, b.size, EXISTS (SELECT 1 FROM spans AS s WHERE s.blob = b.id AND s.size = b.size)"
+            " FROM lost AS l JOIN blobs AS b ON b.id = l.blob ORDER BY b.id"
         ).fetchall()
-        for blob, size in rows:
-            if size is None:
-                self._db.execute("INSERT INTO gone VALUES (?)", (blob,))
+        for blob, size, is_agreed in rows:
+            if is_agreed:
+                self._blame(blob, size)
             else:
                 self._problem(Kind.SIZE, blob_key(blob), f"has {size:,} bytes, and its snapshots say otherwise")
                 content.note_bad(self._db, blob, None)
 
+    def _blame(self, blob: bytes, size: int) -> None:
+        """Note the snapshots that say another size of a blob than is stored, where others say that one."""
+        rows = self._db.execute(
+            "SELECT DISTINCT c.snapshot, c.key FROM chosen AS c JOIN spans AS s ON c.number BETWEEN s.first AND s.last"
+            " WHERE s.blob = ? AND s.size <> ?",
+            (blob, size),
+        ).fetchall()
+        for snapshot, key in rows:
+            text = f"says another size of blob {blob.hex()[:16]}... than is stored, and than other snapshots say"
+            self._problem(Kind.CONTENT, key, text, snapshot)
+
     def _check_chains(self, surveyed: Sequence[Surveyed]) -> None:
-        links = [
-            Link(
-                s.facts.source,
-                s.facts.snapshot,
-                s.found.manifest.sha256.hex(),
-                s.facts.previous,
-                s.facts.previous_manifest,
-            )
-            for s in surveyed
-            if s.facts is not None and s.found.manifest is not None
-        ]
+        links = []
+        for one in surveyed:
+            if one.found.manifest is not None:
+                place = (one.found.source8, one.found.name.snapshot, one.found.manifest.sha256.hex())
+                facts = one.facts
+                links.append(
+                    Link(*place, facts.previous, facts.previous_manifest) if facts else Link(*place, is_open=False)
+                )
         keys: dict[str, str] = {s.found.name.snapshot: s.found.name.key for s in surveyed}
         for found in find_breaks(links):
             if found.is_problem:
@@ -234,30 +263,36 @@ class Looker:
             else:
                 self._note(f"snapshot {found.snapshot}: {found.text}")
 
-    def _check_heads(self, found: Sequence[FoundSnapshot]) -> None:
-        """Hold each source's newest snapshot against the newest that was ever seen: a prune never drops that one."""
-        newest: dict[str, str] = {s.source8: s.name.snapshot for s in found}
-        for source, head in memory.get_heads(self._db).items():
-            if newest.get(source, "") < head and not self._request.accept:
-                text = f"the newest snapshot of source {source} was seen by an earlier verification, and is gone"
-                self._problem(Kind.CHAIN, head, text, head)
-                newest[source] = head
-        memory.set_heads(self._db, newest)
+    def _check_seen(self, found: Sequence[FoundSnapshot]) -> None:
+        """Hold what is listed against what was seen before: who steals the newest snapshots leaves a gap that no prune does."""
+        listed = {s.name.key: memory.Seen(s.source8, s.modified) for s in found}
+        vanished = {} if self._request.accept else memory.find_vanished(self._db, listed, time.time())
+        for key, one in vanished.items():
+            name = parse_snapshot_key(key)
+            snapshot = name.snapshot if name is not None else key
+            text = f"seen by an earlier verification among the newest of source {one.source}, and gone; a prune leaves these"
+            self._problem(Kind.CHAIN, key, text, snapshot)
+        memory.set_seen(self._db, listed | vanished)
 
     def _take_places(self, chosen: Sequence[FoundSnapshot]) -> None:
         """Read snapshots whole, and take where their files have their chunks."""
         self._emit(stage="reading trees", objects=len(chosen), bytes=sum(s.size_bytes for s in chosen))
+        closed: list[tuple[FoundSnapshot, NoMatchingIdentityError]] = []
         for found in chosen:
             try:
                 with copied(self._store, found, self._identities, self._directory) as copy:
                     content.add_places(self._db, copy)
             except NoMatchingIdentityError as exc:
-                hint = "an audit identity opens manifests only; --deep takes one that restores"
-                raise NoMatchingIdentityError(f"--deep: {exc}", hint=hint) from exc
+                closed.append((found, exc))
             except IntegrityError as exc:
                 if self._store.head(found.name.key) is not None:
                     self._problem(Kind.CONTENT, found.name.key, str(exc), found.name.snapshot)
             self._emit(done=1, done_bytes=found.size_bytes)
+        if closed and len(closed) == len(chosen):
+            hint = "an audit identity opens manifests only; --deep takes one that restores"
+            raise NoMatchingIdentityError(f"--deep: {closed[0][1]}", hint=hint)
+        for found, _ in closed:
+            self._note(f"snapshot {found.name.snapshot}: not looked into: its DB is for other identities")
 
     # -- parts ------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What earlier verifications of a store found right, and when: an SQLite file beside the index, or where `--state` says.
 
 Nothing depends on it: without it a verification reads everything, or begins with any part. It holds digests and
-times, and the newest snapshot of each source; never a name. It is attached to a session's own database as `memory`.
+times, and which snapshots there were; never a path. It is attached to a session's own database as `memory`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.core.lease import GRACE_S
 from vaultik.errors import ConfigError, LocalIndexError
@@ -22,14 +23,24 @@ if TYPE_CHECKING:
 
 _SCHEMA = """
 CREATE TABLE memory.store (location TEXT NOT NULL) STRICT;
-CREATE TABLE memory.objects (sha256 BLOB PRIMARY KEY, at REAL NOT NULL, is_right INTEGER NOT NULL, content BLOB) STRICT, WITHOUT ROWID;
+CREATE TABLE memory.objects (sha256 BLOB PRIMARY KEY, size INTEGER NOT NULL, at REAL NOT NULL, is_right INTEGER NOT NULL,
+    content BLOB) STRICT, WITHOUT ROWID;
 CREATE TABLE memory.passes (kind TEXT PRIMARY KEY, since REAL NOT NULL) STRICT;
-CREATE TABLE memory.heads (source TEXT PRIMARY KEY, snapshot TEXT NOT NULL) STRICT
+CREATE TABLE memory.seen (key TEXT PRIMARY KEY, source TEXT NOT NULL, modified REAL NOT NULL) STRICT, WITHOUT ROWID
 """
 _SYSTEM = Path("/var/lib/vaultik")
 _GOES_ON_S = GRACE_S
 """An interrupted verification that is older is begun anew."""
-_TABLES = [("heads",), ("objects",), ("passes",), ("store",)]
+_TABLES = [("objects",), ("passes",), ("seen",), ("store",)]
+
+
+class Seen(NamedTuple):
+    """A snapshot that was listed."""
+
+    source: str
+    """8 hex digits."""
+    modified: float
+    """LastModified of its DB."""
 
 
 def default_path(store: Store) -> Path:
@@ -55,6 +66,8 @@ def attach(db: sqlite3.Connection, path: Path, location: str) -> None:
         db.execute("PRAGMA memory.journal_mode = WAL")
         db.execute("PRAGMA memory.synchronous = NORMAL")
         found = _prepare(db, location)
+        # A clock that was ahead would make them look read for a long time to come.
+        db.execute("DELETE FROM memory.objects WHERE at > ?", (time.time(),))
     except (OSError, sqlite3.Error) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
         raise LocalIndexError(
@@ -94,19 +107,33 @@ def end_pass(db: sqlite3.Connection, kind: str) -> None:
     db.execute("DELETE FROM memory.passes WHERE kind = ?", (kind,))
 
 
-def note(db: sqlite3.Connection, sha256: bytes, at: float, content: bytes | None, *, is_right: bool) -> None:
+def note(db: sqlite3.Connection, sha256: bytes, size: int, at: float, content: bytes | None, *, is_right: bool) -> None:
     """Note that an object was read, whether its bytes were what its name says, and for which `content` it was."""
-    db.execute("INSERT OR REPLACE INTO memory.objects VALUES (?, ?, ?, ?)", (sha256, at, is_right, content))
+    db.execute("INSERT OR REPLACE INTO memory.objects VALUES (?, ?, ?, ?, ?)", (sha256, size, at, is_right, content))
 
 
-def get_heads(db: sqlite3.Connection) -> dict[str, str]:
-    """Return the newest snapshot of each source that was ever seen."""
-    return dict(db.execute("SELECT source, snapshot FROM memory.heads"))
+def find_vanished(db: sqlite3.Connection, listed: Mapping[str, Seen], now: float) -> dict[str, Seen]:
+    """Return the snapshots that were seen once, are not listed, and that no prune may have dropped.
+
+    A prune keeps whatever was its source's newest at any time within the grace: what is gone must have been superseded
+    for that long, by the store's times, which nobody can set back.
+
+    Args:
+        db: with the memory attached.
+        listed: what is there now, by the key of the DB.
+        now: the time; a week matters, not an hour.
+    """
+    seen = {key: Seen(source, at) for key, source, at in db.execute("SELECT key, source, modified FROM memory.seen")}
+    latest: dict[str, float] = {}
+    for one in (*seen.values(), *listed.values()):
+        if one.modified <= now - GRACE_S:
+            latest[one.source] = max(latest.get(one.source, 0.0), one.modified)
+    return {key: one for key, one in seen.items() if key not in listed and one.modified >= latest.get(one.source, 0.0)}
 
 
-def set_heads(db: sqlite3.Connection, heads: Mapping[str, str]) -> None:
-    """Remember the newest snapshot of each source; others are forgotten."""
+def set_seen(db: sqlite3.Connection, seen: Mapping[str, Seen]) -> None:
+    """Remember snapshots by the keys of their DBs; others are forgotten."""
     db.execute("BEGIN")
-    db.execute("DELETE FROM memory.heads")
-    db.executemany("INSERT INTO memory.heads VALUES (?, ?)", heads.items())
+    db.execute("DELETE FROM memory.seen")
+    db.executemany("INSERT INTO memory.seen VALUES (?, ?, ?)", ((key, *one) for key, one in seen.items()))
     db.execute("COMMIT")

@@ -21,7 +21,7 @@ from vaultik.maintain import blob_table, decide, inventory, locks
 from vaultik.maintain.blob_table import Hold, References
 from vaultik.maintain.plan import DROP, Held, Plan, Tally, dump, load
 from vaultik.maintain.steps import StepSession
-from vaultik.maintain.survey import Surveyed, Surveyor
+from vaultik.maintain.survey import Surveyed, Surveyor, refuse_strangers
 
 if TYPE_CHECKING:
     import sqlite3
@@ -127,7 +127,7 @@ class PruneSession(StepSession):
                 surveyed.append(surveyor.read(snapshot, with_db=not gone))
             self.emit(done=1, done_bytes=snapshot.size_bytes + snapshot.manifest_bytes)
         references.finish()
-        return surveyed
+        return refuse_strangers(surveyed)
 
     def _list_blobs(self) -> None:
         self.emit(stage="listing blobs", objects=0, bytes=0)

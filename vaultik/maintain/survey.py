@@ -7,15 +7,18 @@ What can't be read or doesn't agree is noted, and left to who decides.
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.core.age_stream import RangeOpener
 from vaultik.core.ids import source8
+from vaultik.core.manifest import NAMESPACE
 from vaultik.errors import (
     IntegrityError,
     MisplacedError,
     NoMatchingIdentityError,
     ObjectNotFoundError,
+    SignatureError,
 )
 from vaultik.maintain.inventory import check_still_there, find_manifest
 from vaultik.snapshot.find import check_signed, read_manifest, with_its_size
@@ -48,6 +51,10 @@ class Surveyed(NamedTuple):
     number: int | None
     """Its number among the references."""
     problem: VaultikError | None
+    signer: Signer | None = None
+    """Who signed it, where that matters."""
+    has_db: bool = False
+    """Whether its DB could be opened, and agrees."""
 
 
 class Surveyor:
@@ -95,14 +102,15 @@ class Surveyor:
             found = with_its_size(self._store, found, facts.dbs[0][1])
             blobs = {bytes.fromhex(blob): size for blob, size in facts.blobs}
             _check_names(found, facts, len(blobs))
-            if self._signers is not None:
-                check_signed(found, facts, self._signers)
-            if with_db and self._opens_db(found):
+            signer = check_signed(found, facts, self._signers) if self._signers is not None else None
+            has_db = with_db and self._opens_db(found)
+            if has_db:
                 self._check_db(found, facts, blobs)
         except (IntegrityError, NoMatchingIdentityError, ObjectNotFoundError) as exc:
             check_still_there(self._store, found)
             return Surveyed(found, None, None, exc)
-        return Surveyed(found, dataclasses.replace(facts, blobs=()), self._references.add(blobs), None)
+        number = self._references.add(blobs)
+        return Surveyed(found, dataclasses.replace(facts, blobs=()), number, None, signer, has_db)
 
     def _opens_db(self, found: FoundSnapshot) -> bool:
         """Tell whether an identity opens the snapshot's DB; an audit identity opens manifests only."""
@@ -125,6 +133,30 @@ class Surveyor:
                     raise IntegrityError("manifest and DB disagree (a blob)")
             if left:
                 raise IntegrityError("manifest and DB disagree (a blob)")
+
+
+def refuse_strangers(surveyed: Sequence[Surveyed]) -> list[Surveyed]:
+    """Return the snapshots, with a problem of those that are signed by who may not sign for every host of their source.
+
+    Each host signs in its own name, and may write where it likes.
+    """
+    hosts: dict[str, set[str]] = defaultdict(set)
+    for one in surveyed:
+        if one.facts is not None and one.signer is not None:
+            hosts[one.found.source8].add(one.facts.host)
+    return [
+        one._replace(problem=_stranger(one, others), facts=None) if one.signer is not None and others else one
+        for one in surveyed
+        for others in [[h for h in hosts[one.found.source8] if one.signer and not one.signer.is_of(h, NAMESPACE)]]
+    ]
+
+
+def _stranger(one: Surveyed, others: Sequence[str]) -> SignatureError:
+    assert one.facts is not None
+    return SignatureError(
+        f"manifest of {one.found.name.snapshot}: signed for {one.facts.host!r}, in a source that has snapshots of"
+        f" {', '.join(sorted(others))} too"
+    )
 
 
 def _check_names(found: FoundSnapshot, facts: Manifest, blobs: int) -> None:

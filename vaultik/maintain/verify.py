@@ -30,7 +30,7 @@ from vaultik.snapshot.find import list_snapshots
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from vaultik.core.identity import Identity
     from vaultik.maintain.reading import Reading, Witness
@@ -42,8 +42,10 @@ if TYPE_CHECKING:
 LOOK, READ, TRACE = "look", "read", "trace"
 _SCHEMA = f"""
 {looking.SCHEMA};
-CREATE TABLE reads (place INTEGER PRIMARY KEY, key TEXT NOT NULL, sha256 BLOB NOT NULL, size INTEGER NOT NULL) STRICT;
+CREATE TABLE reads (place INTEGER PRIMARY KEY, key TEXT NOT NULL, sha256 BLOB NOT NULL, size INTEGER NOT NULL,
+    modified REAL NOT NULL) STRICT;
 CREATE TABLE tallies (what TEXT PRIMARY KEY, objects INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT;
+CREATE TABLE bad_spans (first INTEGER NOT NULL, last INTEGER NOT NULL) STRICT;
 {findings.SCHEMA};
 {content.SCHEMA}
 """
@@ -52,6 +54,7 @@ _DEEP_SIDE_BY_SIDE = 2
 """Each of these decodes on threads of its own."""
 _PATHS_SHOWN = 1000
 _RIGHT, _BEFORE = "right", "before"
+_IS_HIT = "EXISTS (SELECT 1 FROM bad_spans AS b WHERE c.number BETWEEN b.first AND b.last)"
 
 
 class VerifySession(StepSession):
@@ -101,11 +104,12 @@ class VerifySession(StepSession):
         db, sample = self.db(), self._request.sample
         (stored,) = db.execute("SELECT total(size) FROM objects WHERE snapshot IS NULL").fetchone()
         db.execute(
-            # What has gone unread for longest comes first.
-            "INSERT INTO reads (key, sha256, size) SELECT key, sha256, size FROM (SELECT o.*, o.snapshot IS NULL AS is_blob,"
-            " sum(o.size) OVER (PARTITION BY o.snapshot IS NULL ORDER BY coalesce(v.at, 0), o.sha256) - o.size AS sooner"
-            " FROM objects AS o LEFT JOIN memory.objects AS v USING (sha256)) WHERE NOT is_blob OR sooner < ?"
-            " ORDER BY is_blob, sooner",
+            # What has gone unread for longest comes first, and what was wrong the last time always comes.
+            "INSERT INTO reads (key, sha256, size, modified) SELECT key, sha256, size, modified FROM (SELECT o.*,"
+            " o.snapshot IS NULL AS is_blob, v.is_right IS 0 AS is_wrong, sum(o.size) OVER (PARTITION BY o.snapshot IS NULL"
+            " ORDER BY v.is_right IS 0, coalesce(v.at, 0), o.sha256) - o.size AS sooner"
+            " FROM objects AS o LEFT JOIN memory.objects AS v USING (sha256)) WHERE NOT is_blob OR is_wrong OR sooner < ?"
+            " ORDER BY is_blob, is_wrong DESC, sooner",
             (sample.of(int(stored)) if sample else math.inf,),
         )
 
@@ -137,15 +141,16 @@ class VerifySession(StepSession):
             self._done(READ)
 
     def _iter_items(self, since: float) -> Iterator[Item]:
-        """Yield what wasn't read and right since the verification began."""
+        """Yield what wasn't read and right since the verification began, or has changed since."""
         place = 0
         query = (
-            "SELECT r.place, r.key, r.sha256, r.size, v.at, v.content FROM reads AS r"
-            " LEFT JOIN memory.objects AS v ON v.sha256 = r.sha256 AND v.is_right WHERE r.place > ? ORDER BY r.place LIMIT 1"
+            "SELECT r.place, r.key, r.sha256, r.size, v.at >= ? AND v.at >= r.modified AND v.size = r.size, v.content"
+            " FROM reads AS r LEFT JOIN memory.objects AS v ON v.sha256 = r.sha256 AND v.is_right"
+            " WHERE r.place > ? ORDER BY r.place LIMIT 1"
         )
-        while row := self.db().execute(query, (place,)).fetchone():
-            place, key, sha256, size, at, seen = row
-            if at is not None and at >= since and (not self._request.deep or seen == self._content(key)):
+        while row := self.db().execute(query, (since, place)).fetchone():
+            place, key, sha256, size, is_read, seen = row
+            if is_read and (not self._request.deep or seen == self._content(key)):
                 self._count(_BEFORE, size)
             else:
                 yield Item(key, sha256, size)
@@ -178,20 +183,21 @@ class VerifySession(StepSession):
         blob = parse_blob_key(item.key)
         self.emit(done=1, done_bytes=item.size)
         is_right = reading.problem is None
-        memory.note(db, item.sha256, time.time(), self._content(item.key) if is_right else None, is_right=is_right)
+        seen = self._content(item.key) if is_right else None
+        memory.note(db, item.sha256, item.size, time.time(), seen, is_right=is_right)
         if reading.problem is None:
             self._count(_RIGHT, item.size)
             return
         kind, text = reading.problem
-        if kind == Kind.MISSING and blob is not None:
-            db.execute("INSERT OR IGNORE INTO gone VALUES (?)", (blob,))
-        elif kind != Kind.MISSING:
-            row = db.execute(
-                "SELECT snapshot FROM objects WHERE key = ? AND snapshot IS NOT NULL", (item.key,)
-            ).fetchone()
-            findings.add_problem(db, kind, item.key, text, row or ())
-            if blob is not None:
-                content.note_bad(db, blob, reading.bad_chunks)
+        row = db.execute("SELECT snapshot FROM objects WHERE key = ? AND snapshot IS NOT NULL", (item.key,)).fetchone()
+        if kind == Kind.MISSING:
+            # Whether it should be there is settled in the end.
+            where = "gone VALUES (?)" if blob is not None else "vanished VALUES (?, ?)"
+            db.execute(f"INSERT OR IGNORE INTO {where}", (blob,) if blob is not None else (item.key, *row))
+            return
+        findings.add_problem(db, kind, item.key, text, row or ())
+        if blob is not None:
+            content.note_bad(db, blob, reading.bad_chunks)
 
     # -- trace ------------------------------------------------------------------------------------
 
@@ -204,31 +210,55 @@ class VerifySession(StepSession):
         with self._disk_errors():
             db = self.db()
             db.execute("INSERT OR IGNORE INTO bad_blobs SELECT blob FROM gone")
-            hit = db.execute(
-                "SELECT c.snapshot, c.key, s.blob FROM chosen AS c JOIN spans AS s ON c.number BETWEEN s.first AND s.last"
-                " WHERE s.blob IN (SELECT blob FROM bad_blobs UNION SELECT blob FROM bad_chunks) ORDER BY c.number"
-            ).fetchall()
-            there = {s.name.key: s for s in list_snapshots(self.store())} if hit else {}
-            # A snapshot that a prune dropped meanwhile may lack what it likes.
-            hit = [row for row in hit if row[1] in there]
-            findings.add_hits(db, ((snapshot, blob_key(blob)) for snapshot, _, blob in hit))
+            db.execute(
+                "INSERT INTO bad_spans SELECT DISTINCT first, last FROM spans"
+                " WHERE blob IN (SELECT blob FROM bad_blobs UNION SELECT blob FROM bad_chunks)"
+            )
+            is_wanted = db.execute(
+                "SELECT EXISTS (SELECT 1 FROM bad_spans UNION ALL SELECT 1 FROM vanished)"
+            ).fetchone()[0]
+            there = {s.name.key: s for s in list_snapshots(self.store())} if is_wanted else {}
+            if is_wanted:
+                self._settle_vanished()
+                self._forget_dropped(there)
             self._settle_gone()
-            keys = list(dict.fromkeys(key for _, key, _ in hit))
-            self.emit(stage="looking which files", objects=len(keys), bytes=0)
-            for key in keys:
+            rows = db.execute(f"SELECT key FROM chosen AS c WHERE {_IS_HIT} ORDER BY number").fetchall()
+            self.emit(stage="looking which files", objects=len(rows), bytes=0)
+            for (key,) in rows:
                 self._trace_files(there[key])
                 self.emit(done=1)
             self._done(TRACE)
 
-    def _settle_gone(self) -> None:
-        """Call missing what a snapshot needs; the rest a prune may have removed."""
+    def _settle_vanished(self) -> None:
+        """Call missing what is listed still, and can't be read."""
         db = self.db()
+        for key, snapshot in db.execute("SELECT key, snapshot FROM vanished ORDER BY key").fetchall():
+            if self._is_listed(key):
+                findings.add_problem(db, Kind.MISSING, key, "is listed, and is not there", [snapshot])
+
+    def _forget_dropped(self, there: Mapping[str, FoundSnapshot]) -> None:
+        """Forget the snapshots that a prune dropped meanwhile: they may lack what they like."""
+        db = self.db()
+        rows = db.execute("SELECT key FROM chosen").fetchall()
+        db.executemany("DELETE FROM chosen WHERE key = ?", ((key,) for (key,) in rows if key not in there))
+
+    def _settle_gone(self) -> None:
+        """Call missing what a snapshot needs, or the store still lists; the rest a prune may have removed."""
+        db = self.db()
+        needed = (
+            "SELECT 1 FROM chosen AS c JOIN spans AS s ON c.number BETWEEN s.first AND s.last WHERE s.blob = ? LIMIT 1"
+        )
         for (blob,) in db.execute("SELECT blob FROM gone ORDER BY blob").fetchall():
             key = blob_key(blob)
-            if db.execute("SELECT 1 FROM hits WHERE key = ?", (key,)).fetchone():
+            if db.execute(needed, (blob,)).fetchone():
                 findings.add_problem(db, Kind.MISSING, key, "is not stored")
+            elif self._is_listed(key):
+                findings.add_problem(db, Kind.MISSING, key, "is listed, and is not there")
             else:
                 findings.add_note(db, f"{key}: gone since it was listed; a prune may be at work")
+
+    def _is_listed(self, key: str) -> bool:
+        return any(info.key == key for info in self.store().walk(key))
 
     def _trace_files(self, found: FoundSnapshot) -> None:
         db, snapshot = self.db(), found.name.snapshot
@@ -251,11 +281,12 @@ class VerifySession(StepSession):
             "SELECT min(v.at) FROM objects AS o JOIN memory.objects AS v USING (sha256) WHERE snapshot IS NULL"
         ).fetchone()
         (snapshots,) = db.execute("SELECT count(DISTINCT snapshot) FROM objects").fetchone()
+        (is_any_closed,) = db.execute("SELECT EXISTS (SELECT 1 FROM chosen WHERE number IS NULL)").fetchone()
         right, before = self._tally(_RIGHT), self._tally(_BEFORE)
         return VerifyReport(
             location=self.store().location,
             deep=self._request.deep,
-            has_surveyed=bool(self._identities),
+            has_surveyed=bool(self._identities) and not is_any_closed,
             snapshots=snapshots,
             blobs=_sum(db, blobs),
             read=Tally(right.objects + before.objects, right.bytes + before.bytes),

@@ -45,7 +45,7 @@ def lines(report: VerifyReport) -> Iterator[str]:
     for problem in report.problems:
         yield f"{problem.kind}: {printable(problem.key)}: {printable(problem.text)}"
         if problem.snapshots:
-            yield f"    needed by {_named(problem.snapshots)}"
+            yield f"    needed by {_named(problem.snapshots, problem.snapshot_count)}"
     for hit in report.files:
         yield f"snapshot {hit.snapshot}: {plural(hit.files, 'file')} of it can't be brought back whole:"
         yield from (f"    {printable(path)}" for path in hit.paths[:_FILES_NAMED])
@@ -73,6 +73,6 @@ def _amount(tally: Tally, what: str) -> str:
     return f"{plural(tally.objects, what)} ({human_bytes(tally.bytes)})"
 
 
-def _named(snapshots: list[str]) -> str:
-    shown, more = snapshots[-_SNAPSHOTS_NAMED:], len(snapshots) - _SNAPSHOTS_NAMED
+def _named(snapshots: list[str], count: int) -> str:
+    shown, more = snapshots[-_SNAPSHOTS_NAMED:], count - _SNAPSHOTS_NAMED
     return ", ".join(shown) + (f" and {more:,} older" if more > 0 else "")

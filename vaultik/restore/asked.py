@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -70,8 +71,8 @@ class Asked(NamedTuple):
             "host": self.host,
             "include": list(self.include),
             "exclude": list(self.exclude),
-            # What was fetched without a look at who signed it is not what is asked for with one.
-            **({} if self.signers is None else {"signed": True}),
+            # What was fetched without a look at who signed it, or with others to believe, is not what is asked for.
+            **({} if self.signers is None else {"signers": hashlib.sha256(repr(self.signers).encode()).hexdigest()}),
         }
 
     def check_names(self, names: set[str]) -> None:

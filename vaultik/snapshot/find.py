@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from vaultik.core import manifest, sshsig
@@ -145,21 +145,22 @@ def read_manifest(store: Store, found: FoundSnapshot, identities: Sequence[Ident
     return facts
 
 
-def check_signed(found: FoundSnapshot, facts: manifest.Manifest, signers: Sequence[Signer]) -> None:
-    """Check that a manifest is signed in its host's name, and that it vouches for the DB that stands beside it.
+def check_signed(found: FoundSnapshot, facts: manifest.Manifest, signers: Sequence[Signer]) -> Signer:
+    """Check that a manifest is signed in its host's name, and that it vouches for the DB that stands beside it; return by whom.
 
     Raises:
         SignatureError: it isn't, or doesn't.
     """
     what = f"manifest of {found.name.snapshot}"
     try:
-        sshsig.check(facts.signatures, manifest.NAMESPACE, manifest.iter_signed(facts), signers, facts.host)
+        signer = sshsig.check(facts.signatures, manifest.NAMESPACE, manifest.iter_signed(facts), signers, facts.host)
     except SignatureError as exc:
         raise SignatureError(
             f"{what}: {exc}", hint="--signers names whom to believe; an older snapshot may be signed"
         ) from exc
     if facts.dbs != ((found.name.key, found.size_bytes),):
         raise SignatureError(f"{what}: what is signed names another DB than the one that is stored")
+    return signer
 
 
 def select(
@@ -187,7 +188,27 @@ def select(
         facts = read_manifest(store, found, identities)
         found = with_its_size(store, found, facts.dbs[0][1])
         check_signed(found, facts, signers)
+        if spec == LATEST and host != facts.host:
+            _check_one_host(store, found, identities)
     return found
+
+
+def _check_one_host(store: Store, found: FoundSnapshot, identities: Sequence[Identity]) -> None:
+    """Check that a source has the snapshots of one host: another may sign in its own name, and write where it likes.
+
+    Raises:
+        SelectionError: it has several; which one is meant is for a person to say.
+    """
+    hosts = set()
+    for one in list_snapshots(store):
+        if one.source8 == found.source8:
+            with suppress(IntegrityError, NoMatchingIdentityError):
+                hosts.add(read_manifest(store, one, identities).host)
+    if len(hosts) > 1:
+        raise SelectionError(
+            f"latest: source {found.source8} has snapshots of {', '.join(sorted(hosts))}",
+            hint="add --host with the name of the one that is meant; one of them may have written into the other's",
+        )
 
 
 def _select(store: Store, spec: str, identities: Sequence[Identity], host: str | None) -> FoundSnapshot:

@@ -120,9 +120,12 @@ def find_meta(db: sqlite3.Connection, key: str) -> object:
 def attach(db: sqlite3.Connection, copy: Path) -> None:
     """Let the connection of an untrusted DB add rows to a database of one's own, `copy`, and remove some.
 
-    The guarded connection gets to know both; one without guards never sees the file.
+    The guarded connection gets to know both; one without guards never sees the file. What it may do is measured by
+    the size of both from then on: a small delta may take much out of a large copy.
     """
     db.set_authorizer(None)
+    (size,) = db.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()
+    db.set_progress_handler(_Budget(size + copy.stat().st_size), _STEPS)
     db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 1)
     db.execute("ATTACH ? AS copy", (os.fspath(copy),))
     db.execute("PRAGMA copy.synchronous = OFF")

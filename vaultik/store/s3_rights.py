@@ -5,15 +5,15 @@ Nothing is lost by it: the object is put again with the very same bytes, and wha
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-_REFUSED = ("AccessDenied", "403", "Forbidden", "AllAccessDisabled", "UnauthorizedAccess")
 
 
 class Rights(NamedTuple):
@@ -51,7 +51,7 @@ def probe(client: Any, bucket: str, prefix: str, key: str, body: bytes) -> Right
     return Rights(
         list=_may(lambda: client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)),
         get=_may(lambda: client.get_object(**where, Range="bytes=0-0")),
-        delete=_may(lambda: client.delete_object(**absent)),
+        delete=_may(lambda: _delete(client, absent)),
         overwrite=overwrite,
         delete_versions=_may(lambda: client.delete_object(**absent, VersionId=version)),
         is_versioned=version != "null",
@@ -62,8 +62,17 @@ def _may(ask: Callable[[], object]) -> bool:
     try:
         ask()
     except ClientError as exc:
-        if exc.response.get("Error", {}).get("Code") in _REFUSED:
-            return False
-        if exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500) >= 500:  # noqa: PLR2004 - the server's fault
+        status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", HTTPStatus.INTERNAL_SERVER_ERROR)
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise
+        # What isn't there may be deleted; every other answer of this kind is a no.
+        return status == HTTPStatus.NOT_FOUND
     return True
+
+
+def _delete(client: Any, absent: dict[str, str]) -> None:
+    """Delete what isn't there, and the marker of that, which a versioned bucket keeps."""
+    marker = client.delete_object(**absent).get("VersionId")
+    if marker:
+        with contextlib.suppress(ClientError):
+            client.delete_object(**absent, VersionId=marker)
