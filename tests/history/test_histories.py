@@ -51,7 +51,8 @@ class Histories(RuleBasedStateMachine):
                     prune.kill()
             for host in self.world.hosts:
                 host.kill()
-            self.world.lag, self.world.faults = False, []
+            self.world.lag = False
+            self.world.faults.begin()
             whole = [key for key, snapshot in self.world.snapshots.items() if snapshot["complete"]]
             for key in [key for key in whole if not self.world.snapshots[key]["blobs"] & self.world.by_hand.keys()][
                 -3:
@@ -146,7 +147,7 @@ class Histories(RuleBasedStateMachine):
         self.world.pass_time(SPANS[count], standing_still=True)
 
     def _fail_a_put(self, _host, count):
-        self.world.faults = [None] * (count // 2) + [["no", "yes"][count % 2]]
+        self.world.faults.begin({("put", count // 2): ["down", "down, done"][count % 2]})
 
     def _lag(self, _host, count):
         self.world.lag = count < 2
