@@ -252,6 +252,26 @@ def test_so_is_one_that_stalls(weed, near, prefix, monkeypatch, at):  # noqa: AR
     assert found == DATA[at.get("offset", 0) :][: at.get("length")]
 
 
+@pytest.mark.parametrize("name", ["walk", "children", "delete"])
+@pytest.mark.parametrize("fault", ["cut", "short", "truncate", "empty"])
+def test_a_list_that_is_none_is_never_taken_for_one(weed, near, prefix, big, name, fault):  # noqa: ARG001
+    operation, _, expected = CALLS[name]
+    with Proxy(weed, {operation: [fault]}) as proxy:
+        store = s3_store(weed, prefix, endpoint=proxy.endpoint)
+        try:
+            assert call(name, store, big) == expected
+        except StoreUnavailableError as exc:
+            assert "\n" not in str(exc)
+        assert proxy.faults() == 1
+
+
+def test_nor_is_a_page_of_somebody_else():
+    page = b'<?xml version="1.0"?><html xmlns="http://www.w3.org/1999/xhtml"><body>Please log in.</body></html>'
+    with Canned(body=page) as server, pytest.raises(StoreUnavailableError, match="IsTruncated") as caught:
+        list(store_at(server.endpoint).walk())
+    assert caught.value.hint == "is the endpoint one of S3?"
+
+
 @pytest.mark.parametrize("fault", ["truncate", "empty", "lengthen", "flip"])
 def test_a_body_that_is_another_one_is_told_by_its_name(weed, near, prefix, fault):  # noqa: ARG001
     """The store gives what it gets; who reads holds it against the digest."""

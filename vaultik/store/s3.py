@@ -261,7 +261,8 @@ class S3Store:
                 page = self._client().list_objects_v2(
                     Bucket=self._bucket, Prefix=self._prefix + prefix, MaxKeys=_PAGE, **extra, **token
                 )
-                more = {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else {}
+                # A body that is empty or no listing is none to botocore either; an empty listing says that it is whole.
+                more = {"ContinuationToken": page["NextContinuationToken"]} if page["IsTruncated"] else {}
             yield page
             if not more:
                 return
