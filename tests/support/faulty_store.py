@@ -69,6 +69,8 @@ class Faults:
     """What happens to which calls, counted over all stores that share this."""
 
     def __init__(self, script=None, *, seed=0):
+        self.met = Counter()
+        """How often each fault took place, of all maps."""
         self.begin(script, seed=seed)
 
     def begin(self, script=None, *, seed=0):
@@ -85,6 +87,8 @@ class Faults:
         fault = self.script.get(number, self.script.get((method, nth)))
         call = Call(method, what, fault if fault in FAULTS[method] else None, is_whole)
         self.calls.append(call)
+        if call.fault is not None:
+            self.met[method, call.fault] += 1
         return call.fault
 
     @property
