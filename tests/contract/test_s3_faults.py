@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import S3_GROUP
 from tests.support.objects import put, read, s3_store, store_at
 from tests.support.proxy import STALLED_S, Canned, Proxy
-from vaultik.errors import IntegrityError, ObjectNotFoundError, StoreAccessError, StoreUnavailableError
+from vaultik.errors import IntegrityError, ObjectNotFoundError, StoreAccessError, StoreError, StoreUnavailableError
 from vaultik.maintain.findings import Kind
 from vaultik.maintain.reading import Item, read_item
 from vaultik.store.s3_client import parse_date
@@ -280,6 +280,17 @@ def test_a_body_that_is_another_one_is_told_by_its_name(weed, near, prefix, faul
         store = s3_store(weed, prefix, endpoint=proxy.endpoint)
         assert read_item(store, item, lambda _: True).problem == (Kind.DAMAGED, "its bytes are not what its name says")
         assert read_item(store, item, lambda _: True).problem is None
+
+
+@pytest.mark.parametrize("name", ["put whole", "put a file", "send part"])
+def test_a_body_that_is_altered_on_its_way_there_is_refused(weed, near, prefix, big, name):
+    with Proxy(weed, {CALLS[name][0]: itertools.repeat("flip-sent")}) as proxy:
+        store = s3_store(weed, prefix, endpoint=proxy.endpoint, **PARTS)
+        with pytest.raises(StoreError) as caught:
+            call(name, store, big)
+        assert "\n" not in str(caught.value)
+    assert near.store.head(f"{prefix}new") is None
+    assert unfinished(weed, prefix) == []
 
 
 def test_of_a_range_never_more_comes_than_was_asked_for(weed, near, prefix):  # noqa: ARG001

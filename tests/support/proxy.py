@@ -13,7 +13,7 @@ A script maps the names of S3's operations to what happens to their requests, on
     "slow"       the server does it, but the answer comes after STALLED_S
     "truncate"   the answer's body ends in the middle, and says so in its length; "empty": it has none
     "lengthen"   there is more of it
-    "flip"       a bit of it is another one
+    "flip"       a bit of it is another one; "flip-sent": a bit of the request's body is, on its way to the server
     "500"        an InternalError, "503": a SlowDown, "403", "404", "409", "412": what they are for S3; all without the server
     a callable   called with the request first; what it returns happens then
 """
@@ -164,7 +164,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(
                 int(request.fault), {"Content-Type": "application/xml"}, ERROR.format(code, message).encode()
             )
-        status, headers, answer = self.forward(body)
+        status, headers, answer = self.forward(ALTERED["flip"](body) if request.fault == "flip-sent" else body)
         request.size = len(answer)
         if request.fault == "lost":
             return self.reset()
