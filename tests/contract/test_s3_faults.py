@@ -254,7 +254,7 @@ def test_so_is_one_that_stalls(weed, near, prefix, monkeypatch, at):  # noqa: AR
 
 @pytest.mark.parametrize("name", ["walk", "children", "delete"])
 @pytest.mark.parametrize("fault", ["cut", "short", "truncate", "empty"])
-def test_a_list_that_is_none_is_never_taken_for_one(weed, near, prefix, big, name, fault):  # noqa: ARG001
+def test_an_answer_without_its_end_is_never_taken_for_one(weed, near, prefix, big, name, fault):
     operation, _, expected = CALLS[name]
     with Proxy(weed, {operation: [fault]}) as proxy:
         store = s3_store(weed, prefix, endpoint=proxy.endpoint)
@@ -262,13 +262,23 @@ def test_a_list_that_is_none_is_never_taken_for_one(weed, near, prefix, big, nam
             assert call(name, store, big) == expected
         except StoreUnavailableError as exc:
             assert "\n" not in str(exc)
+        else:
+            assert len(proxy.operations(operation)) == 2
         assert proxy.faults() == 1
+    assert near.read("a") == DATA
 
 
-def test_nor_is_a_page_of_somebody_else():
+@pytest.mark.parametrize(
+    ("act", "lacking"),
+    [(lambda store: list(store.walk()), "IsTruncated"), (lambda store: store.delete(["a"]), "Deleted")],
+)
+def test_nor_is_a_page_of_somebody_else(act, lacking):
     page = b'<?xml version="1.0"?><html xmlns="http://www.w3.org/1999/xhtml"><body>Please log in.</body></html>'
-    with Canned(body=page) as server, pytest.raises(StoreUnavailableError, match="IsTruncated") as caught:
-        list(store_at(server.endpoint).walk())
+    with (
+        Canned(body=page) as server,
+        pytest.raises(StoreUnavailableError, match=f"an answer without '{lacking}'") as caught,
+    ):
+        act(store_at(server.endpoint))
     assert caught.value.hint == "is the endpoint one of S3?"
 
 

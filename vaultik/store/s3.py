@@ -182,7 +182,10 @@ class S3Store:
         for start in range(0, len(todo), _PAGE):
             batch = [{"Key": self._prefix + key} for key in todo[start : start + _PAGE]]
             with self._mapped("delete"):
-                answer = self._client().delete_objects(Bucket=self._bucket, Delete={"Objects": batch, "Quiet": True})
+                # Not quietly: else an empty body, or a page of somebody else, would say that all is done.
+                answer = self._client().delete_objects(Bucket=self._bucket, Delete={"Objects": batch})
+                if not answer.keys() & {"Deleted", "Errors"}:
+                    raise KeyError("Deleted")
                 for error in answer.get("Errors", ()):
                     if error.get("Code") != "NoSuchKey":
                         reason = ": ".join(filter(None, (error.get("Code"), error.get("Message"))))
