@@ -20,7 +20,7 @@ from types import SimpleNamespace
 
 from tests.support.faulty_store import Faults, FaultyStore
 from tests.support.memory_store import MemoryStore
-from tests.support.run import seal, upload
+from tests.support.run import restore_into, seal, upload, verify_all
 from tests.support.snapshots import TABLES, open_own, open_whole
 from vaultik.backup import commit, reconcile
 from vaultik.backup.commit import Outcome, commit_snapshot, is_partial_due
@@ -34,10 +34,7 @@ from vaultik.index import bundles, layers, runs
 from vaultik.maintain import inventory
 from vaultik.maintain.prune import STEPS, PruneSession
 from vaultik.maintain.request import parse_request
-from vaultik.maintain.verify import VerifySession
-from vaultik.maintain.verify_request import parse_verify_request
 from vaultik.restore.asked import Asked
-from vaultik.restore.session import RestoreSession
 from vaultik.snapshot.write import write_snapshot_db
 
 HOUR, DAY = 3600.0, 86400.0
@@ -518,41 +515,14 @@ class World:
             return read_files(Path(f"{folder}/out{host.source}"))
 
     def restore_into(self, target, spec, *, prefix="", **asked):
-        """Restore, or go on with a restore, one step after the other as its tasks do. Returns the report."""
-        session = RestoreSession(lambda: self.open_store(prefix), [self.identity], Asked(target, spec, **asked))
-        try:
-            session.begin()
-            if not session.is_done("snapshot"):
-                session.fetch_snapshot()
-            if not session.is_finished():
-                session.compare()
-            while (wave := session.next_wave()) is not None:
-                for blob in session.wave_blobs(wave):
-                    session.restore_blob(blob)
-            session.finish()
-            report = session.report()
-            session.end(report)
-        except VaultikError:
-            session.abandon()
-            raise
-        else:
-            return report
-        finally:
-            session.leave()
+        """Restore, or go on with a restore. Returns the report."""
+        return restore_into(lambda: self.open_store(prefix), [self.identity], Asked(target, spec, **asked))
 
     def verify(self, state=None, *, identity=True, prefix="", **options):
         """Verify everything that is stored, and remember it in `state`. Returns the report."""
         with tempfile.TemporaryDirectory(dir=self.tmp) as folder:
-            request = parse_verify_request(state=state or Path(folder, "state"), **options)
             identities = [self.identity] if identity else []
-            session = VerifySession(lambda: self.open_store(prefix), identities, request)
-            try:
-                session.look()
-                session.read()
-                session.trace()
-                return session.report()
-            finally:
-                session.remove()
+            return verify_all(lambda: self.open_store(prefix), identities, state or Path(folder, "state"), **options)
 
     def stored_bytes(self):
         return sum(len(data) for data, _ in self.objects.values())
