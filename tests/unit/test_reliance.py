@@ -116,6 +116,19 @@ def test_a_put_that_nobody_heard_of_is_found_by_the_next_listing(world, host):
     assert host.backup().counts["bytes_new"] == 0
 
 
+def test_what_that_listing_lacks_is_in_another_snapshot_of_the_same_run(world, host):
+    world.faults.begin({("put", 2): "down, done"})
+    run = host.begin()
+    while not world.snapshots:
+        run.step()
+    world.remove_by_hand(world.blobs()[0])
+    done = run.finish()
+    first, last = world.snapshots.values()
+    assert not first["blobs"] <= world.objects.keys()
+    assert done.snapshot == last["id"]
+    world.restore(list(world.snapshots)[-1])
+
+
 def test_a_put_that_failed_is_sent_again_with_the_same_bytes(world, host):
     world.faults.begin({("put", 2): "down", ("put", 3): "down"})
     host.backup()
