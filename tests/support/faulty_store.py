@@ -19,15 +19,17 @@ only; its values are faults:
     "lie, taken"  a put that says no, and nothing stands there
 
 Against all but the last two vaultik promises: an operation ends right or with an error that says why, nothing that was
-committed is lost, and the next run without faults mends all.
+committed is lost, and the next run without faults mends all. (A restore that names damaged files has come to its end:
+there it is the next one with `--force`.)
 
 A store that lies breaks its contract, and nothing can be promised of what it was trusted with last. What is promised:
 a run lists the store before it puts its manifest and DB, so it notices of each blob that was put by then that it
-isn't there, and stores it anew. A lie about what is put after that listing (a layer of the DB, the manifest, the
-DB) can break, or lose, the snapshot of that very run and no other: what was committed before stays whole. The next
-run notices that layer or that DB missing in its own listing, and stores a whole snapshot; a verification names the
-layer or the manifest, and notes a manifest without its DB. A credential that can only put has no listing: there it is
-the verification that notices. A delete that lied is done by the next prune.
+isn't there, and stores it anew. A lie about what is put after its last listing (a layer of the DB, the DB), or about
+the manifest, can break or lose a snapshot of that very run and no other: what was committed before stays whole. The
+next run notices that layer or that DB missing in its own listing, and stores a whole snapshot; a verification names
+the layer or the manifest, and notes a manifest without its DB. A credential that can only put has no listing: there it
+is the verification that notices, and `--heal` that mends. A delete that lied is done by the next prune; if it was of a
+DB, whose manifest was deleted after it, that prune refuses, and names the `--drop` that does it.
 """
 
 import random
