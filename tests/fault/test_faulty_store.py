@@ -8,13 +8,19 @@ import random
 
 import pytest
 
+from tests.support.backup_scenes import Backup, EarlyBackup, FirstBackup, PutOnlyBackup
 from tests.support.faulty_store import FAULTS
 from tests.support.machine import HISTORIES
-from tests.support.scenes import SCENES, scene
+from tests.support.maintain_scenes import Prune, Verify, VerifyBytes, VerifyDeep
+from tests.support.restore_scenes import Restore, RestoreOne, Update
+from tests.support.scenes import scene
 from vaultik.backup import plan
 from vaultik.maintain import verify
 
-GROUPS = int(HISTORIES or 36)
+GROUPS = int(HISTORIES or 24)
+SCENES = [
+    FirstBackup, Backup, PutOnlyBackup, EarlyBackup, Restore, RestoreOne, Update, Prune, Verify, VerifyBytes, VerifyDeep,
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
