@@ -15,6 +15,7 @@ from tests.conftest import S3_GROUP, make_site
 from tests.support.proxy import Proxy
 from tests.support.run import Run, restore_into, verify_all
 from tests.support.tree import describe
+from tests.support.world import read_files
 from vaultik.backup import commit
 from vaultik.core.identity import Identity
 from vaultik.errors import VaultikError
@@ -28,9 +29,10 @@ from vaultik.store.open import open_store
 pytestmark = S3_GROUP
 
 ALWAYS = ["reset", "reset-late", "lost", "500", "503", "403", "404"]
+BODIES = {"GetObject": ["cut", "short", "truncate", "empty", "lengthen", "flip"]}
 FAULTS = {
     "PutObject": [*ALWAYS, "409", "flip-sent"],
-    "GetObject": [*ALWAYS, "cut", "short", "truncate", "empty", "lengthen", "flip"],
+    "GetObject": [*ALWAYS, *BODIES["GetObject"]],
     "HeadObject": ALWAYS,
     "ListObjectsV2": [*ALWAYS, "cut", "truncate", "empty"],
     "DeleteObjects": [*ALWAYS, "cut", "truncate", "empty"],
@@ -77,13 +79,13 @@ class Place:
             session.remove()
 
     @contextlib.contextmanager
-    def failing(self, chance):
+    def failing(self, chance, faults=FAULTS):
         """Some of the requests meet a fault; what ends of it ends with one line."""
 
         def fault(operation, _request):
-            return chance.choice(FAULTS[operation]) if chance.random() < 0.3 else "pass"
+            return chance.choice(faults[operation]) if chance.random() < 0.3 else "pass"
 
-        self.proxy.script = {name: itertools.repeat(functools.partial(fault, name)) for name in FAULTS}
+        self.proxy.script = {name: itertools.repeat(functools.partial(fault, name)) for name in faults}
         try:
             yield
         except VaultikError as exc:
@@ -113,10 +115,14 @@ def test_what_goes_wrong_at_random_is_mended_by_the_next_time(request, tmp_path,
             with place.failing(chance):
                 place.verify(tmp_path / "memory")
             assert place.verify(tmp_path / "memory").problems == []
-            out = tmp_path / f"out {day}"
-            with place.failing(chance):
-                place.restore(out)
-            # What came damaged takes a look at what is there.
-            assert place.restore(out, force=True, checksum=True).damaged == []
-            assert describe(site.restored(out)) == describe(site.source)
+            for number, faults in enumerate([FAULTS, BODIES, BODIES]):
+                out = tmp_path / f"out {day} {number}"
+                with place.failing(chance, faults):
+                    place.restore(out)
+                found = read_files(site.restored(out))
+                whole = {name: data for name, data in found.items() if not name.startswith(".vaultik-")}
+                assert whole.items() <= read_files(site.source).items()
+                # What came damaged takes a look at what is there.
+                assert place.restore(out, force=True, checksum=True).damaged == []
+                assert describe(site.restored(out)) == describe(site.source)
         assert proxy.faults() > 5
