@@ -14,6 +14,11 @@ from vaultik.targets.spool import SpoolTarget
 from vaultik.targets.store import StoreTarget
 
 
+def chunk(session, bundle):
+    """As the task ChunkFile does."""
+    session.chunk(bundle)
+
+
 def seal(session, bundle):
     """As the task SealBlob does."""
     session.seal(bundle, lambda path: SpoolTarget(path).exists())
@@ -90,7 +95,7 @@ class Run:
                 for bundle in bundles.wave_bundles(self.session.index(), self.session.run, wave):
                     # What an interrupted run has done of it is done.
                     state = bundles.get_bundle(self.session.index(), bundle).state
-                    for step in (Session.chunk, seal, upload)[state:]:
+                    for step in (chunk, seal, upload)[state:]:
                         step(self.session, bundle)
             if commit_snapshot(self.session, attempt) == Outcome.COMMITTED:
                 break
