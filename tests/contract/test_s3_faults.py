@@ -1,5 +1,6 @@
 """Requests that fail on their way: every call of the store outlasts a few, and names a store that never gets better."""
 
+import hashlib
 import itertools
 import os
 import time
@@ -8,8 +9,10 @@ import pytest
 
 from tests.conftest import S3_GROUP
 from tests.support.objects import put, read, s3_store, store_at
-from tests.support.proxy import Canned, Proxy
-from vaultik.errors import IntegrityError, StoreAccessError, StoreUnavailableError
+from tests.support.proxy import STALLED_S, Canned, Proxy
+from vaultik.errors import IntegrityError, ObjectNotFoundError, StoreAccessError, StoreError, StoreUnavailableError
+from vaultik.maintain.findings import Kind
+from vaultik.maintain.reading import Item, read_item
 from vaultik.store.s3_client import parse_date
 
 pytestmark = [S3_GROUP, pytest.mark.usefixtures("pauses")]
@@ -121,6 +124,76 @@ def test_a_store_that_never_gets_better_is_given_up_in_one_line(weed, near, pref
             assert "adminsecret" not in message + caught.value.hint
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_an_answer_that_does_not_come_is_asked_for_again(weed, near, prefix, big, monkeypatch, name):  # noqa: ARG001
+    monkeypatch.setattr("vaultik.store.s3_client.READ_S", STALLED_S / 2)
+    operation, _, expected = CALLS[name]
+    with Proxy(weed, {operation: ["slow"]}) as proxy:
+        store = s3_store(weed, prefix, endpoint=proxy.endpoint, **PARTS)
+        answer = call(name, store, big)
+        assert proxy.faults() == 1
+    if operation in ("PutObject", "CompleteMultipartUpload"):
+        assert answer is False  # the first try has done it
+    else:
+        assert answer == (True if expected is None else expected)
+
+
+@pytest.mark.parametrize("name", ["put whole", "open", "walk", "delete"])
+def test_one_that_never_comes_is_given_up(weed, near, prefix, big, monkeypatch, name):  # noqa: ARG001
+    monkeypatch.setattr("vaultik.store.s3_client.READ_S", STALLED_S / 2)
+    with Proxy(weed, {CALLS[name][0]: itertools.repeat("slow")}) as proxy:
+        store = s3_store(weed, prefix, endpoint=proxy.endpoint)
+        with pytest.raises(StoreUnavailableError, match=r"no answer in time$"):
+            call(name, store, big)
+        assert proxy.faults() == 2
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(("fault", "kind"), [("403", StoreAccessError), ("404", ObjectNotFoundError)])
+def test_what_is_refused_is_not_asked_for_again(weed, near, prefix, big, name, fault, kind):
+    operation, _, _ = CALLS[name]
+    with Proxy(weed, {operation: itertools.repeat(fault)}) as proxy:
+        store = s3_store(weed, prefix, endpoint=proxy.endpoint, **PARTS)
+        if (name, fault) == ("head", "404"):
+            assert store.head("a") is None
+        else:
+            with pytest.raises(kind, match=r"access denied|no such object") as caught:
+                call(name, store, big)
+            assert "\n" not in str(caught.value)
+        assert len(proxy.operations(operation)) == 1 or operation == "UploadPart"
+    assert near.store.head(f"{prefix}new") is None
+    assert unfinished(weed, prefix) == []
+
+
+PUTS = ["put whole", "put a file", "complete upload"]
+
+
+@pytest.mark.parametrize("name", PUTS)
+def test_two_puts_that_meet_are_tried_again(weed, near, prefix, big, monkeypatch, name):
+    monkeypatch.setattr("vaultik.store.s3._CONFLICT_PAUSES_S", (0.0, 0.0))
+    operation, _, _ = CALLS[name]
+    with Proxy(weed, {operation: ["409", "409"]}) as proxy:
+        store = s3_store(weed, prefix, endpoint=proxy.endpoint, **PARTS)
+        assert call(name, store, big) is True
+        proxy.script = {operation: itertools.repeat("409")}
+        near.store.delete([f"{prefix}new"])
+        proxy.requests.clear()
+        with pytest.raises(StoreUnavailableError, match="another put of it is going on"):
+            call(name, store, big)
+        assert len(proxy.operations(operation)) == 3
+    assert near.store.head(f"{prefix}new") is None
+    assert unfinished(weed, prefix) == []
+
+
+@pytest.mark.parametrize("name", PUTS)
+def test_what_stands_there_is_left(weed, near, prefix, big, name):
+    """The server's word is taken for it; what it is worth is for a listing to say."""
+    with Proxy(weed, {CALLS[name][0]: ["412"]}) as proxy:
+        assert call(name, s3_store(weed, prefix, endpoint=proxy.endpoint, **PARTS), big) is False
+    assert near.store.head(f"{prefix}new") is None
+    assert unfinished(weed, prefix) == []
+
+
 def test_a_put_whose_answer_was_lost_is_done(weed, near, prefix):
     with Proxy(weed, {"PutObject": ["lost"]}) as proxy:
         assert put(s3_store(weed, prefix, endpoint=proxy.endpoint), "k", DATA) is False
@@ -168,6 +241,73 @@ def test_an_answer_that_breaks_is_asked_for_again_from_there(request, prefix, se
         found = read(s3_store(real, prefix, endpoint=proxy.endpoint), "k", **at)
         assert found == DATA[offset : None if length is None else offset + length]
         assert proxy.faults() == 3
+
+
+@pytest.mark.parametrize("at", [{}, {"offset": 100_000, "length": 200_000}])
+def test_so_is_one_that_stalls(weed, near, prefix, monkeypatch, at):  # noqa: ARG001
+    monkeypatch.setattr("vaultik.store.s3_client.READ_S", STALLED_S / 2)
+    with Proxy(weed, {"GetObject": ["stall", "stall"]}) as proxy:
+        found = read(s3_store(weed, prefix, endpoint=proxy.endpoint), "a", **at)
+        assert proxy.faults() == 2
+    assert found == DATA[at.get("offset", 0) :][: at.get("length")]
+
+
+@pytest.mark.parametrize("name", ["walk", "children", "delete"])
+@pytest.mark.parametrize("fault", ["cut", "short", "truncate", "empty"])
+def test_an_answer_without_its_end_is_never_taken_for_one(weed, near, prefix, big, name, fault):
+    operation, _, expected = CALLS[name]
+    with Proxy(weed, {operation: [fault]}) as proxy:
+        store = s3_store(weed, prefix, endpoint=proxy.endpoint)
+        try:
+            assert call(name, store, big) == expected
+        except StoreUnavailableError as exc:
+            assert "\n" not in str(exc)
+        else:
+            assert len(proxy.operations(operation)) == 2
+        assert proxy.faults() == 1
+    assert near.read("a") == DATA
+
+
+@pytest.mark.parametrize(
+    ("act", "lacking"),
+    [(lambda store: list(store.walk()), "IsTruncated"), (lambda store: store.delete(["a"]), "Deleted")],
+)
+def test_nor_is_a_page_of_somebody_else(act, lacking):
+    page = b'<?xml version="1.0"?><html xmlns="http://www.w3.org/1999/xhtml"><body>Please log in.</body></html>'
+    with (
+        Canned(body=page) as server,
+        pytest.raises(StoreUnavailableError, match=f"an answer without '{lacking}'") as caught,
+    ):
+        act(store_at(server.endpoint))
+    assert caught.value.hint == "is the endpoint one of S3?"
+
+
+@pytest.mark.parametrize("fault", ["truncate", "empty", "lengthen", "flip"])
+def test_a_body_that_is_another_one_is_told_by_its_name(weed, near, prefix, fault):  # noqa: ARG001
+    """The store gives what it gets; who reads holds it against the digest."""
+    item = Item("a", hashlib.sha256(DATA).digest(), len(DATA))
+    with Proxy(weed, {"GetObject": [fault]}) as proxy:
+        store = s3_store(weed, prefix, endpoint=proxy.endpoint)
+        assert read_item(store, item, lambda _: True).problem == (Kind.DAMAGED, "its bytes are not what its name says")
+        assert read_item(store, item, lambda _: True).problem is None
+
+
+@pytest.mark.parametrize("name", ["put whole", "put a file", "send part"])
+def test_a_body_that_is_altered_on_its_way_there_is_refused(weed, near, prefix, big, name):
+    with Proxy(weed, {CALLS[name][0]: itertools.repeat("flip-sent")}) as proxy:
+        store = s3_store(weed, prefix, endpoint=proxy.endpoint, **PARTS)
+        with pytest.raises(StoreError) as caught:
+            call(name, store, big)
+        assert "\n" not in str(caught.value)
+    assert near.store.head(f"{prefix}new") is None
+    assert unfinished(weed, prefix) == []
+
+
+def test_of_a_range_never_more_comes_than_was_asked_for(weed, near, prefix):  # noqa: ARG001
+    with Proxy(weed, {"GetObject": ["lengthen"]}) as proxy:
+        store = s3_store(weed, prefix, endpoint=proxy.endpoint)
+        assert read(store, "a", offset=70_000, length=50_000) == DATA[70_000:120_000]
+        assert proxy.faults() == 1
 
 
 @pytest.mark.parametrize("breaks", [[], [50_000, 200_000], [392_000, 100_000, 393_000]])

@@ -7,11 +7,13 @@ The actors take turns at every call of the store, so a prune may list before and
 import os
 import shutil
 import tempfile
+from collections import Counter
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from tests.support.faulty_store import FAULTS
 from tests.support.machine import run_histories
 from tests.support.world import DAY, HOUR, World
 from vaultik.errors import VaultikError
@@ -25,6 +27,8 @@ SELDOM = [
     "kill", "kill_prune", "save", "roll_back", "clone", "lose_index", "fail_a_put", "set_clock", "write_a_lot", "remove_a_blob",
     "remove_a_snapshot", "lag", "stand_still",
 ]  # fmt: skip
+FAILING = [*FAULTS, *["put"] * 5, "walk", "open"]
+"""Methods of the store."""
 
 
 class Histories(RuleBasedStateMachine):
@@ -51,7 +55,8 @@ class Histories(RuleBasedStateMachine):
                     prune.kill()
             for host in self.world.hosts:
                 host.kill()
-            self.world.lag, self.world.faults = False, []
+            self.world.lag = False
+            self.world.faults.begin()
             whole = [key for key, snapshot in self.world.snapshots.items() if snapshot["complete"]]
             for key in [key for key in whole if not self.world.snapshots[key]["blobs"] & self.world.by_hand.keys()][
                 -3:
@@ -146,7 +151,7 @@ class Histories(RuleBasedStateMachine):
         self.world.pass_time(SPANS[count], standing_still=True)
 
     def _fail_a_put(self, _host, count):
-        self.world.faults = [None] * (count // 2) + [["no", "yes"][count % 2]]
+        self.world.faults.begin({("put", count // 2): ["down", "down, done"][count % 2]})
 
     def _lag(self, _host, count):
         self.world.lag = count < 2
@@ -193,6 +198,38 @@ class SeveralSources(Histories):
     top_rows = None
 
 
+class Faulty(Histories):
+    """Two hosts, of which one can only put, and a store to whose calls happens whatever can, lies included."""
+
+    sources = 2
+    met = Counter()
+
+    @initialize(coarse=st.sampled_from([0.0, 1.0]))
+    def begin(self, coarse):
+        super().begin(coarse)
+        self.world.hosts[1].put_only = True
+
+    def teardown(self):
+        Faulty.met += self.world.faults.met
+        super().teardown()
+
+    @rule(
+        what=st.sampled_from(OFTEN * 4 + SELDOM + FAILING),
+        number=st.integers(0, 7),
+        count=st.integers(0, 7),
+        then=st.sampled_from(["back_up", "prune", "wait"]),
+    )
+    def act(self, what, number, count, then):
+        """One thing happens; or one of the store's next calls will fail, or four in a row, and something is done at once."""
+        if what not in FAILING:
+            super().act(what, number, count)
+            return
+        fault, first = FAULTS[what][count % len(FAULTS[what])], number // 2
+        script = {(what, nth): fault for nth in range(first, first + (4 if number % 2 else 1))}
+        self.world.faults.begin(script, seed=count)
+        super().act(then, number, count)
+
+
 class NoGrace(Histories):
     """`--grace 0`: no clone, no rolled-back copy, no other host, by the user's word; backups go on meanwhile."""
 
@@ -203,3 +240,9 @@ class NoGrace(Histories):
 @pytest.mark.parametrize("kind", [Histories, PutOnly, SeveralSources, NoGrace])
 def test_no_snapshot_ever_breaks(kind):
     run_histories(kind, examples=EXAMPLES, steps=STEPS)
+
+
+def test_nor_does_one_by_a_store_that_fails():
+    run_histories(Faulty, examples=EXAMPLES // 2, steps=STEPS)
+    assert sum(Faulty.met.values()) > EXAMPLES, "too few faults to show anything"
+    assert {method for method, _ in Faulty.met} >= {"put", "open", "walk", "children"}

@@ -9,7 +9,12 @@ A script maps the names of S3's operations to what happens to their requests, on
     "cut"        the connection is reset in the middle of the answer's body
     "short"      it is closed there, as if that were the end
     "garble"     what comes there is no TLS
-    "500"        an InternalError, "503": a SlowDown, both without the server
+    "stall"      nothing more comes there, for STALLED_S
+    "slow"       the server does it, but the answer comes after STALLED_S
+    "truncate"   the answer's body ends in the middle, and says so in its length; "empty": it has none
+    "lengthen"   there is more of it
+    "flip"       a bit of it is another one; "flip-sent": a bit of the request's body is, on its way to the server
+    "500"        an InternalError, "503": a SlowDown, "403", "404", "409", "412": what they are for S3; all without the server
     a callable   called with the request first; what it returns happens then
 """
 
@@ -30,11 +35,22 @@ ERROR = (
 FAULTY = {
     "500": ("InternalError", "We encountered an internal error."),
     "503": ("SlowDown", "Reduce your request rate."),
+    "403": ("AccessDenied", "Access Denied."),
+    "404": ("NoSuchKey", "The specified key does not exist."),
+    "409": ("ConditionalRequestConflict", "A conflicting operation occurred."),
+    "412": ("PreconditionFailed", "At least one of the pre-conditions you specified did not hold."),
+}
+ALTERED = {
+    "truncate": lambda body: body[: len(body) // 2],
+    "empty": lambda _: b"",
+    "lengthen": lambda body: body + b"more",
+    "flip": lambda body: body[: len(body) // 3] + bytes([body[len(body) // 3] ^ 1]) + body[len(body) // 3 + 1 :],
 }
 SKIPPED = {"connection", "expect", "keep-alive", "transfer-encoding"}
 BLOCK = 1 << 16
 HELD_S = 8
 """How long a request may be held back: after 10 s its client tries again."""
+STALLED_S = 1
 
 
 class Request:
@@ -148,11 +164,16 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(
                 int(request.fault), {"Content-Type": "application/xml"}, ERROR.format(code, message).encode()
             )
-        status, headers, answer = self.forward(body)
+        status, headers, answer = self.forward(ALTERED["flip"](body) if request.fault == "flip-sent" else body)
         request.size = len(answer)
         if request.fault == "lost":
             return self.reset()
-        part = request.fault if request.fault in ("cut", "short", "garble") else None
+        if request.fault == "slow":
+            time.sleep(STALLED_S)
+        if request.fault in ALTERED:
+            answer = ALTERED[request.fault](answer)
+            headers = {name: value for name, value in headers.items() if name.lower() != "content-length"}
+        part = request.fault if request.fault in ("cut", "short", "garble", "stall") else None
         return self.answer(status, headers, answer, part=part)
 
     def read_body(self):
@@ -201,6 +222,8 @@ class Handler(BaseHTTPRequestHandler):
             # Not at once: a reset takes with it what the other side has not read yet.
             time.sleep(0.05)
             self.reset()
+        if part == "stall":
+            time.sleep(STALLED_S)
         if part == "garble":
             with socket.socket(fileno=os.dup(self.connection.fileno())) as bare:
                 bare.sendall(b"this is no record of TLS " * 100)

@@ -1,13 +1,22 @@
-"""A backup in this process, one step after the other, so that a test can act in between."""
+"""Backups, restores and verifications in this process, one step after the other as their tasks do them."""
 
 import os
 
 from vaultik.backup.commit import Outcome, commit_snapshot
 from vaultik.backup.session import Session
 from vaultik.config import load_config
+from vaultik.errors import VaultikError
 from vaultik.index import bundles, runs
+from vaultik.maintain.verify import VerifySession
+from vaultik.maintain.verify_request import parse_verify_request
+from vaultik.restore.session import RestoreSession
 from vaultik.targets.spool import SpoolTarget
 from vaultik.targets.store import StoreTarget
+
+
+def chunk(session, bundle):
+    """As the task ChunkFile does."""
+    session.chunk(bundle)
 
 
 def seal(session, bundle):
@@ -18,6 +27,42 @@ def seal(session, bundle):
 def upload(session, bundle):
     """As the task UploadBlob does."""
     session.upload(bundle, lambda key, size: not session.put_only and StoreTarget(session.store(), key, size).exists())
+
+
+def restore_into(open_store, identities, asked):
+    """Restore, or go on with a restore. Returns the report."""
+    session = RestoreSession(open_store, identities, asked)
+    try:
+        session.begin()
+        if not session.is_done("snapshot"):
+            session.fetch_snapshot()
+        if not session.is_finished():
+            session.compare()
+        while (wave := session.next_wave()) is not None:
+            for blob in session.wave_blobs(wave):
+                session.restore_blob(blob)
+        session.finish()
+        report = session.report()
+        session.end(report)
+    except VaultikError:
+        session.abandon()
+        raise
+    else:
+        return report
+    finally:
+        session.leave()
+
+
+def verify_all(open_store, identities, state, **options):
+    """Verify everything that is stored, and remember it in `state`. Returns the report."""
+    session = VerifySession(open_store, identities, parse_verify_request(state=state, **options))
+    try:
+        session.look()
+        session.read()
+        session.trace()
+        return session.report()
+    finally:
+        session.remove()
 
 
 class Run:
@@ -48,9 +93,10 @@ class Run:
         while True:
             while (wave := self.session.next_wave()) is not None:
                 for bundle in bundles.wave_bundles(self.session.index(), self.session.run, wave):
-                    self.session.chunk(bundle)
-                    seal(self.session, bundle)
-                    upload(self.session, bundle)
+                    # What an interrupted run has done of it is done.
+                    state = bundles.get_bundle(self.session.index(), bundle).state
+                    for step in (chunk, seal, upload)[state:]:
+                        step(self.session, bundle)
             if commit_snapshot(self.session, attempt) == Outcome.COMMITTED:
                 break
             attempt += 1

@@ -6,6 +6,7 @@ the world lets it go on or kills it. So any interleaving can be replayed, one tu
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import random
@@ -17,8 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+from tests.support.faulty_store import Faults, FaultyStore
 from tests.support.memory_store import MemoryStore
-from tests.support.run import seal, upload
+from tests.support.run import restore_into, seal, upload, verify_all
 from tests.support.snapshots import TABLES, open_own, open_whole
 from vaultik.backup import commit, reconcile
 from vaultik.backup.commit import Outcome, commit_snapshot, is_partial_due
@@ -33,7 +35,6 @@ from vaultik.maintain import inventory
 from vaultik.maintain.prune import STEPS, PruneSession
 from vaultik.maintain.request import parse_request
 from vaultik.restore.asked import Asked
-from vaultik.restore.session import RestoreSession
 from vaultik.snapshot.write import write_snapshot_db
 
 HOUR, DAY = 3600.0, 86400.0
@@ -104,7 +105,7 @@ class Actor:
 
 
 class WorldStore(MemoryStore):
-    """The world's bucket as one actor sees it: a pause before each call, faults on demand, lists that may lag."""
+    """The world's bucket as one actor sees it: a pause before each call, lists that may lag."""
 
     def __init__(self, world, prefix, host=None):
         super().__init__(prefix, world.objects, world.store_time)
@@ -135,9 +136,6 @@ class WorldStore(MemoryStore):
 
     def put(self, key, body, *, sha256, until=None):
         self._call("put")
-        fault = self._world.faults.pop(0) if self._world.faults else None
-        if fault == "no":
-            raise StoreUnavailableError("put: refused on purpose")
         if until is not None and self._world.boottime() > until:
             raise StoreUnavailableError("put: too late")
         assert until is not None or not key.endswith(".sqlite.zst.age")
@@ -146,8 +144,6 @@ class WorldStore(MemoryStore):
             self._world.check_new_snapshot(self._prefix + key, self._host)
         if self.actor is not None:
             self.actor.pause()  # it is stored, and nobody has been told
-        if fault == "yes":
-            raise StoreUnavailableError("put: done, but nobody hears of it")
         return stored
 
     def walk(self, prefix=""):
@@ -228,22 +224,22 @@ class Host:
         path.write_bytes(random.Random(seed if seed is not None else f"{name}{size}{self.world.now}").randbytes(size))
         os.utime(path, (self.world.now - HOUR, self.world.now - HOUR))
 
-    def begin(self):
+    def begin(self, **options):
         """Begin a backup, of which the world decides when it goes on."""
         assert self.is_idle
-        self.actor = Actor(self.world, self._backup).start()
+        self.actor = Actor(self.world, functools.partial(self._backup, **options)).start()
         return self.actor
 
-    def backup(self):
+    def backup(self, **options):
         """Back up in one go. Returns the counts of the run."""
-        return self.begin().finish()
+        return self.begin(**options).finish()
 
-    def _backup(self, actor):
-        store = WorldStore(self.world, self.prefix, self)
+    def _backup(self, actor, **options):
+        store = self.world.open_store(self.prefix, self)
         session = _Session(self, store)
         try:
-            session.begin()
-            store.actor = actor
+            session.begin(**options)
+            store.inner.actor = actor
             expected = self.files
             session.scan()
             attempt = 0
@@ -319,8 +315,8 @@ class _Session(Session):
             clock=lambda: host.world.now + host.skew,
         )
 
-    def begin(self, *, adopt=True):
-        super().begin(adopt=adopt)
+    def begin(self, *, adopt=True, heal=()):
+        super().begin(adopt=adopt, heal=heal)
 
     def reconcile(self):
         self._host.listed = self._host.world.calls
@@ -345,7 +341,7 @@ class World:
         self.stood_still = 0.0
         self.lag = False
         self.calls = 0
-        self.faults = []
+        self.faults = Faults()
         self.identity_text, self.recipient = generate()
         self.identity = Identity(self.identity_text)
         self.hosts = []
@@ -393,6 +389,18 @@ class World:
             for owner, name, value in before:
                 setattr(owner, name, value)
 
+    # -- the bucket -------------------------------------------------------------------------------
+
+    def open_store(self, prefix="", host=None):
+        """A client of the bucket, to whose calls happens what `faults` say."""
+
+        def lied(key):
+            # As if it had been stored, and somebody had removed it at once; what was to be deleted isn't relied on.
+            self.by_hand[prefix + key] = self.calls
+            self.snapshots.pop(prefix + key, None)
+
+        return FaultyStore(WorldStore(self, prefix, host), self.faults, lied)
+
     # -- who is there -----------------------------------------------------------------------------
 
     def add_host(self, **settings):
@@ -404,14 +412,14 @@ class World:
         self.hosts.append(host.clone(len(self.hosts)))
         return self.hosts[-1]
 
-    def begin_prune(self, *, grace=None, exclusive=False, prefix="", **keep):
+    def begin_prune(self, *, grace=None, exclusive=False, drop=(), prefix="", **keep):
         """Begin a prune, of which the world decides when it goes on. Its result is what it freed."""
         counts = {name: str(count) for name, count in keep.items()}
-        request = parse_request(counts, grace=grace, exclusive=exclusive, allow_shrink=True)
-        store = WorldStore(self, prefix)
+        request = parse_request(counts, grace=grace, exclusive=exclusive, drop=drop, allow_shrink=True)
+        store = self.open_store(prefix)
 
         def work(actor):
-            store.actor = actor
+            store.inner.actor = actor
             session = PruneSession(lambda: store, [self.identity], request)
             try:
                 session.plan()
@@ -438,7 +446,7 @@ class World:
         }  # fmt: skip
         for blob in blobs - self.objects.keys():
             removed = self.by_hand.get(blob)
-            excused = removed is not None and (host.put_only or self.lag or removed >= host.listed)
+            excused = removed is not None and (host.put_only or self.lag or removed > host.listed)
             assert excused, f"{name.snapshot} was put, but {blob} is gone"
         if blobs <= self.objects.keys():
             self.check_rows(key, host.state() / "index.sqlite")
@@ -464,7 +472,8 @@ class World:
 
     def check(self):
         """Every snapshot that is there has its manifest and all that it refers to."""
-        manifests = {key.rsplit(".", 4)[0] for key in self.objects if key.endswith(".manifest.zst.age")}
+        known = self.objects.keys() | self.by_hand.keys()
+        manifests = {key.rsplit(".", 4)[0] for key in known if key.endswith(".manifest.zst.age")}
         for key, snapshot in self.snapshots.items():
             if key in self.objects:
                 assert key.rsplit(".", 4)[0] in manifests, f"the manifest of {snapshot['id']} is gone"
@@ -502,22 +511,19 @@ class World:
         snapshot = self.snapshots[key]
         host = snapshot["host"]
         with tempfile.TemporaryDirectory(dir=self.tmp) as folder:
-            store = WorldStore(self, host.prefix)
-            session = RestoreSession(lambda: store, [self.identity], Asked(Path(folder) / "out", snapshot["id"]))
-            try:
-                session.begin()
-                session.fetch_snapshot()
-                session.compare()
-                while (wave := session.next_wave()) is not None:
-                    for blob in session.wave_blobs(wave):
-                        session.restore_blob(blob)
-                session.finish()
-                report = session.report()
-                session.end(report)
-            finally:
-                session.leave()
+            report = self.restore_into(Path(folder, "out"), snapshot["id"], prefix=host.prefix)
             assert report.damaged == report.failed == []
             return read_files(Path(f"{folder}/out{host.source}"))
+
+    def restore_into(self, target, spec, *, prefix="", **asked):
+        """Restore, or go on with a restore. Returns the report."""
+        return restore_into(lambda: self.open_store(prefix), [self.identity], Asked(target, spec, **asked))
+
+    def verify(self, state=None, *, identity=True, prefix="", **options):
+        """Verify everything that is stored, and remember it in `state`. Returns the report."""
+        with tempfile.TemporaryDirectory(dir=self.tmp) as folder:
+            identities = [self.identity] if identity else []
+            return verify_all(lambda: self.open_store(prefix), identities, state or Path(folder, "state"), **options)
 
     def stored_bytes(self):
         return sum(len(data) for data, _ in self.objects.values())

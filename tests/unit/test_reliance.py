@@ -108,7 +108,7 @@ def test_a_new_recipient_gets_everything_and_one_less_changes_nothing(host):
 
 
 def test_a_put_that_nobody_heard_of_is_found_by_the_next_listing(world, host):
-    world.faults = [None, None, "yes"]  # blob, manifest, DB
+    world.faults.begin({("put", 2): "down, done"})  # blob, manifest, DB
     host.backup()
     assert len(world.snapshots) == 1
     world.pass_time(10 * DAY)
@@ -116,8 +116,21 @@ def test_a_put_that_nobody_heard_of_is_found_by_the_next_listing(world, host):
     assert host.backup().counts["bytes_new"] == 0
 
 
+def test_what_that_listing_lacks_is_in_another_snapshot_of_the_same_run(world, host):
+    world.faults.begin({("put", 2): "down, done"})
+    run = host.begin()
+    while not world.snapshots:
+        run.step()
+    world.remove_by_hand(world.blobs()[0])
+    done = run.finish()
+    first, last = world.snapshots.values()
+    assert not first["blobs"] <= world.objects.keys()
+    assert done.snapshot == last["id"]
+    world.restore(list(world.snapshots)[-1])
+
+
 def test_a_put_that_failed_is_sent_again_with_the_same_bytes(world, host):
-    world.faults = [None, None, "no", "no"]
+    world.faults.begin({("put", 2): "down", ("put", 3): "down"})
     host.backup()
     assert len([key for key in world.objects if key.endswith(".manifest.zst.age")]) == 1
     assert len(world.snapshots) == 1

@@ -142,8 +142,8 @@ def _put(session: Session, sealed: SealedSnapshot, reliance: Reliance) -> bool:
     another listing: it stands there, or the very same bytes are sent again.
 
     Returns:
-        False if a listing in between shows that something is lost, or the manifest is so old that a prune may take
-        it for one without a DB: the DB was not put.
+        False if a listing in between shows that something is lost (also if the DB was put: another snapshot will have
+        it), or the manifest is so old that a prune may take it for one without a DB: the DB was not put.
 
     Raises:
         StoreError: the store doesn't take it.
@@ -163,9 +163,11 @@ def _put(session: Session, sealed: SealedSnapshot, reliance: Reliance) -> bool:
             return True
         time.sleep(pause_s)
         reliance = session.reconcile()
+        if reliance.forgotten:
+            return False
         if reliance.adopted:
             return True
-        if reliance.forgotten or _is_out_of_date(session, first):
+        if _is_out_of_date(session, first):
             return False
     raise AssertionError("the last put raises or returns")
 

@@ -231,7 +231,10 @@ class S3Store:
         for start in range(0, len(todo), _PAGE):
             batch = [{"Key": self._prefix + key} for key in todo[start : start + _PAGE]]
             with self._mapped("delete"):
+                # Not quietly: else an empty body, or a page of somebody else, would say that all is done.
                 answer = self._client().delete_objects(Bucket=self._bucket, Delete={"Objects": batch})
+                if not answer.keys() & {"Deleted", "Errors"}:
+                    raise KeyError("Deleted")
                 for error in answer.get("Errors", ()):
                     if error.get("Code") != "NoSuchKey":
                         reason = ": ".join(filter(None, (error.get("Code"), error.get("Message"))))
@@ -342,7 +345,8 @@ class S3Store:
                 page = self._client().list_objects_v2(
                     Bucket=self._bucket, Prefix=self._prefix + prefix, MaxKeys=_PAGE, **extra, **token
                 )
-                more = {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else {}
+                # A body that is empty or no listing is none to botocore either; an empty listing says that it is whole.
+                more = {"ContinuationToken": page["NextContinuationToken"]} if page["IsTruncated"] else {}
             yield page
             if not more:
                 return
