@@ -11,6 +11,9 @@ import pytest
 from tests.support.forge import forge, open_db, put_db
 from tests.support.site import Site
 from vaultik.core.frames import FrameEncoder
+from vaultik.errors import FormatError
+from vaultik.snapshot.untrusted import open_untrusted
+from vaultik.snapshot.write import schema
 
 
 @pytest.fixture
@@ -120,6 +123,19 @@ def test_an_endless_view_in_a_tables_place(site, tmp_path):
         schema=True,
     )
     refused(site, tmp_path)
+
+
+def test_a_schema_of_many_tables_never_gets_to_sqlite(tmp_path, monkeypatch):
+    """SQLite takes an hour for a million of them, and nothing ends that."""
+    forged = tmp_path / "forged.sqlite"
+    with contextlib.closing(sqlite3.connect(forged)) as db:
+        db.executescript(schema())
+        for number in range(100):
+            db.execute(f"CREATE TABLE more{number} (a)")
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", lambda *_, **__: pytest.fail("SQLite got to see it"))
+        with pytest.raises(FormatError, match="not on its first page"):
+            open_untrusted(forged)
 
 
 def test_a_damaged_page(site, tmp_path):
