@@ -313,6 +313,13 @@ class TestNames:
             assert parse_snapshot_key(name.key) == name
             assert parse_snapshot_key("blobs/" + name.key) is None
 
+    def test_digits_are_those_of_ascii(self):
+        """What sorts behind every other id would be the newest for ever."""
+        snapshot = "\uff12026" + "1123T081500Z-1f2e3d4c"
+        assert parse_snapshot_key(f"index/1a2b3c4d/{snapshot}.{'cd' * 32}.sqlite.zst.age") is None
+        with pytest.raises(FormatError):
+            parse_snapshot_id(snapshot)
+
     @few
     @given(st.lists(st.integers(0, 4 * 10**9), min_size=2, max_size=5))
     def test_ids_ascend_whatever_the_clock_does(self, times):
