@@ -145,5 +145,6 @@ def format_errors() -> Iterator[None]:
     """Turn what SQLite says of an untrusted file into FormatError."""
     try:
         yield
-    except sqlite3.Error as exc:
+    except (sqlite3.Error, UnicodeDecodeError) as exc:
+        # The latter where SQLite's message has bytes of the file in it.
         raise FormatError(f"its DB is not as the format demands: {exc}") from exc
