@@ -75,6 +75,7 @@ GOOD = "source_dirs: [/etc]\nage_recipient: {recipient}\ns3: {{endpoint: 'file:/
         ('exclude: ["\\ud800"]\n', ["yaml:4:11", r"exclude\[0\]: .* half of a character"]),
         ('spool_dir: "/spool\\0"\n', ["yaml:4:1", "spool_dir: a NUL"]),
         ('age_recipients: ["age1\\udcff"]\n', ["yaml:4:18", "not an age recipient"]),
+        ('one_file_system: "\\udc80"\n', ["yaml:1:1", r"'\\udc80' stands where only text may"]),
         ("exclude: [\x07]\n", ["yaml: not YAML: unacceptable character"]),
         ("exclude: [" + "x, " * 100_001 + "x]\n", ["yaml:4:", "too much"]),
         ("exclude: [" + "x" * (16 << 20) + "]\n", ["more than 16 MiB"]),

@@ -151,6 +151,8 @@ class Document:
         """Return the settings, each of its type."""
         try:
             return msgspec.convert(self._data, File, dec_hook=_parse)
+        except UnicodeEncodeError as exc:
+            raise self.error("$", f"{exc.object!r} stands where only text may", "write it in UTF-8") from exc
         except msgspec.ValidationError as exc:
             raise self._invalid(str(exc)) from exc
 
