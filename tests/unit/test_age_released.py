@@ -1,6 +1,7 @@
 """No reader of an age file releases a byte that isn't authenticated: a file damaged, cut, lengthened, in another order.
 
-What comes out of the stream is the plaintext's beginning, in whole segments up to the damage; of ranges, those that touch no damaged segment.
+What comes out of the stream is the plaintext's beginning, in whole segments up to the damage; of ranges,
+those that touch no damaged segment.
 """
 
 import io

@@ -20,7 +20,8 @@ def _name(number):
     return b"%031d" % number + b"L"
 
 
-def _delta(*below):
+def delta(*below):
+    """A delta that says to build on the layers of these numbers."""
     rows = [f"INSERT INTO layers VALUES ({place}, x'{_name(number).hex()}')" for place, number in enumerate(below)]
     listed = [
         f"INSERT INTO blobs VALUES ({number + 10}, x'{_name(number).hex()}', 900, 200, 'age1')" for number in set(below)
@@ -32,11 +33,11 @@ def seeds():
     """The lowest first; the last is the snapshot's own."""
     low = make()
     return [
-        pack([low, _delta(0)]),
-        pack([low, _delta(0), _delta(0, 1)]),
-        pack([_delta(0), _delta(1), _delta(1, 0)]),
-        pack([low, _delta(0, 0)]),
-        pack([_delta(1), _delta(0)]),
+        pack([low, delta(0)]),
+        pack([low, delta(0), delta(0, 1)]),
+        pack([delta(0), delta(1), delta(1, 0)]),
+        pack([low, delta(0, 0)]),
+        pack([delta(1), delta(0)]),
         pack([low]),
     ]
 
