@@ -98,6 +98,14 @@ def test_a_config_with_a_mistake(tmp_path, extra, words):
         assert SECRET not in done.stderr + done.stdout
 
 
+def test_as_many_recipients_as_a_header_holds(site):
+    recipients = [generate()[1] for _ in range(600)]
+    site.configure(age_recipients=recipients, age_recipient=recipients[0])
+    site.backup()
+    site.configure(age_recipients=[*recipients, generate()[1]])
+    refused(site.run("backup", site.config, code=2), "age_recipients: more than 600 of them")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
