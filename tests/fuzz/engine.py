@@ -3,6 +3,10 @@
 A target may raise what it documents, and nothing else. What it says is taken for where it came: an input with a
 new kind of message, its numbers aside, joins those that are changed further. Memory and CPU time are bounded by
 the kernel: a MemoryError, or an input that never ends, is a finding like any other.
+
+Why not atheris: most of the reading is SQLite's, zstd's and msgspec's, whose branches it doesn't see. Where it does
+(40 s each, branches of `config` and PyYAML, and of age headers): this loop 595 and 53, atheris alone 572 and 52, atheris
+with these mutators 633 and 53. The mutators do it, not the feedback; and this runs on every Python, with no wheel to wait for.
 """
 
 import contextlib
