@@ -207,7 +207,6 @@ def main():
         report = run(module, name, seed=int(seed), under_way=file.fileno(), **{unit: int(amount.rstrip("s"))})
     save(report.findings, name, Path(folder))
     under_way.unlink()
-    getattr(module, "close", lambda: None)()
     print(json.dumps(report.facts()))
 
 

@@ -4,10 +4,9 @@ import contextlib
 import hashlib
 import os
 import sqlite3
-import tempfile
-from pathlib import Path
 
 from tests.fuzz.databases import SNAPSHOT
+from tests.fuzz.folder import private_folder
 from tests.fuzz.sealing import IDENTITIES, seal
 from tests.support.memory_store import MemoryStore
 from vaultik.core.frames import FrameEncoder
@@ -15,11 +14,7 @@ from vaultik.core.names import SnapshotName, blob_key
 from vaultik.snapshot import read, rules, tree
 from vaultik.snapshot.find import FoundSnapshot
 
-_FOLDER = Path(tempfile.mkdtemp(prefix="vaultik-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
-
-
-def close():
-    _FOLDER.rmdir()
+_FOLDER = private_folder()
 
 
 def read_snapshot(top, layers=()):

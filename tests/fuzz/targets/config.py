@@ -1,9 +1,8 @@
 """Configurations: a `Config` in which everything holds, or one line that shows no secret."""
 
 import os
-import tempfile
-from pathlib import Path
 
+from tests.fuzz.folder import private_folder
 from tests.fuzz.mutation import havoc, splice
 from tests.fuzz.sealing import IDENTITIES, IDENTITY
 from vaultik.config import iter_keys, load_config
@@ -94,12 +93,7 @@ def mutate(data, rng):
     return havoc(data, rng, _TOKENS)[: 1 << 16]
 
 
-_FOLDER = Path(tempfile.mkdtemp(prefix="vaultik-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
-
-
-def close():
-    (_FOLDER / "c.yaml").unlink(missing_ok=True)
-    _FOLDER.rmdir()
+_FOLDER = private_folder()
 
 
 def target(data):

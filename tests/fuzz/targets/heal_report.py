@@ -1,10 +1,8 @@
 """Reports of a verification, given to `backup --heal`."""
 
 import json
-import os
-import tempfile
-from pathlib import Path
 
+from tests.fuzz.folder import private_folder
 from tests.fuzz.mutation import havoc
 from vaultik.backup.heal import load_report
 from vaultik.core.names import blob_key
@@ -26,12 +24,7 @@ _TOKENS = (
     b"\xef\xbb\xbf",
     b"\0",
 )
-_FOLDER = Path(tempfile.mkdtemp(prefix="vaultik-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
-
-
-def close():
-    (_FOLDER / "report").unlink(missing_ok=True)
-    _FOLDER.rmdir()
+_FOLDER = private_folder()
 
 
 def seeds():

@@ -12,7 +12,6 @@ from vaultik.snapshot.write import DELTA
 
 DOCUMENTED = (IntegrityError,)
 _MOST = 5
-close = reading.close
 
 
 def _name(number):

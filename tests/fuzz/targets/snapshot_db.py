@@ -5,7 +5,6 @@ from tests.fuzz.databases import make, many
 from vaultik.errors import IntegrityError
 
 DOCUMENTED = (IntegrityError,)
-close = reading.close
 _FRAME = b"FRAME:"
 """What begins so is a frame and not what is in one."""
 
