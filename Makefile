@@ -6,9 +6,10 @@ DEMO_SOURCE ?= /etc /usr/share/doc
 DEMO_DIR ?= demo
 HISTORIES ?= 1250
 KILLS ?= 1000
+FUZZ_SECONDS ?= 3600
 BENCH_DIR ?= bench/scratch
 
-.PHONY: help demo fleet test soak bench growth check fmt clean
+.PHONY: help demo fleet test soak fuzz bench growth check fmt clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +39,9 @@ soak: $(BIN)/.tested ## thousands of random histories, a thousand kills, a year 
 		$(BIN)/python -m pytest tests/history tests/fault/test_random_kills.py tests/fault/test_restore_kills.py \
 		tests/property/test_watched.py
 
+fuzz: $(BIN)/.tested ## hostile bytes for every reader of what is stored or configured (FUZZ_SECONDS=3600); what is found stays in fuzz-found
+	$(BIN)/python -m tests.fuzz --seconds "$(FUZZ_SECONDS)"
+
 bench: $(BIN)/.tested ## time it beside restic, borg and the plain tools (BENCH_DIR=a tmpfs of 5 GB)
 	@sh tests/support/tools.sh
 	$(BIN)/python -m bench.peers --work "$(BENCH_DIR)" --json bench/peers.json --picture docs/bench.svg
@@ -57,4 +61,4 @@ fmt: $(BIN)/.tested ## format the code
 	$(BIN)/ruff format .
 
 clean: ## remove everything that was made here
-	rm -rf $(VENV) $(DEMO_DIR) bench/scratch build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(DEMO_DIR) bench/scratch fuzz-found build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -31,7 +31,7 @@ def check_recipient(text: str) -> str:
         )
     try:
         return str(pyrage.x25519.Recipient.from_str(text))
-    except pyrage.RecipientError as exc:
+    except (pyrage.RecipientError, UnicodeEncodeError) as exc:
         # Only now: one in a thousand X25519 recipients begins like another kind.
         kind = next((kind for start, kind in _OTHER_KINDS if text.startswith(start)), None)
         if kind is not None:

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import S3_GROUP
 from tests.support.memory_store import MemoryStore
 from tests.support.objects import put, read, s3_store
-from vaultik.errors import DigestMismatchError, ObjectNotFoundError, StoreAccessError
+from vaultik.errors import DigestMismatchError, FormatError, ObjectNotFoundError, StoreAccessError
 from vaultik.store.local import LocalStore
 from vaultik.store.open import open_store
 
@@ -87,6 +87,16 @@ def test_ranges(store):
     for offset, length in ((0, 10), (5, 100_000), (299_990, 10), (0, 300_000), (1, None), (250_000, 100_000)):
         end = None if length is None else offset + length
         assert read(store, "r", offset=offset, length=length) == data[offset:end], (offset, length)
+
+
+@pytest.mark.parametrize("offset", [10, 11, 1 << 40, 9 * 10**18])
+def test_a_range_beyond_the_end(store, offset):
+    """Somebody's row may say so; it is that object's fault and not the store's."""
+    put(store, "short", bytes(10))
+    try:
+        assert read(store, "short", offset=offset, length=100) == b""
+    except FormatError as exc:
+        assert "ends too early" in str(exc)
 
 
 def test_what_is_not_there(store):

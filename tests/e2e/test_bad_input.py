@@ -65,6 +65,20 @@ GOOD = "source_dirs: [/etc]\nage_recipient: {recipient}\ns3: {{endpoint: 'file:/
         (f"chunk_size: {'9' * 5000}\n", ["yaml:4:1", "chunk_size: no such date or number"]),
         ("? [a, b]\n: x\n", ["yaml:4:3", "a key that is not text"]),
         ("2026-01-01: x\n", ["yaml:4:1", "a key that is not text"]),
+        ("? !!str [a, b]\n: x\n", ["yaml:4:3", "a key that is not text"]),
+        ("workers: !!int ''\n", ["yaml:4:1", "workers: tagged !!int, and is none"]),
+        ("workers: !!float x\n", ["yaml:4:1", "workers: tagged !!float, and is none"]),
+        ("one_file_system: !!bool x\n", ["yaml:4:1", "one_file_system: tagged !!bool, and is none"]),
+        ("exclude: [!!timestamp x]\n", ["yaml:4:11", r"exclude\[0\]: tagged !!timestamp, and is none"]),
+        ('exclude: ["\\U00110000"]\n', ["yaml:4:", "an escape of no character", "0010FFFF"]),
+        ('exclude: ["\\UFFFFFFFF"]\n', ["yaml:4:", "an escape of no character", "0010FFFF"]),
+        ('exclude: ["\\ud800"]\n', ["yaml:4:11", r"exclude\[0\]: .* half of a character"]),
+        ('spool_dir: "/spool\\0"\n', ["yaml:4:1", "spool_dir: a NUL"]),
+        ('age_recipients: ["age1\\udcff"]\n', ["yaml:4:18", "not an age recipient"]),
+        ('one_file_system: "\\udc80"\n', ["yaml:1:1", r"'\\udc80' stands where only text may"]),
+        ("exclude: [\x07]\n", ["yaml: not YAML: unacceptable character"]),
+        ("exclude: [" + "x, " * 100_001 + "x]\n", ["yaml:4:", "too much"]),
+        ("exclude: [" + "x" * (16 << 20) + "]\n", ["more than 16 MiB"]),
         ("x: " + "[" * 3000 + "\n", ["nested too deeply|not YAML"]),
         (
             "a: &a [x, x]\n"
@@ -82,6 +96,14 @@ def test_a_config_with_a_mistake(tmp_path, extra, words):
         done = site.run(command, site.config, code=2)
         refused(done, *words)
         assert SECRET not in done.stderr + done.stdout
+
+
+def test_as_many_recipients_as_a_header_holds(site):
+    recipients = [generate()[1] for _ in range(600)]
+    site.configure(age_recipients=recipients, age_recipient=recipients[0])
+    site.backup()
+    site.configure(age_recipients=[*recipients, generate()[1]])
+    refused(site.run("backup", site.config, code=2), "age_recipients: more than 600 of them")
 
 
 @pytest.mark.parametrize(

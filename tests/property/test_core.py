@@ -174,9 +174,10 @@ class TestAge:
             check_recipient(IDENTITY)
         assert IDENTITY not in f"{caught.value} {caught.value.hint}"
         assert IDENTITY not in repr(IDENTITIES)
-        with pytest.raises(IdentityError) as caught:
-            parse_identities(IDENTITY[:-1] + ("P" if IDENTITY.endswith("Q") else "Q"))
-        assert IDENTITY[:30] not in f"{caught.value} {caught.value.hint} {caught.value.__cause__}"
+        for last in "P" if IDENTITY.endswith("Q") else "Q", "\udc80", "\ud800":
+            with pytest.raises(IdentityError) as caught:
+                parse_identities(IDENTITY[:-1] + last)
+            assert IDENTITY[:30] not in f"{caught.value} {caught.value.hint} {caught.value.__cause__}"
 
 
 class TestFrames:
@@ -312,6 +313,13 @@ class TestNames:
             name = SnapshotName("index/1a2b3c4d/", new_snapshot_id(0, None), bytes(range(32)), kind)
             assert parse_snapshot_key(name.key) == name
             assert parse_snapshot_key("blobs/" + name.key) is None
+
+    def test_digits_are_those_of_ascii(self):
+        """What sorts behind every other id would be the newest for ever."""
+        snapshot = "\uff12026" + "1123T081500Z-1f2e3d4c"
+        assert parse_snapshot_key(f"index/1a2b3c4d/{snapshot}.{'cd' * 32}.sqlite.zst.age") is None
+        with pytest.raises(FormatError):
+            parse_snapshot_id(snapshot)
 
     @few
     @given(st.lists(st.integers(0, 4 * 10**9), min_size=2, max_size=5))

@@ -16,6 +16,9 @@ import tracemalloc
 
 import pytest
 
+from tests.fuzz.databases import make
+from tests.fuzz.mutation import pack
+from tests.fuzz.targets import layers as fuzzed
 from tests.support.snapshots import open_own
 from tests.support.world import DAY, World
 from vaultik.backup import read
@@ -315,6 +318,34 @@ class TestForged:
         forged = self.put(world, key, self.forged(world, world.objects[key][0], statements))
         with pytest.raises(IntegrityError, match=message):
             world.restored(forged)
+
+    def test_rows_superseded_that_are_not_there(self, world, key):
+        """They change nothing: there is nothing that they could take away."""
+        more = [
+            f"INSERT INTO superseded_{table} VALUES ({row})"
+            for table in ("entries", "chunks")
+            for row in (-5, 0, 1 << 40)
+        ]
+        before = world.restored(key)
+        assert world.restored(self.put(world, key, self.forged(world, world.objects[key][0], more))) == before
+
+    @pytest.mark.parametrize(
+        ("parts", "message"),
+        [
+            (("_1", "_0", "_1"), "builds on other layers"),
+            (("full", "_1", "_0 1"), "builds on other layers"),
+            (("full", "full", "_0 1"), "builds on other layers"),
+            (("full", "_0", "_1 0"), "builds on other layers"),
+            (("full", "_0", "_0 0"), "builds on other layers"),
+            (("full", "_0 1", "_0 1"), "builds on other layers"),
+            (("_", "_0"), "builds on 0 layers"),
+        ],
+    )
+    def test_layers_that_refer_to_each_other(self, parts, message):
+        """What each says to build on, by its number; the last is the snapshot's own."""
+        dbs = [make() if part == "full" else fuzzed.delta(*map(int, part[1:].split())) for part in parts]
+        with pytest.raises(IntegrityError, match=message):
+            fuzzed.target(pack(dbs))
 
     def test_a_layer_that_is_missing(self, world, host, key):
         world.remove_by_hand(blob_key(layers_of(host)[0]))

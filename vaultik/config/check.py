@@ -33,6 +33,8 @@ _CHUNK_SIZES = (64 * KIB, 64 * MIB)
 _LONGEST_CHUNK_TIMES = 8
 _LONGEST_LOCK_DAYS = 36_500
 _LARGEST_BLOB = 16 * 10**9
+_MOST_RECIPIENTS = 600
+"""A header of a few more is longer than a reader takes (64 KiB)."""
 _NO_HOOKS = Hooks()
 
 
@@ -206,7 +208,10 @@ class _Checker:
             raise self._document.error(
                 "$.age_recipient", "is missing", "vaultik keygen -o FILE makes a pair; the recipient goes here"
             )
-        return tuple(dict.fromkeys(self._recipient(where, text) for where, text in given))
+        found = tuple(dict.fromkeys(self._recipient(where, text) for where, text in given))
+        if len(found) > _MOST_RECIPIENTS:
+            raise self._document.error("$.age_recipients", f"more than {_MOST_RECIPIENTS} of them", "share an identity")
+        return found
 
     def _recipient(self, where: str, text: str) -> str:
         try:

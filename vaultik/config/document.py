@@ -7,6 +7,7 @@ stands anywhere in it, whole or mistyped, is never shown: every message goes thr
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,11 +24,29 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _IDENTITY = "AGE-SECRET-KEY-"
+_LARGEST = 16 << 20
 _MOST_NODES = 100_000
 _DEEPEST = 32
 _SIMPLE = "a config is a list of `key: value`, some of them lists; vaultik init CONFIG writes one"
 _TEXT = "tag:yaml.org,2002:str"
 _MERGE = "tag:yaml.org,2002:merge"
+_PLAIN = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "int", "null", "timestamp"))
+"""What a value is taken for by its looks."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Makes no more nodes than are looked at: each takes a hundred times the memory of its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._composed = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Make the next node."""
+        self._composed += 1
+        if self._composed > _MOST_NODES:
+            raise yaml.MarkedYAMLError(problem="too much to be a configuration", problem_mark=self.get_mark())
+        return super().compose_node(parent, index)
 
 
 class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -113,20 +132,16 @@ class Document:
         self.path = path
         self._marks: dict[str, yaml.Mark] = {}
         self._nodes = 0
-        loader = yaml.SafeLoader(text)
         try:
-            node = loader.get_single_node()
-            if node is not None:
-                self._note("$", node, loader)
-            self._data = None if node is None else loader.construct_document(node)
+            self._data = self._parsed(text)
         except yaml.MarkedYAMLError as exc:
             raise self._yaml_error(exc) from exc
         except yaml.YAMLError as exc:
-            raise ConfigError(f"{path}: not YAML: {veiled(str(exc).splitlines()[0])}") from exc
+            raise ConfigError(
+                f"{path}: not YAML: {veiled(str(exc).splitlines()[0])}", hint="a config is plain text in UTF-8"
+            ) from exc
         except RecursionError as exc:
             raise ConfigError(f"{path}: nested too deeply", hint=_SIMPLE) from exc
-        finally:
-            loader.dispose()
         if not isinstance(self._data, dict):
             raise ConfigError(f"{path}: no settings in it", hint="vaultik init CONFIG writes a commented one")
 
@@ -145,8 +160,28 @@ class Document:
         """Return the settings, each of its type."""
         try:
             return msgspec.convert(self._data, File, dec_hook=_parse)
+        except UnicodeEncodeError as exc:
+            raise self.error("$", f"{exc.object!r} stands where only text may", "write it in UTF-8") from exc
         except msgspec.ValidationError as exc:
             raise self._invalid(str(exc)) from exc
+
+    def _parsed(self, text: str) -> Any:
+        loader = _Loader(text)
+        try:
+            try:
+                node = loader.get_single_node()
+            except (ValueError, OverflowError) as exc:
+                raise self._error_at(
+                    loader.get_mark(),
+                    "not YAML: an escape of no character",
+                    "\\U takes eight hex digits, up to 0010FFFF",
+                ) from exc
+            if node is None:
+                return None
+            self._note("$", node, loader)
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
 
     def _invalid(self, message: str) -> ConfigError:
         reason, _, where = message.partition(" - at ")
@@ -189,12 +224,13 @@ class Document:
             self._note_keys(where, node, loader, depth)
         else:
             self._refuse_identity(where, node.value)
+            self._refuse_no_text(where, node.value)
             self._construct(where, node, loader)
 
     def _note_keys(self, where: str, node: yaml.MappingNode, loader: yaml.SafeLoader, depth: int) -> None:
         seen: set[str] = set()
         for key, value in node.value:
-            if key.tag not in (_TEXT, _MERGE):
+            if key.tag not in (_TEXT, _MERGE) or not isinstance(key, yaml.ScalarNode):
                 raise self._error_at(key.start_mark, "a key that is not text", "keys are words: `key: value`")
             name = f"{where}.{key.value}"
             self._marks[name] = key.start_mark
@@ -204,7 +240,20 @@ class Document:
             seen.add(key.value)
             self._note(name, value, loader, depth + 1)
 
+    def _refuse_no_text(self, where: str, text: str) -> None:
+        """Refuse what nothing can be named. Bytes that aren't UTF-8 may be written as surrogates, as Python has them."""
+        try:
+            usable = b"\0" not in os.fsencode(text)
+        except UnicodeEncodeError:
+            usable = False
+        if not usable:
+            raise self.error(where, "a NUL stands in it, or half of a character", "leave it out")
+
     def _construct(self, where: str, node: yaml.Node, loader: yaml.SafeLoader) -> None:
+        # PyYAML takes a tag's word for it, and breaks on `!!int ""` in any way.
+        looks: str = loader.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
+        if node.tag in _PLAIN and node.tag != looks:
+            raise self.error(where, f"tagged !!{node.tag.rpartition(':')[2]}, and is none", "leave the tag out")
         try:
             loader.construct_object(node)
         except (ValueError, OverflowError) as exc:
@@ -296,7 +345,13 @@ def read_text(path: Path) -> str:
         ConfigError: it is missing, unreadable, or not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(_LARGEST + 1)
+        if len(data) > _LARGEST:
+            raise ConfigError(
+                f"config {path}: more than {_LARGEST >> 20} MiB, too much to be a configuration", hint=_SIMPLE
+            )
+        return data.decode("utf-8")
     except OSError as exc:
         raise ConfigError(f"config {path}: {exc.strerror}", hint="vaultik init CONFIG writes a commented one") from exc
     except UnicodeDecodeError as exc:

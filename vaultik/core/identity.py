@@ -26,7 +26,7 @@ class Identity:
         """
         try:
             self.recipient = str(pyrage.x25519.Identity.from_str(text).to_public())
-        except pyrage.IdentityError:
+        except (pyrage.IdentityError, UnicodeEncodeError):
             raise IdentityError(
                 "identity: malformed", hint=f"one is a line of 74 characters that begins with {_PREFIX}"
             ) from None

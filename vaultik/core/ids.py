@@ -11,7 +11,7 @@ from vaultik.errors import FormatError
 from vaultik.model import SnapshotId
 
 _TIME = "%Y%m%dT%H%M%SZ"
-_SHAPE = re.compile(r"(\d{8}T\d{6}Z)-[0-9a-f]{8}")
+_SHAPE = re.compile(r"([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{8}")
 
 
 def new_snapshot_id(now: float, previous: SnapshotId | None) -> SnapshotId:

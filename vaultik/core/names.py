@@ -16,7 +16,7 @@ MANIFEST_SUFFIX = ".manifest.zst.age"
 
 _BLOB = re.compile(r"blobs/([0-9a-f]{2})/([0-9a-f]{2})/([0-9a-f]{64})")
 _SNAPSHOT = re.compile(
-    r"(?P<prefix>(?:[^/]+/)+)(?P<id>\d{8}T\d{6}Z-[0-9a-f]{8})\.(?P<sha256>[0-9a-f]{64})\.(?P<kind>sqlite|manifest)\.zst\.age"
+    r"(?P<prefix>(?:[^/]+/)+)(?P<id>[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8})\.(?P<sha256>[0-9a-f]{64})\.(?P<kind>sqlite|manifest)\.zst\.age"
 )
 
 

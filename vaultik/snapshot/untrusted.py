@@ -23,6 +23,9 @@ _STEPS = 100_000
 _LEAST_STEPS = 10_000_000
 _STEPS_PER_BYTE = 50
 _SQLITE_HEADER = b"SQLite format 3\0"
+_START = 108
+"""Bytes of SQLite's header and of the one that the first page's b-tree has: its type at 100, its number of rows at 103."""
+_LEAF = 13
 _SCHEMA_ROWS = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name"
 _MOST_TABLES = 20
 
@@ -35,13 +38,7 @@ def open_untrusted(path: Path) -> sqlite3.Connection:
         sqlite3.Error: as well (`format_errors`).
     """
     with path.open("rb") as file:
-        start = file.read(100)
-    page = int.from_bytes(start[16:18], "big")
-    pages = int.from_bytes(start[28:32], "big")
-    if len(start) < 100 or start[:16] != _SQLITE_HEADER or start[18:20] != b"\1\1":  # noqa: PLR2004 - SQLite's header
-        raise FormatError("its DB is no SQLite file")
-    if path.stat().st_size != pages * (65536 if page == 1 else page):
-        raise FormatError("its DB is not of the size it says")
+        _check_start(file.read(_START), path.stat().st_size)
     db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
     try:
         _restrain(db, path.stat().st_size)
@@ -53,6 +50,19 @@ def open_untrusted(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _check_start(start: bytes, size: int) -> None:
+    """Check what a file begins with, before SQLite sees it."""
+    page = int.from_bytes(start[16:18], "big")
+    pages = int.from_bytes(start[28:32], "big")
+    if len(start) < _START or start[:16] != _SQLITE_HEADER or start[18:20] != b"\1\1":
+        raise FormatError("its DB is no SQLite file")
+    if size != pages * (65536 if page == 1 else page):
+        raise FormatError("its DB is not of the size it says")
+    # SQLite reads a whole schema before anything limits it: a million tables take it more than ten minutes.
+    if start[100] != _LEAF or int.from_bytes(start[103:105], "big") > _MOST_TABLES:
+        raise FormatError("its DB has another schema than format 1, not on its first page")
 
 
 class _Budget:
@@ -138,5 +148,6 @@ def format_errors() -> Iterator[None]:
     """Turn what SQLite says of an untrusted file into FormatError."""
     try:
         yield
-    except sqlite3.Error as exc:
+    except (sqlite3.Error, UnicodeDecodeError) as exc:
+        # The latter where SQLite's message has bytes of the file in it.
         raise FormatError(f"its DB is not as the format demands: {exc}") from exc

@@ -280,7 +280,8 @@ class _Range:
     """A part of a file."""
 
     def __init__(self, file: BinaryIO, offset: int, length: int | None, location: str, key: str) -> None:
-        file.seek(offset)
+        # No file system goes as far as a row of somebody's snapshot may say.
+        file.seek(min(offset, file.seek(0, os.SEEK_END)))
         self._file = file
         self._left = length
         self._what = f"store {location.split(maxsplit=1)[0]}: {key}"
