@@ -17,6 +17,7 @@ from vaultik.backup.sources import check_source
 from vaultik.cli.common import json_option, plural, printable
 from vaultik.cli.progress import human_bytes
 from vaultik.config import load_config
+from vaultik.config.secret import secret_access_key
 from vaultik.core.age_seal import seal
 from vaultik.core.chunker import Chunker
 from vaultik.core.names import blob_key
@@ -193,7 +194,7 @@ def _store(config: Config) -> list[Finding]:
         s3.prefix,
         region=s3.region,
         access_key_id=s3.access_key_id,
-        secret_access_key=s3.secret_access_key,
+        secret_access_key=secret_access_key(s3),
         put_only=s3.access == "put_only",
         checksums=s3.checksums,
         lock=(s3.lock.mode, s3.lock.days) if s3.lock else None,
