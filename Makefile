@@ -2,6 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+TOOLS := build/tools
+LOCK = $(TOOLS)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock"
+PIP_INSTALL := pip install -q --disable-pip-version-check
+# What is built from source is built by what is locked as well (requirements/build.in).
+PIP_LOCKED := $(PIP_INSTALL) --require-hashes --no-build-isolation
 DEMO_SOURCE ?= /etc /usr/share/doc
 DEMO_DIR ?= demo
 HISTORIES ?= 1250
@@ -9,18 +14,31 @@ KILLS ?= 1000
 FUZZ_SECONDS ?= 3600
 BENCH_DIR ?= bench/scratch
 
-.PHONY: help demo fleet test soak fuzz bench growth check fmt clean
+.PHONY: help demo fleet test soak fuzz bench growth check fmt lock audit sbom clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-$(BIN)/.installed: pyproject.toml
+$(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -e .
+
+# As a user has it: whatever pyproject.toml allows.
+$(BIN)/.installed: pyproject.toml | $(BIN)/pip
+	$(BIN)/$(PIP_INSTALL) -e .
 	touch $@
 
-$(BIN)/.tested: pyproject.toml $(BIN)/.installed
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[test,dev]'
+# As it is tested: what is locked, and nothing else.
+$(BIN)/.tested: pyproject.toml requirements/build.txt requirements/dev.txt | $(BIN)/pip
+	$(BIN)/$(PIP_LOCKED) -r requirements/build.txt
+	$(BIN)/$(PIP_LOCKED) -r requirements/dev.txt
+	$(BIN)/$(PIP_INSTALL) --no-build-isolation --no-deps -e .
+	$(BIN)/pip check
+	touch $(BIN)/.installed $@
+
+$(TOOLS)/.installed: requirements/build.txt requirements/tools.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/$(PIP_LOCKED) -r requirements/build.txt
+	$(TOOLS)/bin/$(PIP_LOCKED) -r requirements/tools.txt
 	touch $@
 
 demo: $(BIN)/.installed ## back up, edit, back up, restore and compare a real tree (DEMO_SOURCE="/etc /usr/share/doc")
@@ -59,6 +77,25 @@ check: $(BIN)/.tested ## lint, types, layers
 fmt: $(BIN)/.tested ## format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+lock: $(TOOLS)/.installed ## pin what pyproject.toml allows, with hashes, in requirements/ (LOCK_ARGS=--upgrade: the newest)
+	$(LOCK) $(LOCK_ARGS) -o requirements/build.txt requirements/build.in
+	$(LOCK) $(LOCK_ARGS) --extra test --extra dev -o requirements/dev.txt pyproject.toml
+	$(LOCK) -c requirements/dev.txt -o requirements/runtime.txt pyproject.toml
+	$(LOCK) $(LOCK_ARGS) -o requirements/tools.txt requirements/tools.in
+
+audit: $(TOOLS)/.installed ## look what is locked up among the known vulnerabilities
+	@$(TOOLS)/bin/python requirements/audit.py $(TOOLS)/bin/pip-audit build/audit.json $(AUDIT_ARGS) \
+		-r requirements/build.txt -r requirements/dev.txt
+
+sbom: $(TOOLS)/.installed ## write what runs beside vaultik to build/sbom.json (CycloneDX)
+	rm -rf build/wheels build/runtime
+	$(TOOLS)/bin/pip wheel -q --disable-pip-version-check --require-hashes --no-build-isolation -w build/wheels -r requirements/runtime.txt
+	$(PYTHON) -m venv --without-pip build/runtime
+	$(TOOLS)/bin/pip -q --disable-pip-version-check --python build/runtime install --no-index --no-deps build/wheels/*.whl
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible \
+		-o build/sbom.json build/runtime
+	rm -r build/wheels build/runtime
 
 clean: ## remove everything that was made here
 	rm -rf $(VENV) $(DEMO_DIR) bench/scratch fuzz-found build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

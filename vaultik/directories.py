@@ -7,15 +7,59 @@ one that is. It knows nothing of what a caller does there.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections import OrderedDict
 from typing import TYPE_CHECKING
+
+from vaultik.errors import LocalIndexError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def make_private(directory: Path) -> None:
+    """Make a directory, 0700, and those above it; leave one that is there as it is, if nobody plants names in it.
+
+    Who may write in a directory can put a link, or a file of theirs, in the place of any that is made there later. A
+    sticky bit doesn't keep them from it.
+
+    Raises:
+        LocalIndexError: everybody may write in it.
+        OSError: it can't be made; ELOOP if it is a symlink of another user's.
+    """
+    for place in reversed([directory, *directory.parents]):
+        if not os.path.lexists(place):
+            place.mkdir(mode=0o700, exist_ok=True)
+    link = directory.lstat()
+    if stat.S_ISLNK(link.st_mode) and not _is_trusted(link):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    found = directory.stat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if found.st_mode & stat.S_IWOTH:
+        raise LocalIndexError(
+            f"{directory}: everybody may write in it",
+            hint=f"name a directory below it, which is made for this user alone, or: chmod o-w {directory}",
+        )
+
+
+def others_may_write(directory: Path) -> bool:
+    """Tell whether anybody but this user and root may write in a directory, or give it such rights.
+
+    Raises:
+        OSError: it can't be looked at.
+    """
+    found = directory.stat()
+    return bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)) or not _is_trusted(found)
+
+
+def _is_trusted(found: os.stat_result) -> bool:
+    return found.st_uid in (0, os.geteuid())
 
 
 def sync_directory(directory: Path) -> None:

@@ -19,7 +19,7 @@ MARK = "Quokka"
 
 
 STEPS = {"Backup", "ScanSource", "Wave", "ChunkFile", "SealBlob", "UploadBlob", "WriteSnapshotDB"}
-PRIVATE = {"config", "bucket", "prefix", "endpoint", "region", "target"}
+PRIVATE = {"config", "bucket", "prefix", "endpoint", "region", "target", "state", "signers"}
 """What may hold a path or the name of a bucket. Luigi sends private parameters nowhere."""
 PUBLIC = {
     "host",
@@ -38,6 +38,7 @@ PUBLIC = {
     "force",
 }
 PUBLIC |= {"drop", "forget_source", "grace"}
+PUBLIC |= {"deep", "sample", "accept", "extend_lock"}
 PUBLIC |= {f"keep_{kind}" for kind in ("last", "hourly", "daily", "weekly", "monthly", "yearly", "within")}
 
 

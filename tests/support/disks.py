@@ -7,7 +7,7 @@ import subprocess
 @contextlib.contextmanager
 def small_disk(folder, size):
     folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "none", folder], check=True)
     try:
         yield
     finally:

@@ -5,7 +5,6 @@ from contextlib import closing
 
 import pytest
 
-from vaultik.errors import FormatError
 from vaultik.snapshot import read, untrusted
 from vaultik.snapshot.untrusted import format_errors, open_untrusted
 from vaultik.snapshot.write import DELTA, FORMAT, FULL, schema
@@ -45,11 +44,3 @@ def test_a_small_delta_that_takes_a_large_file_out(copy, tmp_path):
     with closing(sqlite3.connect(copy)) as db:
         assert db.execute("SELECT count(*) FROM entry_chunks").fetchone() == (0,)
 
-
-def test_a_statement_that_asks_for_more_than_both_are_worth(copy, tmp_path):
-    write(tmp_path / "delta.sqlite", DELTA)
-    many = ", ".join(f"main.meta AS m{number}" for number in range(30))
-    with format_errors(), closing(open_untrusted(tmp_path / "delta.sqlite")) as delta:
-        untrusted.attach(delta, copy)
-        with pytest.raises(FormatError, match="interrupted"), format_errors():
-            delta.execute(f"SELECT m0.key FROM {many} WHERE m0.key = x'00'").fetchall()

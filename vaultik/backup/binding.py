@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
+from vaultik.config.secret import secret_access_key
 from vaultik.errors import LocalIndexError
 from vaultik.index import chunks, db, runs, state
 from vaultik.index.db import mapped, transaction
@@ -72,7 +73,7 @@ def open_bound_store(index: sqlite3.Connection, s3: S3, pace: Pace | None) -> St
     """Return the store that a config names; made if it is a directory, and only where nothing can be there yet.
 
     Raises:
-        ConfigError: the endpoint or the bucket can't be one.
+        ConfigError: the endpoint or the bucket can't be one, or the credential's file can't be read.
     """
     open_it = functools.partial(
         open_store,
@@ -81,7 +82,7 @@ def open_bound_store(index: sqlite3.Connection, s3: S3, pace: Pace | None) -> St
         s3.prefix,
         region=s3.region,
         access_key_id=s3.access_key_id,
-        secret_access_key=s3.secret_access_key,
+        secret_access_key=secret_access_key(s3),
         put_only=s3.access == "put_only",
         checksums=s3.checksums,
         lock=(s3.lock.mode, s3.lock.days) if s3.lock else None,

@@ -189,8 +189,7 @@ class Session:
             if heal:
                 self.emit(notice=forget_damaged(index, heal))
         plain_path(self.config.index_path).unlink(missing_ok=True)
-        spool.make_spool(self.config.spool_dir)
-        spool.make_spool(self.spool_dir)
+        spool.make_spool(self.config.spool_dir, self.spool_dir)
         spool.clean(self.spool_dir, bundles.iter_spooled(index))
 
     def scan(self) -> None:

@@ -6,12 +6,14 @@ to be uploaded. Everything else in the directory is not vaultik's and is left al
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from vaultik.core.age_seal import seal
+from vaultik.directories import make_private
 from vaultik.errors import LocalIndexError
 from vaultik.model import BlobId
 
@@ -34,14 +36,18 @@ def blob_path(spool: Path, blob: BlobId) -> Path:
     return spool / blob.hex()
 
 
-def make_spool(spool: Path) -> None:
-    """Make the directory, 0700.
+def make_spool(spool: Path, folder: Path) -> None:
+    """Make the directory that a config names, which may be linked to another disk, and this source's folder in it; 0700.
 
     Raises:
-        LocalIndexError: it can't be made.
+        LocalIndexError: one can't be made, everybody may write in it, or a symlink stands for the folder.
     """
     with spool_errors(spool):
-        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(spool)
+    with spool_errors(folder):
+        if folder.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        make_private(folder)
 
 
 def create(path: Path) -> BinaryIO:

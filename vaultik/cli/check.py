@@ -17,10 +17,12 @@ from vaultik.backup.sources import check_source
 from vaultik.cli.common import json_option, plural, printable
 from vaultik.cli.progress import human_bytes
 from vaultik.config import load_config
+from vaultik.config.secret import secret_access_key
 from vaultik.core.age_seal import seal
 from vaultik.core.chunker import Chunker
 from vaultik.core.names import blob_key
 from vaultik.core.sshsig import public_line
+from vaultik.directories import others_may_write
 from vaultik.errors import LocalIndexError, SourceError, StoreError, VaultikError
 from vaultik.model import BlobId
 from vaultik.recipients import check_recipient
@@ -140,7 +142,8 @@ def _sources(config: Config) -> list[Finding]:
 def _index(config: Config) -> list[Finding]:
     from vaultik.index.state import probe
 
-    return [Finding("index", OK, f"{config.index_path}: {probe(config.index_path, config.path)}")]
+    found = Finding("index", OK, f"{config.index_path}: {probe(config.index_path, config.path)}")
+    return [found, *_planted("index", config.index_path.parent)]
 
 
 def _spool(config: Config) -> list[Finding]:
@@ -151,7 +154,14 @@ def _spool(config: Config) -> list[Finding]:
     text = f"{config.spool_dir}: {human_bytes(free)} free, up to {human_bytes(needed)} needed"
     if free < needed:
         return [Finding("spool", WARN, text, "set spool_dir to a larger disk, or blob_size_limit lower")]
-    return [Finding("spool", OK, text)]
+    return [Finding("spool", OK, text), *_planted("spool", config.spool_dir)]
+
+
+def _planted(what: str, directory: Path) -> list[Finding]:
+    if directory.exists() and others_may_write(directory):
+        text = f"{directory}: others than this user may write in it, and put files of theirs in the place of vaultik's"
+        return [Finding(what, WARN, text, f"chmod go-w {directory}, or chown it")]
+    return []
 
 
 def _commands(config: Config) -> list[Finding]:
@@ -184,7 +194,7 @@ def _store(config: Config) -> list[Finding]:
         s3.prefix,
         region=s3.region,
         access_key_id=s3.access_key_id,
-        secret_access_key=s3.secret_access_key,
+        secret_access_key=secret_access_key(s3),
         put_only=s3.access == "put_only",
         checksums=s3.checksums,
         lock=(s3.lock.mode, s3.lock.days) if s3.lock else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import getpass
 import os
 import re
 import sys
@@ -14,7 +15,7 @@ import click
 
 from vaultik import secrets
 from vaultik.endpoints import endpoint_fault
-from vaultik.errors import ConfigError, VaultikError
+from vaultik.errors import ConfigError, IdentityError, VaultikError
 from vaultik.secrets import VARIABLE
 from vaultik.shown import plural, printable
 from vaultik.store.open import open_store
@@ -41,6 +42,8 @@ __all__ = [
     "store_options",
 ]
 
+_TERMINAL = "/dev/tty"
+
 F = TypeVar("F", bound="Callable[..., Any]")
 
 
@@ -59,7 +62,7 @@ def identity_option(command: F) -> F:
     return click.option(
         "--identity",
         type=click.Path(path_type=Path),
-        help=f"Identity file. Default: ${VARIABLE}, a key or a file's path.",
+        help=f"Identity file, plain or under a passphrase (age -p). Default: ${VARIABLE}, a key or a file's path.",
     )(command)
 
 
@@ -103,15 +106,31 @@ def store_of(endpoint: str | None, region: str | None, bucket: str, prefix: str)
 
 
 def load_identities(path: Path | None) -> list[Identity]:
-    """Return the caller's identities, and say so when others may read them.
+    """Return the caller's identities, and say so when others may read them. A passphrase is asked for at the terminal.
 
     Raises:
         IdentityError: there is none, or it can't be read.
     """
-    loose = secrets.readable_by_others(path)
-    if loose is not None:
-        click.echo(f"vaultik: identity file {loose}: others may read it: chmod 600 {loose}", err=True)
-    return secrets.load_identities(path)
+    for text in secrets.identity_warnings(path):
+        click.echo(f"vaultik: {text}", err=True)
+    return secrets.load_identities(path, _ask_passphrase)
+
+
+def _ask_passphrase(what: str) -> str:
+    """Ask at the terminal, without showing what is typed, wherever standard input and output go.
+
+    Raises:
+        IdentityError: there is none.
+    """
+    try:
+        # Without one getpass would read standard input, and show it.
+        os.close(os.open(_TERMINAL, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError as exc:
+        raise IdentityError(
+            "identity: it is encrypted with a passphrase, and there is no terminal to ask for that",
+            hint=f'{VARIABLE}="$(age -d FILE)" in front of the command, from a terminal; or an identity without one',
+        ) from exc
+    return getpass.getpass(f"Passphrase of {printable(what)}: ")
 
 
 def paths_of(text: str) -> tuple[bytes, ...]:

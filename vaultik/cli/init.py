@@ -46,6 +46,8 @@ s3:
   # Left out: boto3's own chain (environment, ~/.aws, instance role).
   #access_key_id: ...
   #secret_access_key: ...
+  # Instead of secret_access_key: a file that holds it alone, such as systemd's or an orchestrator's.
+  #secret_access_key_file: /etc/vaultik.secret
   #region: us-east-1
   # put_only: the credential can only put; nothing else is tried.
   #access: full

@@ -7,6 +7,7 @@ use it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
 import os
@@ -130,7 +131,7 @@ class _Checker:
             one_file_system=f.one_file_system,
             exclude_caches=f.exclude_caches,
             exclude_if_present=self._markers(),
-            warnings=(*warnings, *self._useless_patterns(), *self._without_effect()),
+            warnings=(*warnings, *self._open_secret(), *self._useless_patterns(), *self._without_effect()),
             commands=self._commands(),
             hooks=f.hooks,
             notify=f.notify,
@@ -178,6 +179,13 @@ class _Checker:
                 raise self._document.error(f"$.commands[{number}].timeout", "no time at all", "such as 1h")
             taken.append(os.fsencode(command.name))
         return tuple(self._file.commands)
+
+    def _open_secret(self) -> Iterator[str]:
+        file = self._file.s3.secret_access_key_file
+        with contextlib.suppress(OSError):  # who opens the store tells
+            if file and Path(file).stat().st_mode & 0o077:
+                text = f"{file}: others may read it: chmod 600 {file}"
+                yield str(self._document.error("$.s3.secret_access_key_file", text))
 
     def _useless_patterns(self) -> Iterator[str]:
         """Yield a warning for each exclude that counts from / and can fit nothing in a source."""
@@ -227,8 +235,7 @@ class _Checker:
             )
         if s3.endpoint is not None and (fault := endpoint_fault(s3.endpoint)):
             raise self._document.error("$.s3.endpoint", *fault)
-        if (s3.access_key_id is None) != (s3.secret_access_key is None):
-            raise self._document.error("$.s3", "access_key_id and secret_access_key go together")
+        self._credential(s3)
         if s3.lock is not None and not 0 < s3.lock.days <= _LONGEST_LOCK_DAYS:
             raise self._document.error(
                 "$.s3.lock.days", f"{s3.lock.days} days can't be", f"1 to {_LONGEST_LOCK_DAYS:,}"
@@ -240,6 +247,15 @@ class _Checker:
                 "$.s3.prefix", f"{s3.prefix!r} is not a prefix", "no slash at the beginning, none doubled"
             )
         return msgspec.structs.replace(s3, prefix=_with_slash(s3.prefix))
+
+    def _credential(self, s3: S3) -> None:
+        if s3.secret_access_key is not None and s3.secret_access_key_file is not None:
+            raise self._document.error("$.s3.secret_access_key_file", "secret_access_key is given too", "keep one")
+        has_secret = s3.secret_access_key is not None or s3.secret_access_key_file is not None
+        if (s3.access_key_id is not None) != has_secret:
+            raise self._document.error("$.s3", "access_key_id and secret_access_key, or its file, go together")
+        if s3.secret_access_key_file is not None:
+            self._absolute("s3.secret_access_key_file", s3.secret_access_key_file)
 
     def _index_prefix(self) -> str:
         prefix = _with_slash(self._file.index_prefix)

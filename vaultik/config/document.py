@@ -64,6 +64,7 @@ class S3(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prefix: str = ""
     access_key_id: str | None = None
     secret_access_key: str | None = None
+    secret_access_key_file: str | None = None
     region: str | None = None
     addressing: Literal["path", "virtual"] | None = None
     access: Literal["full", "put_only"] = "full"

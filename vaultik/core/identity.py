@@ -1,9 +1,12 @@
-"""age identities of kind X25519: parse files of them, make new ones, never show one.
+"""age identities of kind X25519: parse files of them, plain or under a passphrase, make new ones, never show one.
 
 Invariant: no error text, repr or traceback of this module holds a part of an identity.
 """
 
 from __future__ import annotations
+
+import base64
+import binascii
 
 import pyrage
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -13,6 +16,10 @@ from vaultik.errors import IdentityError
 from vaultik.recipients import bech32_payload
 
 _PREFIX = "AGE-SECRET-KEY-1"
+_AGE = b"age-encryption.org/"
+_ARMOR = b"-----BEGIN AGE ENCRYPTED FILE-----"
+_ARMOR_END = b"-----END AGE ENCRYPTED FILE-----"
+_PASSPHRASE = b"age-encryption.org/v1\n-> scrypt "
 
 
 class Identity:
@@ -53,6 +60,36 @@ def generate() -> tuple[str, str]:
     return str(identity), str(identity.to_public())
 
 
+def is_encrypted(data: bytes) -> bool:
+    """Tell whether an identity file is itself an age file, binary or armored."""
+    return data.lstrip().startswith((_AGE, _ARMOR))
+
+
+def takes_passphrase(data: bytes) -> bool:
+    """Tell whether an encrypted identity file opens with a passphrase, as `age -p` makes it, and not with another key."""
+    data = data.strip()
+    if data.startswith(_ARMOR):
+        try:
+            data = base64.b64decode(data.removeprefix(_ARMOR).removesuffix(_ARMOR_END))
+        except binascii.Error:
+            return False
+    return data.startswith(_PASSPHRASE)
+
+
+def open_identities(data: bytes, passphrase: str) -> bytes:
+    """Return the identity file that a passphrase opens.
+
+    Raises:
+        IdentityError: it doesn't, or the file is damaged; which, nothing tells.
+    """
+    try:
+        return bytes(pyrage.passphrase.decrypt(data, passphrase))
+    except pyrage.DecryptError:
+        raise IdentityError(
+            "identity: that is not its passphrase, or it is damaged", hint="age -d FILE tries it by hand"
+        ) from None
+
+
 def parse_identities(text: str) -> list[Identity]:
     """Return the identities of an identity file: one per line, comments and blank lines aside.
 
@@ -72,7 +109,8 @@ def parse_identities(text: str) -> list[Identity]:
         if not line.upper().startswith(_PREFIX):
             raise IdentityError(
                 f"identity: line {number} is no X25519 identity",
-                hint="other kinds (SSH keys, plugins, passphrases) are not supported; age -d opens objects by hand",
+                hint="backups are sealed to X25519 recipients, which no SSH key and no plugin opens; "
+                "an identity file that one of these opens: --identity <(age -d -i KEY FILE)",
             )
         try:
             found.append(Identity(line))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from vaultik.directories import make_private
 from vaultik.errors import LocalIndexError
 from vaultik.index.db import map_error
 from vaultik.index.lock import is_locked, take
@@ -20,11 +21,11 @@ class PidFile:
         """Take the lock; the id is written by `write`.
 
         Raises:
-            LocalIndexError: a daemon holds it, or the file can't be made.
+            LocalIndexError: a daemon holds it, the file can't be made, or everybody may write beside it.
         """
         self.path = pid_path(index_path)
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self.path.parent)
             self.fd = self._open(index_path)
         except OSError as exc:
             raise map_error(exc, self.path) from exc

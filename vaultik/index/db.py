@@ -17,6 +17,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from vaultik import interrupts
+from vaultik.directories import make_private
 from vaultik.errors import LocalIndexError
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def _refuse_network(path: Path) -> None:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(path.parent)
     _create_private(path)
     connection = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256

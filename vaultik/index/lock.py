@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from vaultik.directories import make_private
 from vaultik.errors import IndexLockedError
 from vaultik.index.db import map_error
 
@@ -28,11 +29,11 @@ class RunLock:
 
         Raises:
             IndexLockedError: another run holds it.
-            LocalIndexError: the lock file can't be made.
+            LocalIndexError: the lock file can't be made, or everybody may write beside it.
         """
         self._path = run_lock_path(index_path)
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._path.parent)
             self._fd = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as exc:
             raise map_error(exc, self._path) from exc

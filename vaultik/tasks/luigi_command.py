@@ -28,7 +28,7 @@ from vaultik.niceness import give_way
 from vaultik.restore.asked import Asked
 from vaultik.restore.report import problem_lines, summary
 from vaultik.restore.session import RestoreSession
-from vaultik.secrets import identity_files, load_identities
+from vaultik.secrets import identity_files, identity_warnings, load_identities
 from vaultik.shown import printable
 from vaultik.signing import load_signers
 from vaultik.store.open import open_store
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+    from vaultik.core.identity import Identity
     from vaultik.core.sshsig import Signer
     from vaultik.restore.report import RestoreReport
     from vaultik.tasks.restore import Restore
@@ -145,6 +146,17 @@ def require(task: luigi.Task, *names: str) -> None:
             raise ConfigError(f"{task.task_family}: no {name}", hint=f"pass --{name}")
 
 
+def identities() -> list[Identity]:
+    """Return the caller's identities, and say so when others may read them. Nobody is asked for a passphrase.
+
+    Raises:
+        IdentityError: there is none, or it can't be read.
+    """
+    for text in identity_warnings(None):
+        say(text, None)
+    return load_identities(None)
+
+
 def signers_of(task: Any) -> list[Signer] | None:
     """Return whom a task's `signers` lets sign, None if that doesn't matter."""
     return load_signers(Path(task.signers)) if task.signers else None
@@ -159,7 +171,7 @@ def begin_restore(task: Restore) -> RestoreSession:
         require(task, "bucket", "target")
         session = RestoreSession(
             lambda: open_store(task.endpoint or None, task.bucket, task.prefix, region=task.region or None),
-            load_identities(None),
+            identities(),
             Asked(
                 Path(task.target),
                 task.snapshot,

@@ -15,11 +15,11 @@ from vaultik.maintain.prune import PruneSession
 from vaultik.maintain.request import COUNTED, parse_request
 from vaultik.maintain.verify import VerifySession
 from vaultik.maintain.verify_request import parse_verify_request
-from vaultik.secrets import is_given, load_identities
+from vaultik.secrets import is_given
 from vaultik.snapshot.find import when
 from vaultik.store.open import open_store
 from vaultik.tasks import process, runtime
-from vaultik.tasks.luigi_command import FAILED, OK, leave, prepare, require, say, say_errors, signers_of
+from vaultik.tasks.luigi_command import FAILED, OK, identities, leave, prepare, require, say, say_errors, signers_of
 
 if TYPE_CHECKING:
     from vaultik.maintain.plan import Plan, Tally
@@ -46,7 +46,7 @@ def begin_prune(task: Prune) -> PruneSession:
         )
         session = PruneSession(
             lambda: open_store(task.endpoint or None, task.bucket, task.prefix, region=task.region or None),
-            load_identities(None),
+            identities(),
             request,
             emit=record.add,
         )
@@ -91,7 +91,7 @@ def begin_verify(task: Verify) -> VerifySession:
         )
         session = VerifySession(
             lambda: open_store(task.endpoint or None, task.bucket, task.prefix, region=task.region or None),
-            load_identities(None) if is_given(None) else [],
+            identities() if is_given(None) else [],
             request,
             emit=record.add,
         )
