@@ -43,4 +43,3 @@ def test_a_small_delta_that_takes_a_large_file_out(copy, tmp_path):
         read._apply(delta, copy)
     with closing(sqlite3.connect(copy)) as db:
         assert db.execute("SELECT count(*) FROM entry_chunks").fetchone() == (0,)
-
