@@ -65,6 +65,8 @@ class TestLoading:
             (b"ssh-ed25519 AAAA\n", "line 1 is no X25519 identity"),
             (base64.b64encode(b"x" * 60), "line 1 is no X25519 identity"),
         ],
+        # The bytes are others each time, and every process must know the tests by the same names.
+        ids=["sealed", "for a key", "broken", "binary inside", "nothing inside", "binary", "ssh", "base64"],
     )
     def test_one_that_can_not_be_used_is_named(self, file, data, words):
         file.write_bytes(data)
