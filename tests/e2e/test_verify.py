@@ -113,6 +113,16 @@ class TestWhatIsWhole:
         assert second.startswith(f"read: {blobs + 2} objects (")
         assert done.stderr == ""
 
+    def test_in_a_temporary_directory_of_any_name(self, local):
+        local.backup()
+        odd = local.tmp / os.fsdecode(b"caf\xe9 %41?#")
+        odd.mkdir()
+        local.env["TMPDIR"] = str(odd)
+        state = odd / "state"
+        local.run("verify", *local.where, "--deep", "--state", state)
+        assert state.exists()
+        local.run("ls", *local.where, "latest")
+
     def test_nothing_is_written_to_the_store(self, local):
         local.backup()
         before = describe(local.store)

@@ -69,7 +69,8 @@ class Lost(NamedTuple):
 
 def connect(path: Path) -> sqlite3.Connection:
     """Open a prune's database, making it if it isn't there. Nothing in it outlives a power cut, or needs to."""
-    db = sqlite3.connect(path, timeout=120, isolation_level=None)
+    # By URI, here and where others are attached: a path may be any bytes.
+    db = sqlite3.connect(path.absolute().as_uri(), timeout=120, isolation_level=None, uri=True)
     db.execute("PRAGMA journal_mode = MEMORY")
     db.execute("PRAGMA synchronous = OFF")
     db.execute("PRAGMA cache_size = -16384")

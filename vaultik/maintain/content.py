@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from contextlib import contextmanager
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -103,7 +102,7 @@ WITH RECURSIVE bad (chunk) AS (
 
 @contextmanager
 def _attached(db: sqlite3.Connection, copy: Path) -> Iterator[None]:
-    db.execute("ATTACH ? AS snapshot", (os.fspath(copy),))
+    db.execute("ATTACH ? AS snapshot", (copy.absolute().as_uri(),))
     try:
         yield
     finally:

@@ -62,7 +62,7 @@ def attach(db: sqlite3.Connection, path: Path, location: str) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-        db.execute("ATTACH ? AS memory", (os.fspath(path),))
+        db.execute("ATTACH ? AS memory", (path.absolute().as_uri(),))
         db.execute("PRAGMA memory.journal_mode = WAL")
         db.execute("PRAGMA memory.synchronous = NORMAL")
         found = _prepare(db, location)

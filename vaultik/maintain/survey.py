@@ -21,8 +21,9 @@ from vaultik.errors import (
     SignatureError,
 )
 from vaultik.maintain.inventory import check_still_there, find_manifest
-from vaultik.snapshot.find import check_signed, read_manifest, with_its_size
+from vaultik.snapshot.find import read_manifest, with_its_size
 from vaultik.snapshot.read import open_snapshot
+from vaultik.snapshot.signed import check_signed
 from vaultik.snapshot.untrusted import find_meta
 
 if TYPE_CHECKING:

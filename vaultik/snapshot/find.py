@@ -6,7 +6,7 @@ import datetime
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from vaultik.core import manifest, sshsig
+from vaultik.core import manifest
 from vaultik.core.age_stream import open_stream
 from vaultik.core.bounds import MANIFEST_BOUND
 from vaultik.core.frames import decode_stream
@@ -17,10 +17,10 @@ from vaultik.errors import (
     NoMatchingIdentityError,
     ObjectNotFoundError,
     SelectionError,
-    SignatureError,
     VaultikError,
 )
 from vaultik.snapshot.listing import iter_snapshot_objects
+from vaultik.snapshot.signed import check_signed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -143,24 +143,6 @@ def read_manifest(store: Store, found: FoundSnapshot, identities: Sequence[Ident
     if facts.snapshot != found.name.snapshot:
         raise IntegrityError(f"{what}: it is the manifest of {facts.snapshot}")
     return facts
-
-
-def check_signed(found: FoundSnapshot, facts: manifest.Manifest, signers: Sequence[Signer]) -> Signer:
-    """Check that a manifest is signed in its host's name, and that it vouches for the DB that stands beside it; return by whom.
-
-    Raises:
-        SignatureError: it isn't, or doesn't.
-    """
-    what = f"manifest of {found.name.snapshot}"
-    try:
-        signer = sshsig.check(facts.signatures, manifest.NAMESPACE, manifest.iter_signed(facts), signers, facts.host)
-    except SignatureError as exc:
-        raise SignatureError(
-            f"{what}: {exc}", hint="--signers names whom to believe; an older snapshot may be signed"
-        ) from exc
-    if facts.dbs != ((found.name.key, found.size_bytes),):
-        raise SignatureError(f"{what}: what is signed names another DB than the one that is stored")
-    return signer
 
 
 def select(

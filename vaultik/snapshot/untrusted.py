@@ -6,7 +6,6 @@ untrusted files ("Defense Against The Dark Arts"). What rows say is for whoever 
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -137,7 +136,7 @@ def attach(db: sqlite3.Connection, copy: Path) -> None:
     (size,) = db.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()
     db.set_progress_handler(_Budget(size + copy.stat().st_size), _STEPS)
     db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 1)
-    db.execute("ATTACH ? AS copy", (os.fspath(copy),))
+    db.execute("ATTACH ? AS copy", (copy.absolute().as_uri(),))
     db.execute("PRAGMA copy.synchronous = OFF")
     db.execute("PRAGMA query_only = OFF")
     db.set_authorizer(_reads_and_fills_copy)
