@@ -105,8 +105,18 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _exit(1)
     except Exception as exc:  # noqa: BLE001 - the last line of defence against a traceback
-        hint = None if debug else "this is a bug; --debug shows where"
-        _fail(exc, f"{type(exc).__name__}: {exc}", hint, 1, debug=debug, as_json=as_json)
+        message, hint = _unexpected(exc)
+        _fail(exc, message, None if debug else hint, 1, debug=debug, as_json=as_json)
+
+
+def _unexpected(exc: Exception) -> tuple[str, str]:
+    """Return what to say of an error that nobody expected, and a hint."""
+    if not isinstance(exc, OSError):
+        return f"{type(exc).__name__}: {exc}", "this is a bug; --debug shows where"
+    # Of no file of vaultik's, which all say what they are: Python's temporary ones, semaphores in /dev/shm.
+    where = f": {os.fsdecode(exc.filename)}" if exc.filename else ""
+    hint = "a file system that every process needs (the temporary directory, /dev/shm) failed; --debug shows where"
+    return f"{exc.strerror or exc}{where}", hint
 
 
 def _call(arguments: list[str]) -> object:

@@ -92,7 +92,7 @@ class LocalStore:
         Raises:
             DigestMismatchError: the body isn't what `sha256` says; nothing is stored.
         """
-        with self._mapped(key):
+        with self._mapped(key, broken=StoreUnavailableError):
             if self._path(key).exists():
                 # Maybe a killed process put it there and didn't get to this.
                 sync_directory(self._path(key).parent)
@@ -227,7 +227,7 @@ class LocalStore:
 
     def _touch(self) -> None:
         self._check_endpoint()
-        with self._mapped("the clock"):
+        with self._mapped("the clock", broken=StoreUnavailableError):
             path = self._aside() if self._bucket.is_dir() else self._endpoint / f"{_ASIDE}{secrets.token_hex(8)}"
             try:
                 fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
@@ -267,13 +267,14 @@ class LocalStore:
             return ObjectInfo(key, st.st_size, st.st_mtime)
 
     @contextlib.contextmanager
-    def _mapped(self, what: str) -> Iterator[None]:
+    def _mapped(self, what: str, broken: type[StoreError | IntegrityError] = IntegrityError) -> Iterator[None]:
+        """Name what the disk says; one that is broken has damaged what is read, and not what can't be written."""
         try:
             yield
         except FileNotFoundError as exc:
             raise ObjectNotFoundError(f"store {self._endpoint}: {what}: no such object") from exc
         except OSError as exc:
-            raise _error(exc, f"store {self._endpoint}: {what}") from exc
+            raise _error(exc, f"store {self._endpoint}: {what}", broken) from exc
 
 
 class _Range:
@@ -298,10 +299,12 @@ class _Range:
         return data
 
 
-def _error(exc: OSError, what: str) -> StoreError | IntegrityError:
+def _error(
+    exc: OSError, what: str, broken: type[StoreError | IntegrityError] = IntegrityError
+) -> StoreError | IntegrityError:
     reason = f"{what}: {exc.strerror or exc}"
     if exc.errno in _BROKEN:
-        return IntegrityError(reason, hint="look at the disk that holds the store")
+        return broken(reason, hint="look at the disk that holds the store")
     if exc.errno in _REFUSED:
         return StoreAccessError(reason, hint="check the rights of the store's directory")
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
