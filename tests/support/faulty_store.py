@@ -52,6 +52,8 @@ FAULTS = {
     "head": ("down", "refused", "not found"),
     "walk": ("down", "refused", "not found", "breaks", "late"),
     "children": ("down", "refused", "not found", "late"),
+    "look_behind": ("down", "refused"),
+    "retention": ("down", "refused"),
     "delete": ("down", "down, done", "refused", "not found", "some", "lie"),
 }
 """What can happen to the calls of each method."""
@@ -143,6 +145,14 @@ class FaultyStore:
 
     def head(self, key):
         return None if self._begin("head", key) == "not found" else self.inner.head(key)
+
+    def look_behind(self, key, sha256):
+        self._begin("look_behind", key)
+        return self.inner.look_behind(key, sha256)
+
+    def retention(self, key):
+        self._begin("retention", key)
+        return self.inner.retention(key)
 
     def walk(self, prefix=""):
         fault = self._begin("walk", prefix)

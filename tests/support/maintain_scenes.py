@@ -12,7 +12,7 @@ from vaultik.errors import PruneRefusedError
 class Prune(Scene):
     """Of four snapshots the oldest goes, one went by hand and left its manifest, the two newest stay."""
 
-    methods = frozenset({"ask_time", "open", "walk", "children", "delete"})
+    methods = frozenset({"ask_time", "open", "walk", "children", "retention", "delete"})
     kept = None
 
     def prepare(self):
