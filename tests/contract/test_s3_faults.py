@@ -152,7 +152,11 @@ def test_one_that_never_comes_is_given_up(weed, near, prefix, big, monkeypatch, 
 @pytest.mark.parametrize(("fault", "kind"), [("403", StoreAccessError), ("404", ObjectNotFoundError)])
 def test_what_is_refused_is_not_asked_for_again(weed, near, prefix, big, name, fault, kind):
     operation, _, _ = CALLS[name]
-    with Proxy(weed, {operation: itertools.repeat(fault)}) as proxy:
+    script = {operation: itertools.repeat(fault)}
+    if (name, fault) == ("head", "403"):
+        # Who may not get is told by a listing, where he may list.
+        script[CALLS["walk"][0]] = itertools.repeat(fault)
+    with Proxy(weed, script) as proxy:
         store = s3_store(weed, prefix, endpoint=proxy.endpoint, **PARTS)
         if (name, fault) == ("head", "404"):
             assert store.head("a") is None
@@ -163,6 +167,15 @@ def test_what_is_refused_is_not_asked_for_again(weed, near, prefix, big, name, f
         assert len(proxy.operations(operation)) == 1 or operation == "UploadPart"
     assert near.store.head(f"{prefix}new") is None
     assert unfinished(weed, prefix) == []
+
+
+def test_who_may_not_get_is_told_by_a_listing(weed, near, prefix):
+    put(near.store, f"{prefix}there", b"12345")
+    with Proxy(weed, {CALLS["head"][0]: itertools.repeat("403")}) as proxy:
+        store = s3_store(weed, prefix, endpoint=proxy.endpoint)
+        assert store.head("there").size_bytes == 5
+        assert store.head("the") is None
+        assert store.head("there not") is None
 
 
 PUTS = ["put whole", "put a file", "complete upload"]

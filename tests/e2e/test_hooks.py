@@ -251,7 +251,7 @@ def test_what_check_says_of_them(hooked, tmp_path):
         ({"before": "one line"}, "hooks.before: expected a list"),
         ({"before": [[]]}, "hooks.before[0]: not a command"),
         ({"before": [["a", 5]]}, "hooks.before[0]: not a command"),
-        ({"after_success": ["a\0b"]}, "hooks.after_success[0]: not a command: a NUL"),
+        ({"after_success": ["a\0b"]}, "hooks.after_success[0]: a NUL stands in it"),
         ({"after": ["a"]}, "hooks.after: unknown key"),
         ({"timeout": "soon"}, "hooks.timeout: not a duration"),
     ],

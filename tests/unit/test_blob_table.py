@@ -1,6 +1,8 @@
 """Who refers to what, kept as spans, against the plain way of counting it."""
 
-from contextlib import closing
+import tempfile
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,12 +10,19 @@ from hypothesis import strategies as st
 from vaultik.maintain import blob_table
 from vaultik.maintain.blob_table import Hold, Lost, References, Share
 
+
+@contextmanager
+def fresh():
+    with tempfile.TemporaryDirectory() as folder, closing(blob_table.connect(Path(folder) / "state.sqlite")) as db:
+        yield db
+
+
 BLOBS = st.dictionaries(st.sampled_from([bytes([n]) * 32 for n in range(6)]), st.integers(1, 2), max_size=6)
 
 
 @given(st.lists(st.tuples(BLOBS, st.sampled_from(Hold)), max_size=8), BLOBS, st.integers(0, 4))
 def test_spans_say_what_single_references_say(snapshots, stored, cut):
-    with closing(blob_table.connect(":memory:")) as db:
+    with fresh() as db:
         references = References(db)
         holds = {references.add(blobs): firmness for blobs, firmness in snapshots}
         references.finish()
@@ -46,7 +55,7 @@ def share(blobs, stored, times):
 
 
 def test_what_does_not_change_is_one_row():
-    with closing(blob_table.connect(":memory:")) as db:
+    with fresh() as db:
         references = References(db)
         for n in range(100):
             references.add({b"always": 1, b"then": 1} if n >= 50 else {b"always": 1})

@@ -57,7 +57,9 @@ Exit codes: 0 all right; 4 something is missing or damaged (each thing is named,
     help="File that remembers what was read. Default: one for each store, below /var/lib/vaultik or ~/.local/state/vaultik.",
 )
 @click.option(
-    "--accept", is_flag=True, help="Snapshots that are gone were dropped on purpose: by --drop or --forget-source."
+    "--accept",
+    is_flag=True,
+    help="Snapshots that are gone were dropped on purpose: by --drop, --forget-source or a short --grace.",
 )
 @click.option("--host", help="Which host, for `latest` in a prefix of several.")
 @store_options

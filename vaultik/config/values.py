@@ -63,14 +63,10 @@ def parse_command(value: Any) -> Command:
         ValueError: it is neither.
     """
     if isinstance(value, str) and value.strip():
-        words = ["/bin/sh", "-c", value]
-    elif isinstance(value, list) and value and all(isinstance(word, str) for word in value) and value[0]:
-        words = value
-    else:
-        raise ValueError("not a command: a line for the shell, or a list of words in quotes: [program, argument]")
-    if any("\0" in word for word in words):
-        raise ValueError("not a command: a NUL stands in it")
-    return Command(words)
+        return Command(["/bin/sh", "-c", value])
+    if isinstance(value, list) and value and all(isinstance(word, str) for word in value) and value[0]:
+        return Command(value)
+    raise ValueError("not a command: a line for the shell, or a list of words in quotes: [program, argument]")
 
 
 def parse_notify(value: Any) -> Notify:
