@@ -94,6 +94,10 @@ class TestSigned:
         said = local.run("check", local.config).stdout
         assert f"ok    signing: for --signers: {(local.tmp / 'allowed').read_text().strip()}" in said
 
+    def test_check_warns_of_a_key_that_others_may_read(self, local):
+        (local.tmp / "signing").chmod(0o644)
+        assert "others may read it, and sign as this host" in local.run("check", local.config).stdout
+
     def test_keygen_makes_such_a_key(self, local):
         done = local.run("keygen", "--signing", "-o", local.tmp / "new")
         (local.tmp / "allowed").write_text(f"* {done.stdout}")
@@ -123,6 +127,7 @@ class TestNotSigned:
         assert words in problem["text"]
         done = site.run("prune", *site.where, "--yes", *signers(site, believed), code=1)
         assert words in done.stderr
+        assert "--drop" not in done.stderr, "they may be good ones"
         assert sorted(site.objects()) == before
 
     def test_at_all(self, local):

@@ -56,6 +56,4 @@ def forget_damaged(index: sqlite3.Connection, blobs: Sequence[BlobId]) -> str:
     if not others:
         return text
     named = ", ".join(others[:_NAMED]) + (", ..." if len(others) > _NAMED else "")
-    return (
-        f"{text}; nothing that is here now was in {plural(len(others), 'other')}, older snapshots stay without: {named}"
-    )
+    return f"{text}; no run relies on {plural(len(others), 'other')} (any more), older snapshots stay without: {named}"

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import stat
 import sys
 import time
 from pathlib import Path
@@ -115,7 +116,11 @@ def _signing(config: Config) -> list[Finding]:
     from vaultik.tasks.settings import host_name
 
     key = load_signing_key(config.signing_key)
-    return [Finding("signing", OK, f"for --signers: {host_name()} {public_line(key.public)}")]
+    found = [Finding("signing", OK, f"for --signers: {host_name()} {public_line(key.public)}")]
+    if stat.S_IMODE(config.signing_key.stat().st_mode) & 0o077:
+        hint = f"chmod 600 {config.signing_key}"
+        found.append(Finding("signing", WARN, f"{config.signing_key}: others may read it, and sign as this host", hint))
+    return found
 
 
 def _chunker(config: Config) -> list[Finding]:

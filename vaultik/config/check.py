@@ -240,6 +240,10 @@ class _Checker:
             raise self._document.error(
                 "$.s3.lock.days", f"{s3.lock.days} days can't be", f"1 to {_LONGEST_LOCK_DAYS:,}"
             )
+        if s3.lock is not None and (s3.endpoint or "").startswith("file:"):
+            raise self._document.error(
+                "$.s3.lock", "a directory store has no locks", "leave it out, or name an S3 endpoint"
+            )
         if s3.lock is not None and not s3.checksums:
             raise self._document.error("$.s3.lock", "goes with checksums only", "leave `checksums: false` out")
         if s3.prefix.startswith("/") or "//" in s3.prefix:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.core.ids import source8
 from vaultik.core.lease import GRACE_S
-from vaultik.errors import MisplacedError, NoMatchingIdentityError, PruneRefusedError, SelectionError
+from vaultik.errors import MisplacedError, NoMatchingIdentityError, PruneRefusedError, SelectionError, SignatureError
 from vaultik.maintain.blob_table import Hold
 from vaultik.maintain.keep import Candidate, by_source, judge, superseded_at
 from vaultik.maintain.plan import DROP, HOLD, KEEP, Fate
@@ -112,6 +112,10 @@ def check_readable(surveyed: Iterable[Surveyed], given_up: GivenUp) -> None:
         sources = sorted({s.found.source8 for s in foreign})
         hint = f"of {_listed('source', sources)}: give that identity too; a file of identities may hold several, one a line"
         closed = foreign
+    elif unsigned := [s for s in closed if isinstance(s.problem, SignatureError)]:
+        # Older ones may be good and of before signing began: no hint may offer to drop these either.
+        hint = "does the file for --signers name every host? with older snapshots that were never signed, leave --signers out"
+        closed = unsigned
     else:
         hint = f"{drops(s.found for s in closed)} what can't be mended"
     raise PruneRefusedError(f"{closed[0].problem}{more}", hint=hint)

@@ -270,7 +270,7 @@ class Looker:
         for key, one in vanished.items():
             name = parse_snapshot_key(key)
             snapshot = name.snapshot if name is not None else key
-            text = f"seen by an earlier verification among the newest of source {one.source}, and gone; a prune leaves these"
+            text = f"seen by an earlier verification among the newest of source {one.source}, and gone: --accept if it was you, by a prune"
             self._problem(Kind.CHAIN, key, text, snapshot)
         memory.set_seen(self._db, listed | vanished)
 

@@ -44,7 +44,7 @@ def lines(report: VerifyReport) -> Iterator[str]:
     """Yield what is wrong, and whose it is; then what a person should know besides."""
     for problem in report.problems:
         yield f"{problem.kind}: {printable(problem.key)}: {printable(problem.text)}"
-        if problem.snapshots:
+        if problem.snapshots and not any(snapshot in problem.key for snapshot in problem.snapshots):
             yield f"    needed by {_named(problem.snapshots, problem.snapshot_count)}"
     for hit in report.files:
         yield f"snapshot {hit.snapshot}: {plural(hit.files, 'file')} of it can't be brought back whole:"
