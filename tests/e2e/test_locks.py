@@ -1,5 +1,7 @@
 """Object Lock on a server that enforces it: nothing locked is deleted, and what is kept stays locked."""
 
+import datetime
+import hashlib
 import json
 import os
 import time
@@ -10,7 +12,7 @@ from botocore.exceptions import ClientError
 from tests.conftest import S3_GROUP
 from tests.support.site import Site
 from tests.support.tree import describe, make_tree
-from vaultik.core.names import BLOBS_PREFIX
+from vaultik.core.names import BLOBS_PREFIX, blob_key
 
 pytestmark = S3_GROUP
 DAY = 86_400
@@ -126,6 +128,20 @@ class TestPrune:
         assert ": locked" in done.stdout
         site.restore(site.tmp / "out", snapshot=first)
         site.restore(site.tmp / "out 2", snapshot=second)
+
+    def test_a_locked_blob_that_nobody_needs_stays(self, site, locking):
+        body = b"of a run that was killed"
+        key = blob_key(hashlib.sha256(body).digest())
+        until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=9)
+        lock = {"ObjectLockMode": "GOVERNANCE", "ObjectLockRetainUntilDate": until}
+        locking.client().put_object(Bucket="locks", Key=site.prefix + key, Body=body, **lock)
+        time.sleep(1.1)  # LastModified is in whole seconds, and what is as new as the newest DB stays anyway
+        site.backup()
+        said = prune(site, "--grace", "0", "--exclusive")
+        (held,) = (held for held in said["held"] if held["why"] == "locked")
+        assert (held["blobs"], held["bytes"]) == (1, len(body))
+        assert abs(held["until"] - until.timestamp()) < SLACK
+        assert key in objects(locking, site)
 
     def test_it_frees_the_versions_of_what_is_not(self, site, locking):
         lock(site, None)

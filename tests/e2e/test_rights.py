@@ -116,3 +116,6 @@ class TestCheck:
         _, warned, findings = rights(become(site, "admin", "versioned"))
         assert "overwrite" not in warned
         assert any("the bucket is versioned" in finding["text"] for finding in findings)
+        left = server.client().list_object_versions(Bucket="versioned")
+        assert "DeleteMarkers" not in left, "nothing is left of what was only asked"
+        assert {version["Key"].startswith("host/blobs/") for version in left["Versions"]} == {True}

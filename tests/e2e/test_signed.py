@@ -16,6 +16,7 @@ from vaultik.core.sshsig import generate_signing_key, public_line
 from vaultik.restore.asked import Asked
 from vaultik.restore.session import RestoreSession
 from vaultik.secrets import load_identities
+from vaultik.signing import load_signers
 from vaultik.store.local import LocalStore
 from vaultik.tasks.settings import host_name
 
@@ -176,6 +177,20 @@ class TestNotSigned:
         assert "holds an unfinished restore" in done.stderr
         local.restore(out)
 
+    def test_a_restore_that_was_begun_with_others_to_believe(self, local):
+        local.backup()
+        out = local.tmp / "out"
+        store = LocalStore(local.store, local.bucket, local.prefix)
+        asked = Asked(out, "latest", signers=load_signers(local.tmp / "allowed"))
+        session = RestoreSession(lambda: store, load_identities(local.key), asked)
+        session.begin()
+        session.fetch_snapshot()
+        session.leave()
+        sign(local, "other", "others")
+        done = local.restore(out, *signers(local, "others"), code=1)
+        assert "holds an unfinished restore" in done.stderr
+        local.restore(out, *signers(local))
+
     @pytest.mark.parametrize("text", ["", "no key\n", "web-1 cert-authority ssh-ed25519 AAAA\n"])
     def test_what_is_no_file_of_signers(self, local, text):
         local.backup()
@@ -190,3 +205,48 @@ class TestNotSigned:
         done = local.run("backup", local.config, code=2)
         assert "not an OpenSSH private key" in done.stderr
         assert not local.index.exists()
+
+
+class TestAnotherHost:
+    @pytest.fixture
+    def both(self, local):
+        """Another host, which signs in its own name, writes a snapshot into this one's source."""
+        local.backup()
+        (local.tmp / "b").mkdir()
+        cfg = local.tmp / "b/luigi.cfg"
+        cfg.write_text("[core]\nlocal_scheduler=true\n[Backup]\nhost=web-2\n")
+        other = Site(
+            local.tmp / "b", local.endpoint, age_recipient=local.recipient, env={"LUIGI_CONFIG_PATH": str(cfg)}
+        )
+        other.source.mkdir()
+        (other.source / "pwned").write_text("hello")
+        sign(other, "signing", "allowed", principals="web-2")
+        other.state.mkdir(mode=0o700)
+        shutil.copy(local.state / "index.sqlite.source", other.state)
+        other.backup()
+        (local.tmp / "both").write_text((local.tmp / "allowed").read_text() + (other.tmp / "allowed").read_text())
+        assert len({path.parent for path in local.objects(".sqlite.zst.age")}) == 1
+        return local
+
+    def test_latest_is_for_a_person_to_say(self, both):
+        (source8,) = {path.parent.name for path in both.objects(".sqlite.zst.age")}
+        for host in ([], ["--host", source8]):
+            done = both.restore(both.tmp / "out", *host, *signers(both, "both"), code=2)
+            assert f"has snapshots of {host_name()}, web-2" in done.stderr
+        both.restore(both.tmp / "out", "--host", host_name(), *signers(both, "both"))
+        assert describe(both.restored(both.tmp / "out")) == describe(both.source)
+
+    def test_verify_and_prune_do_not_take_it(self, both):
+        found = verify(both, *signers(both, "both"), code=4)
+        assert [problem["kind"] for problem in found] == ["signature"] * 2
+        assert all("in a source that has snapshots of" in problem["text"] for problem in found)
+        before = sorted(both.objects())
+        done = both.run("prune", *both.where, "--yes", *signers(both, "both"), code=1)
+        assert "in a source that has snapshots of" in done.stderr
+        assert sorted(both.objects()) == before
+
+    def test_a_key_that_may_sign_for_both_names_is_one_host_renamed(self, both):
+        text = (both.tmp / "both").read_text()
+        names = f"{host_name()},web-2"
+        (both.tmp / "renamed").write_text("".join(f"{names} {line.partition(' ')[2]}\n" for line in text.splitlines()))
+        assert verify(both, *signers(both, "renamed")) == []

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.forge import forge_whole
 from tests.support.history import History, seal
+from tests.support.run import verify_all
 from tests.support.site import Site
 from tests.support.tree import describe, make_tree
 from vaultik.core.identity import generate
@@ -242,6 +243,37 @@ class TestWhatIsNot:
         assert (problem["kind"], problem["snapshots"]) == ("content", [snapshot])
         assert "missing" in problem["text"]
 
+    def test_a_db_without_a_manifest_is_noted_without_a_key_too(self, local):
+        local.backup()
+        local.objects(".manifest.zst.age")[0].unlink()
+        (note,) = verify(local, key=False)["notes"]
+        assert "without its manifest" in note
+
+    def test_a_forged_snapshot_blames_no_good_blob(self, local):
+        """Two snapshots share all blobs; the newer says other sizes of them, as anybody can who has the recipient."""
+        local.backup()
+        forged = local.backup()["snapshot"]
+        sizes = {blob.name: blob.stat().st_size + 1000 for blob in local.blobs()}
+        forge_whole(local, "UPDATE blobs SET size = size + 1000", blobs=tuple(sorted(sizes.items())))
+        said = verify(local, code=4)
+        assert [(p["kind"], p["snapshots"]) for p in said["problems"]] == [("content", [forged])]
+        assert said["files"] == []
+        report = local.tmp / "report.json"
+        report.write_text(json.dumps(said))
+        assert local.backup("--heal", report)["bytes_new"] == 0, "nothing is uploaded for a lie"
+
+    def test_one_db_that_is_for_others_stops_no_deep_one(self, local, tmp_path):
+        """A fleet: of one host the key opens all, of another the manifests alone."""
+        local.backup()
+        (tmp_path / "other").mkdir()
+        other = Site(tmp_path / "other", local.endpoint, audit_recipient=local.recipient)
+        other.source.mkdir()
+        (other.source / "file").write_bytes(b"another's")
+        snapshot = other.backup()["snapshot"]
+        said = verify(local, "--deep")
+        assert any(f"snapshot {snapshot}: not looked into" in note for note in said["notes"])
+        assert said["snapshots"] == 2
+
     def test_strangers_are_noted(self, local):
         local.backup()
         (local.store / local.bucket / local.prefix / "README").write_text("not ours")
@@ -423,15 +455,7 @@ class TestInterrupted:
 
     def whole(self, local, kind, keys=None):
         keys = load_identities(local.key) if keys is None else keys
-        make = lambda: kind(local.store, local.bucket, local.prefix)  # noqa: E731 - short
-        session = VerifySession(make, keys, VerifyRequest(state=local.tmp / "verify.sqlite"))
-        try:
-            session.look()
-            session.read()
-            session.trace()
-            return session.report()
-        finally:
-            session.remove()
+        return verify_all(lambda: kind(local.store, local.bucket, local.prefix), keys, local.tmp / "verify.sqlite")
 
 
 class TestChains:

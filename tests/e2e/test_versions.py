@@ -82,6 +82,12 @@ class TestOverwritten:
         assert len(said["problems"]) == count
         assert said["files"] == []
 
+    def test_a_sample_notices_another_size_wherever_it_reads(self, site, versioned):
+        count = overwrite(versioned, site, CHANGES["longer"], lambda key: "/blobs/" in key)
+        state = ["--state", site.tmp / "verify.sqlite"]
+        done = site.run("verify", *site.where, *state, "--sample", "1B", "--json", code=4)
+        assert [problem["kind"] for problem in json.loads(done.stdout)["problems"]] == ["replaced"] * count
+
     def test_what_is_wrong_in_every_version_is_damaged(self, site, versioned):
         (key, *_) = (key for key in keys(versioned, site) if "/blobs/" in key)
         client = versioned.client()

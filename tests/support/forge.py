@@ -50,8 +50,8 @@ def forge(site, *statements: str, schema: bool = False, padding: int = 0) -> Non
     plain.unlink()
 
 
-def forge_whole(site, *statements: str) -> None:
-    """Change the newest snapshot's DB by SQL, and its manifest so that it names that."""
+def forge_whole(site, *statements: str, blobs=None) -> None:
+    """Change the newest snapshot's DB by SQL, and its manifest so that it names that, and other blobs if need be."""
     forge(site, *statements)
     (db,), (path,) = site.objects(".sqlite.zst.age")[-1:], site.objects(".manifest.zst.age")[-1:]
     with path.open("rb") as file:
@@ -59,7 +59,7 @@ def forge_whole(site, *statements: str) -> None:
             b"".join(decode_stream(open_stream(file, load_identities(site.key)), size_limit=1 << 20))
         )
     key = str(db.relative_to(site.store / site.bucket / site.prefix))
-    text = manifest.encode(dataclasses.replace(facts, dbs=((key, db.stat().st_size),)))
+    text = manifest.encode(dataclasses.replace(facts, dbs=((key, db.stat().st_size),), blobs=blobs or facts.blobs))
     frame, sealed = FrameEncoder(3).encode(text), io.BytesIO()
     seal([frame, padding_frame(len(frame))], sealed, [site.recipient])
     path.unlink()

@@ -136,6 +136,7 @@ class TestWhatIsNotRight:
             "web-1 nothing at all",
             "web-1 cert-authority ssh-ed25519 AAAA",
             'web-1 valid-before="20300101" ssh-ed25519 AAAA',
+            f'web-1 namespaces="git",namespaces="{NAMESPACE}" ssh-ed25519 AAAA',
             'web-1 namespaces="open ssh-ed25519 AAAA',
             "",
             "# a comment only",
@@ -144,6 +145,12 @@ class TestWhatIsNotRight:
     def test_files_that_say_nothing_or_too_much(self, line):
         with pytest.raises(ConfigError):
             parse_signers(line)
+
+    @pytest.mark.parametrize("end", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\r"])
+    def test_a_comment_ends_with_its_line_and_nothing_else(self, key, end):
+        """What Python takes for an end of a line, ssh-keygen doesn't."""
+        with pytest.raises(ConfigError, match="no ssh-ed25519 key"):
+            parse_signers(f"# once there was{end}* {public_line(key.public)}\n")
 
     def test_the_key_is_never_shown(self):
         text, public = generate_signing_key()

@@ -36,8 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vaultik.config import Config
-    from vaultik.store.base import Store
-    from vaultik.store.s3_rights import Rights
+    from vaultik.store.base import Rights, Store
 
 EPILOG = """\b
 Example:
@@ -223,8 +222,8 @@ def _rights(store: Store, config: Config) -> list[Finding]:
     store.put(key, body, sha256=digest)
     findings.append(Finding("store", OK, f"{store.location}: can be written"))
     is_conditional = not store.put(key, body, sha256=digest)
-    probe = getattr(store, "rights", None)
-    return findings + (_credential(probe(key, body), config, is_conditional=is_conditional) if probe else [])
+    rights = store.rights(key, body)
+    return findings + (_credential(rights, config, is_conditional=is_conditional) if rights else [])
 
 
 def _credential(rights: Rights, config: Config, *, is_conditional: bool) -> list[Finding]:

@@ -39,6 +39,19 @@ class Retention(NamedTuple):
     """By the store's time."""
 
 
+class Rights(NamedTuple):
+    """What a credential may do."""
+
+    list: bool
+    get: bool
+    delete: bool
+    overwrite: bool
+    """Put without If-None-Match where an object stands: the bucket's newest version is then whatever was put last."""
+    delete_versions: bool
+    is_versioned: bool
+    """Whether what was overwritten or deleted is still there, as an older version."""
+
+
 class Listing(NamedTuple):
     """One level of the store's name tree."""
 
@@ -169,6 +182,14 @@ class Store(Protocol):
 
         Returns:
             For each key that could not be deleted, the store's reason. Empty is success.
+        """
+        ...
+
+    def rights(self, key: str, body: bytes) -> Rights | None:
+        """Find out what the credential may do, by an object that is there; None where there is no credential.
+
+        Raises:
+            StoreError: an answer that says neither yes nor no.
         """
         ...
 

@@ -158,6 +158,10 @@ class LocalStore:
         """Refuse: a directory locks nothing."""
         raise StoreError(f"store {self._endpoint}: a directory has no locks")
 
+    def rights(self, key: str, body: bytes) -> None:  # noqa: ARG002 - no credentials
+        """Return None: a directory has no credentials."""
+        return
+
     def delete(self, keys: Iterable[str]) -> dict[str, str]:
         """Delete objects, durably: what is deleted after must not go before. Gives the reason for each that could not be."""
         failed = {}

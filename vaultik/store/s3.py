@@ -21,7 +21,7 @@ from botocore.exceptions import ClientError
 from vaultik.core.lease import DAY_S
 from vaultik.core.streams import HashingReader
 from vaultik.errors import IntegrityError, ObjectNotFoundError, StoreAccessError
-from vaultik.store.base import ByteStream, Listing, ObjectInfo, Retention
+from vaultik.store.base import ByteStream, Listing, ObjectInfo, Retention, Rights
 from vaultik.store.clock import StoreClock
 from vaultik.store.s3_body import Body, check_time, outgoing, size_of
 from vaultik.store.s3_client import Addressing, Clients, Settings, configured_endpoint
@@ -36,7 +36,7 @@ from vaultik.store.s3_errors import (
     map_error,
 )
 from vaultik.store.s3_parts import PART, Part, PartsUpload, slice_body
-from vaultik.store.s3_rights import Rights, probe
+from vaultik.store.s3_rights import probe
 from vaultik.store.s3_versions import Versions, date_of
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ class S3Store:
                         continue
                 self._pinned[key] = version["VersionId"]
                 return ObjectInfo(key, version["Size"], version["LastModified"].timestamp())
-        except (StoreAccessError, ObjectNotFoundError):
+        except (StoreAccessError, ObjectNotFoundError, IntegrityError):
             # Who may not look sees what stands there.
             return None
         return None
@@ -247,11 +247,7 @@ class S3Store:
         return failed
 
     def rights(self, key: str, body: bytes) -> Rights:
-        """Find out what the credential may do, by an object that is there (`s3_rights`).
-
-        Raises:
-            StoreError: an answer that says neither yes nor no.
-        """
+        """Find out what the credential may do, by an object that is there (see `Store.rights`)."""
         with self._mapped("the credential's rights"):
             return probe(self._client(), self._bucket, self._prefix, self._prefix + key, body)
 

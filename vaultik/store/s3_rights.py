@@ -8,25 +8,14 @@ from __future__ import annotations
 import contextlib
 import secrets
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
+from vaultik.store.base import Rights
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-class Rights(NamedTuple):
-    """What a credential may do."""
-
-    list: bool
-    get: bool
-    delete: bool
-    overwrite: bool
-    """Put without If-None-Match where an object stands: the bucket's newest version is then whatever was put last."""
-    delete_versions: bool
-    is_versioned: bool
-    """Whether what was overwritten or deleted is still there, as an older version."""
 
 
 def probe(client: Any, bucket: str, prefix: str, key: str, body: bytes) -> Rights:

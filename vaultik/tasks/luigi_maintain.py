@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from vaultik.errors import IntegrityError, VaultikError
 from vaultik.maintain import plan as plans
@@ -22,18 +23,21 @@ from vaultik.tasks import process, runtime
 from vaultik.tasks.luigi_command import FAILED, OK, identities, leave, prepare, require, say, say_errors, signers_of
 
 if TYPE_CHECKING:
-    from vaultik.maintain.plan import Plan, Tally
+    from collections.abc import Callable
+
+    from vaultik.maintain.steps import StepSession
+    from vaultik.store.base import Store
     from vaultik.tasks.prune import Prune
+    from vaultik.tasks.steps import StepsRoot
     from vaultik.tasks.verify import Verify
+
+S = TypeVar("S", bound="StepSession")
 
 
 def begin_prune(task: Prune) -> PruneSession:
     """Begin a prune for the stock `luigi` command, and arm its exit code. Nobody is asked."""
-    prepare()
-    record = process.Record()
-    runtime.take_record(record)
-    try:
-        require(task, "bucket")
+
+    def make(emit: Callable[..., None]) -> PruneSession:
         request = parse_request(
             {kind: getattr(task, f"keep_{kind}") for kind in (*COUNTED, "within")},
             grace=task.grace or None,
@@ -44,42 +48,15 @@ def begin_prune(task: Prune) -> PruneSession:
             signers=signers_of(task),
             extend_lock=task.extend_lock or None,
         )
-        session = PruneSession(
-            lambda: open_store(task.endpoint or None, task.bucket, task.prefix, region=task.region or None),
-            identities(),
-            request,
-            emit=record.add,
-        )
-    except VaultikError as exc:
-        say(str(exc), exc.hint)
-        sys.exit(exc.exit_code)
-    atexit.register(_end_prune, task, session, record, os.getpid())
-    return session
+        return PruneSession(functools.partial(_store, task), identities(), request, emit)
 
-
-def _end_prune(task: Prune, session: PruneSession, record: process.Record, owner: int) -> None:
-    """Say what came of it, remove the state, and leave with the prune's code."""
-    if os.getpid() != owner:
-        return
-    code = FAILED
-    try:
-        if task.complete():
-            _say_freed(session.read_plan(), plans.total(session.freed()), deletes=not task.dry_run)
-            code = OK
-        else:
-            code = say_errors(record.take())
-    finally:
-        session.remove()
-        leave(code)
+    return _begin(task, make, lambda session: _say_freed(session, deletes=not task.dry_run))
 
 
 def begin_verify(task: Verify) -> VerifySession:
     """Begin a verification for the stock `luigi` command, and arm its exit code."""
-    prepare()
-    record = process.Record()
-    runtime.take_record(record)
-    try:
-        require(task, "bucket")
+
+    def make(emit: Callable[..., None]) -> VerifySession:
         request = parse_verify_request(
             task.snapshot.split(",") if task.snapshot else (),
             host=task.host or None,
@@ -89,41 +66,56 @@ def begin_verify(task: Verify) -> VerifySession:
             accept=task.accept,
             signers=signers_of(task),
         )
-        session = VerifySession(
-            lambda: open_store(task.endpoint or None, task.bucket, task.prefix, region=task.region or None),
-            identities() if is_given(None) else [],
-            request,
-            emit=record.add,
-        )
+        return VerifySession(functools.partial(_store, task), identities() if is_given(None) else [], request, emit)
+
+    return _begin(task, make, _say_verified)
+
+
+def _store(task: StepsRoot) -> Store:
+    return open_store(task.endpoint or None, task.bucket, task.prefix, region=task.region or None)
+
+
+def _begin(task: StepsRoot, make: Callable[[Callable[..., None]], S], say_outcome: Callable[[S], int]) -> S:
+    """Begin a session; at the end of the process `say_outcome` gives the exit code of one that is complete."""
+    prepare()
+    record = process.Record()
+    runtime.take_record(record)
+    try:
+        require(task, "bucket")
+        session = make(record.add)
     except VaultikError as exc:
         say(str(exc), exc.hint)
         sys.exit(exc.exit_code)
-    atexit.register(_end_verify, task, session, record, os.getpid())
+    atexit.register(_end, task, session, record, os.getpid(), say_outcome)
     return session
 
 
-def _end_verify(task: Verify, session: VerifySession, record: process.Record, owner: int) -> None:
-    """Say what came of it, remove the working state, and leave with the verification's code."""
+def _end(task: StepsRoot, session: S, record: process.Record, owner: int, say_outcome: Callable[[S], int]) -> None:
+    """Say what came of it, remove the working state, and leave with the session's code."""
     if os.getpid() != owner:
         return
     code = FAILED
     try:
-        if task.complete():
-            report = session.report()
-            for line in verify_report.lines(report):
-                say(line, None)
-            print(verify_report.summary(report))  # noqa: T201 - there is no cli above the luigi command
-            code = IntegrityError.exit_code if report.problems else OK
-        else:
-            code = say_errors(record.take())
+        code = say_outcome(session) if task.complete() else say_errors(record.take())
     finally:
         session.remove()
         leave(code)
 
 
-def _say_freed(plan: Plan, freed: Tally, *, deletes: bool) -> None:
+def _say_verified(session: VerifySession) -> int:
+    report = session.report()
+    for line in verify_report.lines(report):
+        say(line, None)
+    print(verify_report.summary(report))  # noqa: T201 - there is no cli above the luigi command
+    return IntegrityError.exit_code if report.problems else OK
+
+
+def _say_freed(session: PruneSession, *, deletes: bool) -> int:
+    plan, freed, extended = session.read_plan(), plans.total(session.freed()), session.extended()
     held = sum(share.bytes for share in plan.held)
     what = f"freed {freed.bytes:,}" if deletes else f"would free {plan.total.bytes:,}"
     objects = (freed if deletes else plan.total).objects
     until = f", until {when(plan.held_until)}" if plan.held_until is not None else ""
-    print(f"vaultik: {what} bytes in {objects:,} objects; {held:,} bytes are still held{until}")  # noqa: T201 - there is no cli above the luigi command
+    locked = f"; {extended:,} objects are locked for longer" if extended is not None else ""
+    print(f"vaultik: {what} bytes in {objects:,} objects; {held:,} bytes are still held{until}{locked}")  # noqa: T201 - there is no cli above the luigi command
+    return OK

@@ -14,14 +14,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import luigi
-from luigi.parameter import ParameterVisibility
 
 from vaultik.maintain.plan import Tally
 from vaultik.maintain.prune import BLOBS, LOCKS, MANIFESTS, ORPHANS, PLAN, SNAPSHOTS, PruneSession
 from vaultik.shown import human_bytes, plural
 from vaultik.tasks.backup import new_run_id
-from vaultik.tasks.steps import StepTask, build_steps, sessions
-from vaultik.tasks.visible import Status, VisibleTask, percent
+from vaultik.tasks.steps import StepsRoot, StepTask, build_steps, sessions
+from vaultik.tasks.visible import Status, percent
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -88,18 +87,9 @@ class DropOrphans(_DeleteTask):
     step, after = ORPHANS, FreeBlobs
 
 
-class Prune(VisibleTask):
+class Prune(StepsRoot):
     """`luigi --module vaultik.tasks Prune --bucket B --prefix P --keep-daily 7`."""
 
-    bucket = luigi.Parameter(default="", description="bucket of the store", visibility=ParameterVisibility.PRIVATE)
-    prefix = luigi.Parameter(default="", description="prefix in the bucket", visibility=ParameterVisibility.PRIVATE)
-    endpoint = luigi.Parameter(
-        default="", description="S3 endpoint, or file:///dir", visibility=ParameterVisibility.PRIVATE
-    )
-    region = luigi.Parameter(default="", description="region of the bucket", visibility=ParameterVisibility.PRIVATE)
-    signers = luigi.Parameter(
-        default="", description="allowed_signers file: whose signature counts", visibility=ParameterVisibility.PRIVATE
-    )
     keep_last = luigi.Parameter(default="", description="how many of the newest snapshots to keep, or unlimited")
     keep_hourly = luigi.Parameter(default="", description="of how many hours to keep one")
     keep_daily = luigi.Parameter(default="", description="of how many days")
@@ -116,22 +106,13 @@ class Prune(VisibleTask):
     dry_run = luigi.BoolParameter(default=False, description="plan only")
     run_id = luigi.Parameter(default=new_run_id(), description="identity of this prune, new each time")
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.run_id not in sessions:
-            from vaultik.tasks import luigi_maintain  # noqa: PLC0415 - only this way in needs it
+    def begin(self) -> PruneSession:
+        from vaultik.tasks import luigi_maintain  # noqa: PLC0415 - only this way in needs it
 
-            sessions[self.run_id] = luigi_maintain.begin_prune(self)
+        return luigi_maintain.begin_prune(self)
 
     def requires(self) -> luigi.Task:
         return (PlanPrune if self.dry_run else DropOrphans)(run_id=self.run_id)
-
-    def complete(self) -> bool:
-        done: bool = self.requires().complete()
-        return done
-
-    def run(self) -> None:
-        """Nothing is left to do: the steps are what it stands for."""
 
 
 def prune(

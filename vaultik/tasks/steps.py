@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import luigi
+from luigi.parameter import ParameterVisibility
 
 from vaultik.errors import LocalIndexError, TaskFailedError
 from vaultik.targets.sqlite import SQLiteTarget
@@ -40,6 +41,38 @@ class StepTask(VisibleTask):
 
     def output(self) -> SQLiteTarget:
         return SQLiteTarget(self.session.db, "SELECT 1 FROM steps WHERE name = ?", (self.step,))
+
+
+class StepsRoot(VisibleTask):
+    """What the stock `luigi` command names: all steps of a session on a store."""
+
+    bucket = luigi.Parameter(default="", description="bucket of the store", visibility=ParameterVisibility.PRIVATE)
+    prefix = luigi.Parameter(default="", description="prefix in the bucket", visibility=ParameterVisibility.PRIVATE)
+    endpoint = luigi.Parameter(
+        default="", description="S3 endpoint, or file:///dir", visibility=ParameterVisibility.PRIVATE
+    )
+    region = luigi.Parameter(default="", description="region of the bucket", visibility=ParameterVisibility.PRIVATE)
+    signers = luigi.Parameter(
+        default="", description="allowed_signers file: whose signature counts", visibility=ParameterVisibility.PRIVATE
+    )
+    run_id: luigi.Parameter
+    """Each root's own: a process may run one of each."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.run_id not in sessions:
+            sessions[self.run_id] = self.begin()
+
+    def begin(self) -> StepSession:
+        """Begin the session of a run that the luigi command asks for."""
+        raise NotImplementedError
+
+    def complete(self) -> bool:
+        done: bool = self.requires().complete()
+        return done
+
+    def run(self) -> None:
+        """Nothing is left to do: the steps are what it stands for."""
 
 
 def build_steps(session: StepSession, task: StepTask, watch: Callable[[dict[str, Any]], None]) -> None:

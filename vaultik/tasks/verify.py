@@ -16,8 +16,8 @@ from luigi.parameter import ParameterVisibility
 from vaultik.maintain.verify import LOOK, READ, TRACE, VerifySession
 from vaultik.shown import human_bytes, plural
 from vaultik.tasks.backup import new_run_id
-from vaultik.tasks.steps import StepTask, build_steps, sessions
-from vaultik.tasks.visible import Status, VisibleTask, percent
+from vaultik.tasks.steps import StepsRoot, StepTask, build_steps, sessions
+from vaultik.tasks.visible import Status, percent
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -62,18 +62,9 @@ class TraceDamage(StepTask):
             self.session.trace()
 
 
-class Verify(VisibleTask):
+class Verify(StepsRoot):
     """`luigi --module vaultik.tasks Verify --bucket B --prefix P --sample 5%`."""
 
-    bucket = luigi.Parameter(default="", description="bucket of the store", visibility=ParameterVisibility.PRIVATE)
-    prefix = luigi.Parameter(default="", description="prefix in the bucket", visibility=ParameterVisibility.PRIVATE)
-    endpoint = luigi.Parameter(
-        default="", description="S3 endpoint, or file:///dir", visibility=ParameterVisibility.PRIVATE
-    )
-    region = luigi.Parameter(default="", description="region of the bucket", visibility=ParameterVisibility.PRIVATE)
-    signers = luigi.Parameter(
-        default="", description="allowed_signers file: whose signature counts", visibility=ParameterVisibility.PRIVATE
-    )
     snapshot = luigi.Parameter(default="", description="snapshots to look at, commas between; all if none is named")
     host = luigi.Parameter(default="", description="which host, for the snapshot latest")
     deep = luigi.BoolParameter(default=False, description="look into every chunk")
@@ -84,22 +75,13 @@ class Verify(VisibleTask):
     accept = luigi.BoolParameter(default=False, description="snapshots that are gone were dropped on purpose")
     run_id = luigi.Parameter(default=new_run_id(), description="identity of this verification, new each time")
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.run_id not in sessions:
-            from vaultik.tasks import luigi_maintain  # noqa: PLC0415 - only this way in needs it
+    def begin(self) -> VerifySession:
+        from vaultik.tasks import luigi_maintain  # noqa: PLC0415 - only this way in needs it
 
-            sessions[self.run_id] = luigi_maintain.begin_verify(self)
+        return luigi_maintain.begin_verify(self)
 
     def requires(self) -> luigi.Task:
         return TraceDamage(run_id=self.run_id)
-
-    def complete(self) -> bool:
-        done: bool = self.requires().complete()
-        return done
-
-    def run(self) -> None:
-        """Nothing is left to do: the steps are what it stands for."""
 
 
 def verify(session: VerifySession, *, watch: Callable[[dict[str, Any]], None] = lambda _event: None) -> VerifyReport:
