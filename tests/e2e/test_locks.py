@@ -13,6 +13,7 @@ from tests.conftest import S3_GROUP
 from tests.support.site import Site
 from tests.support.tree import describe, make_tree
 from vaultik.core.names import BLOBS_PREFIX, blob_key
+from vaultik.store.open import open_store
 
 pytestmark = S3_GROUP
 DAY = 86_400
@@ -140,8 +141,37 @@ class TestPrune:
         said = prune(site, "--grace", "0", "--exclusive")
         (held,) = (held for held in said["held"] if held["why"] == "locked")
         assert (held["blobs"], held["bytes"]) == (1, len(body))
+        assert said["bytes_freed"] == 0
         assert abs(held["until"] - until.timestamp()) < SLACK
         assert key in objects(locking, site)
+
+    def test_what_a_locked_snapshot_needs_stays_with_it(self, site, locking):
+        """Its DB alone is locked; its blobs are as old as they need be to go."""
+        lock(site, None)
+        site.backup()
+        (site.source / "in a blob of its own").write_bytes(os.urandom(100_000))
+        first = site.backup()["snapshot"]
+        (site.source / "in a blob of its own").unlink()
+        time.sleep(1.1)
+        site.backup()
+        (db,) = (key for key in objects(locking, site) if first in key and ".sqlite." in key)
+        until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=9)
+        retention = {"Mode": "GOVERNANCE", "RetainUntilDate": until}
+        locking.client().put_object_retention(Bucket="locks", Key=site.prefix + db, Retention=retention)
+        blobs = {key for key in objects(locking, site) if key.startswith(BLOBS_PREFIX)}
+        said = prune(site, "--keep-last", "1", "--grace", "0", "--exclusive")
+        assert sorted(fate["fate"] for fate in said["fates"]) == ["drop", "hold", "keep"]
+        assert objects(locking, site) >= blobs
+        site.restore(site.tmp / "out", snapshot=first)
+
+    def test_what_is_locked_behind_a_mark_stays_there(self, site, locking):
+        """Who deletes by the store what is locked, as a prune may that was overtaken by a lock, hides it and no more."""
+        site.backup()
+        (key, *_) = sorted(key for key in objects(locking, site) if key.startswith(BLOBS_PREFIX))
+        store = open_store(site.endpoint, "locks", site.prefix, **site.keys())
+        assert store.delete([key]) == {}
+        assert key not in objects(locking, site)
+        assert key in {name for name, _ in versions(locking, site)}
 
     def test_it_frees_the_versions_of_what_is_not(self, site, locking):
         lock(site, None)

@@ -14,13 +14,14 @@ from tests.support.run import verify_all
 from tests.support.site import Site
 from tests.support.tree import describe, make_tree
 from vaultik.core.identity import generate
-from vaultik.core.names import BLOBS_PREFIX
+from vaultik.core.names import BLOBS_PREFIX, blob_key
 from vaultik.errors import ObjectNotFoundError, StoreAccessError, StoreUnavailableError
 from vaultik.maintain import verify as verify_module
 from vaultik.maintain.chain import Link, find_breaks
 from vaultik.maintain.findings import Kind
 from vaultik.maintain.verify import VerifySession
 from vaultik.maintain.verify_request import VerifyRequest
+from vaultik.model import BlobId
 from vaultik.secrets import load_identities
 from vaultik.store.local import LocalStore
 from vaultik.store.open import open_store
@@ -328,6 +329,21 @@ class TestParts:
         local.env |= KEYLESS
         done = local.run("verify", *local.where, *option, code=2)
         assert "takes an identity" in done.stderr
+
+    def test_a_mistyped_state_makes_no_directory(self, local):
+        local.backup()
+        done = local.run("verify", *local.where, "--state", local.tmp / "none" / "state", code=1)
+        assert "No such file or directory" in done.stderr
+        assert not (local.tmp / "none").exists()
+
+    def test_damage_that_nobody_needs_is_told_apart(self, local):
+        local.backup()
+        data = b"of a run that was killed"
+        blob = local.store / local.bucket / local.prefix / blob_key(BlobId(hashlib.sha256(data).digest()))
+        blob.parent.mkdir(parents=True)
+        blob.write_bytes(data[:-1])
+        done = local.run("verify", *local.where, "--state", local.tmp / "verify.sqlite", code=4)
+        assert "    needed by no snapshot; a prune frees it in time" in done.stderr.splitlines()
 
     def test_a_state_is_one_stores(self, local, tmp_path):
         local.backup()

@@ -52,15 +52,22 @@ def default_path(store: Store) -> Path:
     return (Path(home) if home else Path.home() / ".local/state") / "vaultik" / name
 
 
-def attach(db: sqlite3.Connection, path: Path, location: str) -> None:
+def attach(db: sqlite3.Connection, path: Path | None, store: Store) -> None:
     """Attach the memory of a store to a connection, making it (0600) if it isn't there.
+
+    Args:
+        db: the connection.
+        path: where it is; None for the place that belongs to the store, which is made as well.
+        store: whose.
 
     Raises:
         ConfigError: it is another store's.
         LocalIndexError: it can't be made or used.
     """
+    location, is_given, path = store.location, path is not None, path or default_path(store)
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not is_given:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         db.execute("ATTACH ? AS memory", (path.absolute().as_uri(),))
         db.execute("PRAGMA memory.journal_mode = WAL")

@@ -304,7 +304,7 @@ class VerifySession(StepSession):
         db = self._connect_plain()
         if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'objects'").fetchone():
             db.executescript(f"BEGIN; {_SCHEMA}; COMMIT")
-        memory.attach(db, self._request.state or memory.default_path(self.store()), self.store().location)
+        memory.attach(db, self._request.state, self.store())
         return db
 
     def _connect_plain(self) -> sqlite3.Connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from vaultik.core.names import BLOBS_PREFIX
 from vaultik.shown import human_bytes, plural, printable
 from vaultik.snapshot.find import when
 
@@ -46,6 +47,8 @@ def lines(report: VerifyReport) -> Iterator[str]:
         yield f"{problem.kind}: {printable(problem.key)}: {printable(problem.text)}"
         if problem.snapshots and not any(snapshot in problem.key for snapshot in problem.snapshots):
             yield f"    needed by {_named(problem.snapshots, problem.snapshot_count)}"
+        elif report.has_surveyed and problem.key.startswith(BLOBS_PREFIX):
+            yield "    needed by no snapshot; a prune frees it in time"
     for hit in report.files:
         yield f"snapshot {hit.snapshot}: {plural(hit.files, 'file')} of it can't be brought back whole:"
         yield from (f"    {printable(path)}" for path in hit.paths[:_FILES_NAMED])

@@ -44,21 +44,15 @@ class Versions:
         self._mapped = mapped
         self._now = now
 
-    def find(self, key: str, *kinds: str) -> list[dict[str, Any]]:
-        """Return the versions of an object, the newest first; of `DeleteMarkers` too, if they are named.
+    def find(self, key: str, kind: str = "Versions") -> list[dict[str, Any]]:
+        """Return the versions of an object, the newest first; or its `DeleteMarkers`, if they are named.
 
         Raises:
             StoreError: the store failed, or the credential may not.
         """
         with self._mapped(key):
             pages = self._client().get_paginator("list_object_versions").paginate(**self._name(key, "Prefix"))
-            return [
-                version
-                for page in pages
-                for kind in kinds or ("Versions",)
-                for version in page.get(kind, ())
-                if version["Key"] == self._prefix + key
-            ]
+            return [version for page in pages for version in page.get(kind, ()) if version["Key"] == self._prefix + key]
 
     def older(self, key: str) -> list[dict[str, Any]]:
         """Return the versions of an object, if there are others than the one that stands there.
@@ -71,20 +65,28 @@ class Versions:
         return [] if is_alone else versions
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete every version of objects, and what marks them as deleted; what is locked stays behind its marker.
+        """Delete every version of objects that are marked as deleted, and then the mark.
+
+        Where a version can't be (it is locked, or the credential may not) the mark stays, and with it the object away.
 
         Raises:
             StoreError: as `find`.
         """
         for key in keys:
-            versions = [
-                {"Key": version["Key"], "VersionId": version["VersionId"]}
-                for version in self.find(key, "Versions", "DeleteMarkers")
-            ]
-            for start in range(0, len(versions), _PAGE):
-                batch = {"Objects": versions[start : start + _PAGE], "Quiet": True}
-                with self._mapped(f"delete {key}"):
-                    self._client().delete_objects(Bucket=self._bucket, Delete=batch)
+            if self._delete(key, self.find(key)):
+                self._delete(key, self.find(key, "DeleteMarkers"))
+
+    def _delete(self, key: str, versions: list[dict[str, Any]]) -> bool:
+        """Delete versions; tells whether all are gone."""
+        names = [{"Key": version["Key"], "VersionId": version["VersionId"]} for version in versions]
+        for start in range(0, len(names), _PAGE):
+            with self._mapped(f"delete {key}"):
+                answer = self._client().delete_objects(
+                    Bucket=self._bucket, Delete={"Objects": names[start : start + _PAGE]}
+                )
+            if answer.get("Errors"):
+                return False
+        return True
 
     def retention(self, key: str, version: str | None = None) -> Retention | None:
         """Return the lock on what stands under a key, or on a version (see `Store.retention`)."""
