@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 TOOLS := build/tools
 LOCK = $(TOOLS)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock"
 PIP_INSTALL := pip install -q --disable-pip-version-check
-# What is built from source is built by what is locked as well (requirements/build.in).
-PIP_LOCKED := $(PIP_INSTALL) --require-hashes --no-build-isolation
+# What is locked is the whole answer: pip is not to look for another (one asked for by an extra, `coverage[toml]`,
+# would be the newest, which has no hash here), and what is built is built by what is locked (requirements/build.in).
+PIP_LOCKED := $(PIP_INSTALL) --require-hashes --no-deps --no-build-isolation
 DEMO_SOURCE ?= /etc /usr/share/doc
 DEMO_DIR ?= demo
 HISTORIES ?= 1250
@@ -39,6 +40,7 @@ $(TOOLS)/.installed: requirements/build.txt requirements/tools.txt
 	$(PYTHON) -m venv $(TOOLS)
 	$(TOOLS)/bin/$(PIP_LOCKED) -r requirements/build.txt
 	$(TOOLS)/bin/$(PIP_LOCKED) -r requirements/tools.txt
+	$(TOOLS)/bin/pip check
 	touch $@
 
 demo: $(BIN)/.installed ## back up, edit, back up, restore and compare a real tree (DEMO_SOURCE="/etc /usr/share/doc")
@@ -91,7 +93,7 @@ audit: $(TOOLS)/.installed ## look what is locked up among the known vulnerabili
 
 sbom: $(TOOLS)/.installed ## write what runs beside vaultik to build/sbom.json (CycloneDX)
 	rm -rf build/wheels build/runtime
-	$(TOOLS)/bin/pip wheel -q --disable-pip-version-check --require-hashes --no-build-isolation -w build/wheels -r requirements/runtime.txt
+	$(TOOLS)/bin/pip wheel -q --disable-pip-version-check --require-hashes --no-deps --no-build-isolation -w build/wheels -r requirements/runtime.txt
 	$(PYTHON) -m venv --without-pip build/runtime
 	$(TOOLS)/bin/pip -q --disable-pip-version-check --python build/runtime install --no-index --no-deps build/wheels/*.whl
 	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible \
