@@ -170,6 +170,11 @@ def set_flags(path: Path, flags: int) -> None:
         fcntl.ioctl(file, 0x40086602, flags.to_bytes(8, "little"))
 
 
+def flags_of(path):
+    done = subprocess.run(["lsattr", "-d", path], check=True, capture_output=True, text=True)
+    return done.stdout.split()[0]
+
+
 def itemized(source: Path, restored: Path) -> str:
     """What rsync would still change to make one tree the other: nothing, if they are equal.
 

@@ -138,4 +138,4 @@ def test_where_no_acl_can_be_set_the_group_gets_nothing_by_it(site, tmp_path, mo
     monkeypatch.setattr(os, "setxattr", setxattr)
     report = Steps(site, tmp_path / "out").go_on().end()
     assert (site.restored(tmp_path / "out") / "file").stat().st_mode & 0o777 == 0o600
-    assert report.refused == {"extended attribute": 1}
+    assert report.refused == {"ACL": 1}

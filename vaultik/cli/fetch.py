@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,11 +20,15 @@ from vaultik.cli.common import (
     store_of,
     store_options,
 )
+from vaultik.cli.kept import attribute_options
 from vaultik.cli.progress import ProgressDisplay
 from vaultik.cli.restore import exit_by, say_report
 from vaultik.errors import ConfigError
 from vaultik.restore.single import fetch as fetch_entry
 from vaultik.restore.single import fetch_to_stream
+
+if TYPE_CHECKING:
+    from vaultik.restore.kept import Kept
 
 EPILOG = """\b
 Example:
@@ -44,6 +49,7 @@ wrong identity; 1 store or target failed.
 @click.argument("path")
 @click.argument("target", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--force", is_flag=True, help="Replace what stands at TARGET.")
+@attribute_options
 @click.option("--host", help="Which host, for `latest` in a prefix of several.")
 @store_options
 @identity_option
@@ -64,6 +70,7 @@ def fetch(
     signers: Path | None,
     quiet: bool,
     as_json: bool,
+    keeps: Kept,
 ) -> None:
     """Fetch PATH of SNAPSHOT to TARGET (`-` is standard output)."""
     identities, believed = load_identities(identity), load_signers(signers)
@@ -83,6 +90,7 @@ def fetch(
                 host=host,
                 signers=believed,
                 force=force,
+                keeps=keeps,
                 progress=display,
             )
     say_report(report, place, as_json=as_json, quiet=quiet)

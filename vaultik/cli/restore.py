@@ -25,6 +25,7 @@ from vaultik.cli.common import (
     store_of,
     store_options,
 )
+from vaultik.cli.kept import attribute_options
 from vaultik.cli.progress import ProgressDisplay, human_bytes
 from vaultik.errors import ConfigError, IntegrityError, RestoreError
 from vaultik.restore import plan
@@ -37,6 +38,7 @@ from vaultik.secrets import identity_files
 if TYPE_CHECKING:
     import sqlite3
 
+    from vaultik.restore.kept import Kept
     from vaultik.restore.report import RestoreReport
 
 EPILOG = """\b
@@ -44,10 +46,11 @@ Example:
   export VAULTIK_PRIVATE_KEY=key.txt
   vaultik restore my-bucket host1/ latest /srv/restored
   vaultik restore my-bucket host1/ latest /srv/restored --include /etc --include '*.conf'
+  vaultik restore my-bucket host1/ latest /srv/restored --map-owner alice:bob --without acls,flags
 \b
 Paths stand under TARGET as they stood under /; TARGET itself keeps its own attributes. The same command continues an interrupted restore.
 With --force it updates what is in TARGET, and fetches only what differs; with --delete it also removes what
-SNAPSHOT doesn't have: look first with --dry-run.
+SNAPSHOT doesn't have: look first with --dry-run. What this user may not set is counted, by class.
 Exit codes: 0 done; 4 something stored is missing or damaged, the rest was restored; 2 usage,
 unknown snapshot, wrong identity; 1 store or target failed.
 """
@@ -71,6 +74,7 @@ unknown snapshot, wrong identity; 1 store or target failed.
 )
 @click.option("--delete", is_flag=True, help="With --force: remove what SNAPSHOT doesn't have, among what is selected.")
 @click.option("--checksum", is_flag=True, help="Tell what is equal by content instead of size and time.")
+@attribute_options
 @click.option("--host", help="Which host, for `latest` in a prefix of several.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Luigi processes (default: as many as the blobs merit).")
 @store_options
@@ -97,6 +101,7 @@ def restore(
     signers: Path | None,
     quiet: bool,
     as_json: bool,
+    keeps: Kept,
 ) -> None:
     """Restore SNAPSHOT (an id, a unique beginning of one, or `latest`) from BUCKET and PREFIX into TARGET."""
     if os.fspath(target) == "-":
@@ -104,7 +109,9 @@ def restore(
             "target -: a tree needs a directory", hint="vaultik fetch ... PATH - writes one file to standard output"
         )
     identities, believed = load_identities(identity), load_signers(signers)
-    asked = Asked(target, snapshot, host, include, exclude, force, delete, checksum, identity_files(identity), believed)
+    asked = Asked(
+        target, snapshot, host, include, exclude, force, delete, checksum, identity_files(identity), believed, keeps
+    )
     session = RestoreSession(lambda: store_of(endpoint, region, bucket, prefix), identities, asked)
     if dry_run:
         with closing(session.store()) as store:

@@ -10,6 +10,7 @@ from vaultik.errors import ConfigError, RestoreError, SelectionError
 from vaultik.restore import plan
 from vaultik.restore.attributes import AttributeWriter
 from vaultik.restore.compare import Comparer
+from vaultik.restore.kept import TIMES, Kept
 from vaultik.restore.likeness import KeptTimes, Likeness
 from vaultik.restore.state import STATE, State
 from vaultik.restore.sweep import Sweeper, spared_inodes
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from vaultik.core.sshsig import Signer
     from vaultik.restore.state import Begun
     from vaultik.store.base import Store
+
+_EVERYTHING = Kept()
 
 
 class Asked(NamedTuple):
@@ -50,6 +53,8 @@ class Asked(NamedTuple):
     """The files of the identities in use, which are never removed."""
     signers: Sequence[Signer] | None = None
     """Whose signature the snapshot must have; None if that doesn't matter."""
+    keeps: Kept = _EVERYTHING
+    """Which attributes are given back, and in whose names; it may change between two tries, as how what is there is treated."""
 
     def check(self) -> None:
         """Check that it makes sense.
@@ -133,7 +138,12 @@ class Asked(NamedTuple):
 
     def likeness(self, copy: sqlite3.Connection, begun: Begun | None, times: Callable[[int], int]) -> Likeness:
         """Return what compares; by bytes, if that is asked for or what is there may not be what was written."""
-        return Likeness(copy, times, deep=self.checksum or (begun is not None and begun.is_in_doubt))
+        deep = self.checksum or (begun is not None and begun.is_in_doubt)
+        return Likeness(copy, times, deep=deep, any_time=not self.keeps.has(TIMES))
+
+    def attributes(self, copy: sqlite3.Connection) -> AttributeWriter:
+        """Return what sets attributes, and compares them."""
+        return AttributeWriter(copy, self.keeps)
 
     def sweeper(self, copy: sqlite3.Connection, store: Store, target: Target) -> Sweeper:
         """Return what removes leftovers and, with `delete`, what the snapshot doesn't have.
@@ -165,5 +175,5 @@ def look(asked: Asked, store: Store, copy: sqlite3.Connection, directory: Path) 
         begun = State(asked.target).peek()
         likeness = asked.likeness(copy, begun, times.kept)
         with closing(asked.open_target(copy, store, begun, likeness)) as target:
-            Comparer(copy, target, AttributeWriter(copy), likeness, replace=True).run()
+            Comparer(copy, target, asked.attributes(copy), likeness, replace=True).run()
             return list(asked.sweeper(copy, store, target).iter_extra())

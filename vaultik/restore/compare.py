@@ -97,7 +97,11 @@ class Comparer:
             self._differs(entry, directory, name)
             return
         path = b"/proc/self/fd/%d/%s" % (directory, name)
-        agrees = self._likeness.same_time(entry, st) and self._attributes.agree(entry, st, path)
+        agrees = (
+            self._likeness.same_time(entry, st)
+            and self._attributes.agree(entry, st, path)
+            and not self._attributes.has_surplus_flags(entry, directory, name)
+        )
         apart = st.st_nlink > 1 and self._is_shared(entry, st, agrees=agrees)
         if apart or not agrees:
             self._mend.append((entry.id, apart, state_of(st)))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vaultik.directories import OPEN_DIRECTORY
+from vaultik.restore import kept
 from vaultik.restore.ledger import guarded, iter_ids
 from vaultik.snapshot.tree import get_entry
 
@@ -55,7 +56,7 @@ class Directories:
     def _make(self, number: int) -> bool:
         entry = get_entry(self._copy, number)
         made = self._target.make_directory(entry)
-        if made and entry.inode_flags:
+        if made:
             fd = self._open(number)
             try:
                 self._attributes.on_creation(entry, fd)
@@ -66,10 +67,11 @@ class Directories:
     def _open_up(self, number: int) -> None:
         fd = self._open(number)
         try:
-            self._attributes.loosen(fd)
+            entry = get_entry(self._copy, number)
+            self._attributes.loosen(entry, fd)
             mode = stat.S_IMODE(os.fstat(fd).st_mode)
             # Never wider than it shall be: what comes into it may be private by its directory alone.
-            wanted = mode & (get_entry(self._copy, number).mode | stat.S_IRWXU)
+            wanted = mode & (entry.mode | stat.S_IRWXU) if self._attributes.keeps.has(kept.MODE) else mode
             if os.geteuid():
                 wanted |= stat.S_IRWXU
             if wanted != mode:
@@ -91,8 +93,8 @@ class Directories:
 
     def _finish(self, entry: Entry, fd: int) -> None:
         st = os.fstat(fd)
-        if st.st_mtime_ns != entry.mtime_ns or not self._attributes.agree(entry, st, fd):
-            self._attributes.loosen(fd)
+        if not self._attributes.same_time(entry, st) or not self._attributes.agree(entry, st, fd):
+            self._attributes.loosen(entry, fd)
             self._attributes.on_descriptor(entry, fd)
         self._attributes.set_flags(entry, fd)
 

@@ -13,8 +13,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from vaultik.model import FORMAT_OF_TYPE, EntryType
-from vaultik.restore.attributes import SETTABLE_FLAGS, SPECIAL
+from vaultik.restore.attributes import SPECIAL
 from vaultik.restore.directories import Directories
+from vaultik.restore.flags import SETTABLE_FLAGS
 from vaultik.restore.ledger import Kind, add_done, forget_written, guarded, iter_ids
 from vaultik.restore.mend import Mender
 from vaultik.restore.naming import READ, clear_way, link, stands

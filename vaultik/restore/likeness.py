@@ -60,21 +60,25 @@ class KeptTimes:
 class Likeness:
     """Compares entries of a copied snapshot with what stands in the target."""
 
-    def __init__(self, copy: sqlite3.Connection, times: Callable[[int], int], *, deep: bool) -> None:
+    def __init__(
+        self, copy: sqlite3.Connection, times: Callable[[int], int], *, deep: bool, any_time: bool = False
+    ) -> None:
         """Prepare.
 
         Args:
             copy: the copied snapshot.
             times: gives what the target's file system keeps of a time.
             deep: believe a file's bytes only, not its size and time.
+            any_time: a time says nothing, since none is given back: bytes alone are believed then, too.
         """
         self._copy = copy
         self._times = times
-        self._deep = deep
+        self._deep = deep or any_time
+        self._any_time = any_time
 
     def same_time(self, entry: Entry, st: os.stat_result) -> bool:
         """Tell whether the time is the entry's, as far as the file system keeps it."""
-        if st.st_mtime_ns == entry.mtime_ns:
+        if st.st_mtime_ns == entry.mtime_ns or self._any_time:
             return True
         with suppress(OSError, OverflowError):
             return st.st_mtime_ns == self._times(entry.mtime_ns)
@@ -109,12 +113,14 @@ class Likeness:
     def is_ours(self, entry: Entry, directory: int, name: bytes) -> bool:
         """Tell whether a restore of this snapshot may have left what stands there: nobody else's work is in it.
 
-        A file that somebody wrote to has another time.
+        A file that somebody wrote to has another time, or other bytes where times are not kept.
         """
         st = stands(directory, name)
         if st is None:
             return True
         if entry.type == EntryType.FILE:
+            if self._any_time:
+                return self.same_content(entry, st, directory, name)
             return stat.S_ISREG(st.st_mode) and self.same_time(entry, st)
         return self.same_kind(entry, st, directory, name)
 

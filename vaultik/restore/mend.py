@@ -52,7 +52,7 @@ class Mender:
             if apart:
                 self._split(entry, fd)
             else:
-                self._attributes.loosen(fd)
+                self._attributes.loosen(entry, fd)
                 self._attributes.on_descriptor(entry, fd)
         finally:
             os.close(fd)

@@ -12,6 +12,7 @@ first wanted name is its prime: it gets the content, the others are linked to it
               which are being written; a temporary that is made anew forgets all of them
     failures  what can't be brought back, and why
     refused   what could not be set, for each entry
+    names     what the snapshot calls the users and groups that its ACLs may name
     notes     what a person should know of paths that are not the plan's: what was changed, what could not be removed
     removed   how many names that the snapshot doesn't have were removed
     steps     which of the other steps are done
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vaultik.errors import ConfigError, SelectionError
 from vaultik.model import Mark
 from vaultik.patterns import HINT, Patterns
+from vaultik.restore import owners
 from vaultik.snapshot.tree import ROOT, iter_tree
 
 if TYPE_CHECKING:
@@ -111,6 +113,7 @@ def make_plan(copy: sqlite3.Connection, root: int, *, include: Sequence[str] = (
     copy.execute("BEGIN")
     for statement in _PLAN_SCHEMA.split(";"):
         copy.execute(statement)
+    owners.note_names(copy)
     if include or exclude:
         _want_fitting(copy, root, Selection(include, exclude), some=bool(include))
     else:

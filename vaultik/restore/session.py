@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from vaultik import linux
 from vaultik.errors import RestoreError
 from vaultik.restore import ledger, plan
-from vaultik.restore.attributes import AttributeWriter
 from vaultik.restore.blob import write_blob
 from vaultik.restore.compare import Comparer
 from vaultik.restore.directories import Directories
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
     from vaultik.core.identity import Identity
     from vaultik.restore.asked import Asked
+    from vaultik.restore.attributes import AttributeWriter
     from vaultik.store.base import Store
 
 _FETCHED = "snapshot"
@@ -169,7 +169,7 @@ class RestoreSession:
             self._begun = self._state.begin(self._choice(), found.name.snapshot, found.name.key)
             fetch_snapshot(self.store(), found, self._identities, self._state.path, self._state.plan)
             asked.make_plan(self.copy())
-            attributes = AttributeWriter(self.copy())
+            attributes = self._asked.attributes(self.copy())
             if left_out := plan.leave_out(self.copy(), STATE.encode()):
                 attributes.refuse(0, f"/{STATE}", left_out)
             self._done(_FETCHED, attributes)
@@ -177,7 +177,7 @@ class RestoreSession:
     def compare(self) -> None:
         """CompareTree: make the directories; settle what is there already, of an earlier try or of the tree that is updated."""
         with target_errors(self.target), closing(self._open_target()) as target:
-            attributes = AttributeWriter(self.copy())
+            attributes = self._asked.attributes(self.copy())
             directories = Directories(self.copy(), target, attributes)
             if self._is_fresh:
                 directories.make()
@@ -213,7 +213,7 @@ class RestoreSession:
                 self._identities,
                 self.copy(),
                 target,
-                AttributeWriter(self.copy()),
+                self._asked.attributes(self.copy()),
                 blob,
                 emit=self.emit,
                 others_work=self._others_work,
@@ -222,7 +222,7 @@ class RestoreSession:
     def finish(self) -> None:
         """FinishTree: links, special files, flags, directories."""
         with target_errors(self.target), closing(self._open_target()) as target:
-            attributes = AttributeWriter(self.copy())
+            attributes = self._asked.attributes(self.copy())
             steps = Finisher(self.copy(), target, attributes).steps()
             if not self._is_fresh:
                 last = {name: steps.pop(name) for name in LAST}

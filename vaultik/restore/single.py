@@ -19,6 +19,7 @@ from vaultik.restore.attributes import SPECIAL, AttributeWriter
 from vaultik.restore.blob import write_blob
 from vaultik.restore.directories import Directories
 from vaultik.restore.finish import FINISH, LAST, Finisher
+from vaultik.restore.kept import Kept
 from vaultik.restore.progress import NoProgress, Progress
 from vaultik.restore.report import RestoreReport, make_report
 from vaultik.restore.scratch import copied_snapshot
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from vaultik.core.sshsig import Signer
     from vaultik.store.base import Store
 
+_EVERYTHING = Kept()
 _LONGEST_RUN = 4096
 
 
@@ -59,6 +61,7 @@ def fetch(
     host: str | None = None,
     signers: Sequence[Signer] | None = None,
     force: bool = False,
+    keeps: Kept = _EVERYTHING,
     progress: Progress | None = None,
 ) -> tuple[Path, RestoreReport]:
     """Bring the entry at one of `paths`, with everything below it, to `target` (into it, if that is a directory).
@@ -85,7 +88,7 @@ def fetch(
         place = place.absolute()
         _check_place(place, entry, force=force)
         plan.make_plan(copy, entry.id)
-        writing = _Writing(store, identities, copy, entry, found.name.key, progress or NoProgress())
+        writing = _Writing(store, identities, copy, entry, found.name.key, progress or NoProgress(), keeps)
         with target_errors(place):
             writing.run(place, force=force)
         report = make_report(copy)
@@ -168,6 +171,7 @@ class _Writing:
         entry: Entry,
         key: str,
         progress: Progress,
+        keeps: Kept,
     ) -> None:
         self._store = store
         self._identities = identities
@@ -175,7 +179,7 @@ class _Writing:
         self._entry = entry
         self._key = key
         self._progress = progress
-        self._attributes = AttributeWriter(copy)
+        self._attributes = AttributeWriter(copy, keeps)
         self._token = secrets.token_hex(8)
 
     def run(self, place: Path, *, force: bool) -> None:
