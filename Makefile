@@ -53,12 +53,14 @@ test: $(BIN)/.tested ## run the whole suite, real S3 servers included
 	@sh tests/support/tools.sh
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-soak: $(BIN)/.tested ## thousands of random histories, a thousand kills, every write failing, a year of edits (hours)
+soak: $(BIN)/.tested ## thousands of random histories, a thousand kills, every write failing, a year of edits, all of /usr (hours)
 	@sh tests/support/tools.sh
 	VAULTIK_HISTORIES=$(HISTORIES) VAULTIK_KILLS=$(KILLS) VAULTIK_DAYS=365 VAULTIK_EVERY_WRITE=1 \
 		$(BIN)/python -m pytest tests/history tests/fault/test_random_kills.py tests/fault/test_restore_kills.py \
 		tests/fault/test_faulty_disk.py \
 		tests/property/test_watched.py
+	VAULTIK_ENTRIES=100000 VAULTIK_SYSTEM_TREE=/usr VAULTIK_FILE_SYSTEMS="btrfs xfs tmpfs" \
+		$(BIN)/python -m pytest tests/e2e/test_fidelity.py
 
 fuzz: $(BIN)/.tested ## hostile bytes for every reader of what is stored or configured (FUZZ_SECONDS=3600); what is found stays in fuzz-found
 	$(BIN)/python -m tests.fuzz --seconds "$(FUZZ_SECONDS)"

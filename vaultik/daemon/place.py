@@ -299,5 +299,10 @@ def _mounted() -> dict[int, Mount]:
 
 
 def _directories(fd: int) -> list[bytes]:
-    with os.scandir(fd) as found:
-        return [os.fsencode(entry.name) for entry in found if entry.is_dir(follow_symlinks=False)]
+    # By a descriptor of its own, younger than the watch: btrfs lists what was there when it was opened.
+    listed = os.open(b".", OPEN_DIRECTORY, dir_fd=fd)
+    try:
+        with os.scandir(listed) as found:
+            return [os.fsencode(entry.name) for entry in found if entry.is_dir(follow_symlinks=False)]
+    finally:
+        os.close(listed)

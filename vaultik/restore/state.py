@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vaultik.errors import RestoreError
+from vaultik.restore.remove import names_in
 
 STATE = ".vaultik-restore"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -166,7 +167,8 @@ class State:
             return
         with contextlib.suppress(OSError):
             # What was begun goes last: killed before that, the same command still knows what this is.
-            for name in sorted(os.listdir(self._fd), key=lambda name: name == self._file.name):  # noqa: PTH208 - by descriptor
+            # Listed by a descriptor of its own: btrfs shows what was there when it was opened.
+            for name in sorted(names_in(self._fd), key=lambda name: name == os.fsencode(self._file.name)):
                 os.unlink(name, dir_fd=self._fd)
             (self.home / STATE).rmdir()
         self.close()
