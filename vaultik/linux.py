@@ -21,6 +21,9 @@ AT_FDCWD = -100
 FORBIDDING_FLAGS = 0x30
 """Immutable and append: inode flags that forbid every change, or every other."""
 
+NODUMP_FLAG = 0x40
+"""The inode flag that says that no backup is wanted (`chattr +d`)."""
+
 _RENAME_NOREPLACE = 1
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
@@ -90,6 +93,11 @@ def get_inode_flags(fd: int) -> int | None:
     except OSError:
         return None
     return flags[0] & 0xFFFFFFFF
+
+
+def has_nodump(fd: int) -> bool:
+    """Tell whether an open file or directory has the flag that says that no backup is wanted."""
+    return bool((get_inode_flags(fd) or 0) & NODUMP_FLAG)
 
 
 def set_inode_flags(fd: int, flags: int) -> None:

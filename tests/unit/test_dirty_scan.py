@@ -202,6 +202,24 @@ def test_a_marker_that_appears_or_goes_changes_all_below_it(tmp_path, where):
     pair.told_only("marked", trees=["marked/a"])
 
 
+def test_a_flag_that_keeps_out_comes_and_goes(tmp_path):
+    pair = Pair(tmp_path, exclude_nodump=True)
+    fill(pair.source, "a/1", "a/b/2", "a/b/c/3", "d")
+    pair.begin()
+    for change, path in (("+d", "a/b"), ("+d", "d"), ("-d", "a/b"), ("+d", "a/1"), ("-d", "d"), ("-d", "a/1")):
+        if subprocess.run(["chattr", change, pair.source / path], check=False, capture_output=True).returncode:
+            pytest.skip("NO FLAGS: this file system has none")
+        pair.told_only(os.path.dirname(path))
+    subprocess.run(["chattr", "+d", pair.source / "a/b"], check=True)
+    pair.told_only("a")
+    # No event tells of a flag, so what is in there is watched: it begins no full scan, and once the flag is gone it is found.
+    fill(pair.source, "a/b/c/4", "a/b/c/e/5")
+    pair.told_only("a/b/c", trees=["a/b/c/e"])
+    subprocess.run(["chattr", "-d", pair.source / "a/b"], check=True)
+    fill(pair.source, "a/b/c/6")
+    pair.told_only("a/b/c")
+
+
 def test_excluded_names_stay_out(tmp_path):
     pair = Pair(tmp_path, exclude=["*.tmp", "build/"])
     fill(pair.source, "a/1", "a/build", "a/x.tmp")
@@ -424,6 +442,7 @@ class TestDoubt:
             {"exclude_caches": True},
             {"exclude_if_present": [".nobackup"]},
             {"one_file_system": True},
+            {"exclude_nodump": True},
             {"chunk_size": "64KiB"},
         ):
             pair.configure(**settings)

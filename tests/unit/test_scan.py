@@ -72,6 +72,34 @@ def test_caches_and_marked_directories_keep_only_their_tag(site):
     assert listed(site) == expected
 
 
+def test_what_has_the_nodump_flag_stays_out_where_that_is_heeded(site):
+    fill(site.source, "plain", "flagged", "dir/inside", "later")
+    source = flag("+d", site.source / "flagged", site.source / "dir", site.source)
+    site.backup()
+    assert {"flagged", "dir", "dir/inside"} <= listed(site), "unless it is asked for"
+    # What the index knows of them is from then.
+    site.configure(exclude_nodump=True)
+    assert site.backup()["excluded"] == 2
+    assert listed(site) == {"plain", "later"}, "a source itself was named"
+    flag("-d", source / "dir")
+    flag("+d", source / "later", source / "dir/inside")
+    os.link(source / "plain", source / "other name")
+    site.backup()
+    assert listed(site) == {"plain", "other name", "dir"}
+    flag("+d", source / "plain")
+    assert site.backup()["removed"] == 2, "the flag is the file's, whatever its names"
+    flag("-d", source / "flagged")
+    site.backup()
+    assert listed(site) == {"dir", "flagged"}
+
+
+def flag(change, *paths):
+    """Change the flags of files, where the file system has them. Returns the last one's directory, itself if it is one."""
+    if subprocess.run(["chattr", change, *paths], check=False, capture_output=True).returncode:
+        pytest.skip("NO FLAGS: this file system has none")
+    return paths[-1] if paths[-1].is_dir() else paths[-1].parent
+
+
 def test_its_own_index_spool_and_store_stay_out(tmp_path):
     site = Site(tmp_path)
     site.source = tmp_path

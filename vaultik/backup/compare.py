@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vaultik.backup import attributes
 from vaultik.directories import OPEN_DIRECTORY
 from vaultik.index import contents, entries, mounts, renamed
-from vaultik.model import EntryType, Mark, entry_type
+from vaultik.model import FORMAT_OF_TYPE, EntryType, Mark, entry_type
 
 if TYPE_CHECKING:
     import sqlite3
@@ -113,6 +113,12 @@ class Comparer:
             return self._new.add(parent, name, marks, fresh)
         entries.set_attributes(self._index, known.id, marks, fresh)
         return known.id
+
+    def is_unchanged(self, known: Known, fd: int, name: bytes, st: os.stat_result) -> bool:
+        """Tell whether what stands under a name in an open directory is just what its row says."""
+        if FORMAT_OF_TYPE[known.type] != stat.S_IFMT(st.st_mode):
+            return False
+        return _is_unchanged(known, st, self.mounts.id_of(st.st_dev, fd, name), known.type)
 
     def is_same_directory(self, known: Known, fd: int, name: bytes, st: os.stat_result) -> bool:
         """Tell whether a directory is the one that the index knows the content of."""

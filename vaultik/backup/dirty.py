@@ -39,6 +39,7 @@ def scope_of(config: Config, chunker: str) -> str:
             config.exclude,
             config.exclude_caches,
             config.exclude_if_present,
+            config.exclude_nodump,
             config.one_file_system,
             [str(path) for path in own_paths(config)],
             chunker,
@@ -59,14 +60,18 @@ def end_full_scan(index: sqlite3.Connection, scope: str) -> None:
 class Dirty:
     """The names to look at, and how far."""
 
-    def __init__(self, index: sqlite3.Connection, sources: Iterable[bytes], changes: Changes) -> None:
+    def __init__(
+        self, index: sqlite3.Connection, sources: Iterable[bytes], changes: Changes, *, by_flag: bool = False
+    ) -> None:
         """Find what changed in the index.
 
         Args:
             index: the index.
             sources: absolute, normal paths.
             changes: what a watcher says.
+            by_flag: whether flags keep directories out: those are watched, since no event tells of a flag.
         """
+        self._by_flag = by_flag
         self._index = index
         self._sources = {source.rstrip(b"/") or b"/" for source in sources}
         self._wanted: dict[int, bool] = {}
@@ -134,7 +139,12 @@ class Dirty:
         if holder is not None and holder.type != EntryType.DIRECTORY and len(way) > 1 and way[-2] in self._wanted:
             return
         is_source = self._is_below_source(entries.path_of(self._index, way[-1]))
-        if holder is not None and holder.type == EntryType.DIRECTORY and is_source and len(way) == depth - 1:
+        if (
+            holder is not None
+            and holder.type == EntryType.DIRECTORY
+            and is_source
+            and (len(way) == depth - 1 or self._by_flag)
+        ):
             self._wanted[way[-1]] = False
         elif holder is None or not holder.again:
             self.doubt = "something changed in a directory that the index does not know"
@@ -154,7 +164,7 @@ def plan_dirty(
         return None, "no full scan is complete yet"
     if complete != scope:
         return None, "what belongs into the backup is configured otherwise than at the last one"
-    dirty = Dirty(index, config.source_dirs, changes)
+    dirty = Dirty(index, config.source_dirs, changes, by_flag=config.exclude_nodump)
     if dirty.doubt is not None:
         return None, dirty.doubt
     own = {os.path.realpath(os.fsencode(path.parent)) for path in own_paths(config)}

@@ -29,7 +29,11 @@ def excludes_of(config: Config) -> Excludes:
         ConfigError: a pattern can never fit.
     """
     return Excludes(
-        config.exclude, caches=config.exclude_caches, if_present=config.exclude_if_present, own=own_paths(config)
+        config.exclude,
+        caches=config.exclude_caches,
+        if_present=config.exclude_if_present,
+        nodump=config.exclude_nodump,
+        own=own_paths(config),
     )
 
 
@@ -54,6 +58,7 @@ class Excludes:
         *,
         caches: bool = False,
         if_present: Sequence[str] = (),
+        nodump: bool = False,
         own: Iterable[Path] = (),
     ) -> None:
         """Compile the rules.
@@ -62,6 +67,7 @@ class Excludes:
             patterns: gitignore lines, as the config was checked for.
             caches: leave out what lies in directories with a valid CACHEDIR.TAG (but the tag).
             if_present: leave out what lies in directories that hold a file of such a name (but it).
+            nodump: leave out files and directories with the flag of `chattr +d` (who looks at them does so).
             own: files and directories of vaultik's own, left out wherever they are met.
 
         Raises:
@@ -69,6 +75,8 @@ class Excludes:
         """
         self._rules = IgnoreRules(patterns)
         self._caches = caches
+        self.nodump = nodump
+        """Whether the flag of `chattr +d` is heeded."""
         self._markers = [os.fsencode(name) for name in if_present]
         own = list(own)
         self._own = set(_identities(own))

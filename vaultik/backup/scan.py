@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.backup import limits, sources
 from vaultik.backup.compare import Comparer, ScanCounts
+from vaultik.backup.nodump import NodumpFlags
 from vaultik.directories import OPEN_DIRECTORY, DirectoryCache
 from vaultik.index import contents, entries, runs, streams
 from vaultik.model import Mark
@@ -90,6 +91,7 @@ class Scan:
         self._dirty = dirty
         self.counts = ScanCounts()
         self._comparer = Comparer(index, self.counts, dirty.links if dirty else None)
+        self._nodump = NodumpFlags(index, self._comparer, heeded=excludes.nodump)
 
     def run(self) -> ScanCounts:
         """Scan everything.
@@ -229,6 +231,11 @@ class Scan:
         deep = self._is_deep(at, fd, name, st, known)
         try:
             limits.check_entry(name, st, at.depth + 1)
+            if not marks and self._nodump.leave_out(fd, name, st, known):
+                self.counts.excluded += 1
+                if known is not None:
+                    self._comparer.remove(known.id)
+                return None
             entry = self._comparer.update(at.entry, fd, name, st, known, marks)
         except OSError as exc:
             self._no_entry(at, name, exc)

@@ -65,6 +65,8 @@ s3:
 # Leave out what lies in directories with a CACHEDIR.TAG, or with a file of one of these names.
 #exclude_caches: false
 #exclude_if_present: [.nobackup]
+# Leave out files and directories with the flag of `chattr +d`.
+#exclude_nodump: false
 # Don't go into other file systems mounted below a source.
 #one_file_system: false
 

@@ -63,6 +63,7 @@ class Config:
     one_file_system: bool
     exclude_caches: bool
     exclude_if_present: tuple[str, ...]
+    exclude_nodump: bool = False
     warnings: tuple[str, ...] = ()
     commands: tuple[Stream, ...] = ()
     hooks: Hooks = _NO_HOOKS
@@ -131,6 +132,7 @@ class _Checker:
             one_file_system=f.one_file_system,
             exclude_caches=f.exclude_caches,
             exclude_if_present=self._markers(),
+            exclude_nodump=f.exclude_nodump,
             warnings=(*warnings, *self._open_secret(), *self._useless_patterns(), *self._without_effect()),
             commands=self._commands(),
             hooks=f.hooks,

@@ -112,6 +112,7 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     one_file_system: bool = False
     exclude_caches: bool = False
     exclude_if_present: list[str] = []
+    exclude_nodump: bool = False
     commands: list[Stream] = []
     hooks: Hooks = Hooks()
     notify: Notify | None = None

@@ -42,7 +42,16 @@ _NAP_S = 30.0
 """The longest wait: poll counts no time asleep, the schedule does."""
 _FIRST = "the first run since the start"
 _OTHER_CONFIG = "the config changed"
-_WATCHED = ("source_dirs", "exclude", "exclude_caches", "exclude_if_present", "one_file_system", "spool_dir", "s3")
+_WATCHED = (
+    "source_dirs",
+    "exclude",
+    "exclude_caches",
+    "exclude_if_present",
+    "exclude_nodump",
+    "one_file_system",
+    "spool_dir",
+    "s3",
+)
 """What decides where watches are."""
 
 

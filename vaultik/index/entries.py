@@ -204,6 +204,11 @@ def set_marks(index: sqlite3.Connection, entry: int, marks: int, *, again: bool 
     index.execute("UPDATE entries SET marks = ?, again = ? WHERE id = ?", (marks, again, entry))
 
 
+def with_flags(index: sqlite3.Connection, flags: int) -> set[int]:
+    """Return the entries that had one of some inode flags when they were read."""
+    return {row[0] for row in index.execute("SELECT id FROM entries WHERE inode_flags & ?", (flags,))}
+
+
 def gaps(index: sqlite3.Connection) -> set[int]:
     """Return the directories of which not every name could be looked at."""
     return {row[0] for row in index.execute(f"SELECT id FROM entries WHERE marks & {Mark.GAP}")}
