@@ -1,11 +1,14 @@
 """What comes back is what there was: every attribute of every kind of entry, seen by rsync and by a survey of our own."""
 
 import contextlib
+import fcntl
 import json
 import os
 import random
+import signal
 import sqlite3
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from tests.support.everything import differences, generate, make_everything, rem
 from tests.support.forge import open_db
 from tests.support.site import NO_RIGHTS, Site
 from tests.support.tree import itemized
+from vaultik.model import Mark
 
 ENTRIES = int(os.environ.get("VAULTIK_ENTRIES", "1500"))
 DISKS = ["here", *os.environ.get("VAULTIK_FILE_SYSTEMS", "btrfs").split()]
@@ -173,6 +177,73 @@ def test_the_time_of_birth_is_in_the_snapshot(site):
     for path in (site.source, *site.source.iterdir()):
         seconds = int(subprocess.check_output(["stat", "-c", "%W", path]))
         assert (found[path.name] or 0) // 10**9 == seconds, path
+
+
+def test_changed_is_a_warning_unreadable_an_error_vanished_neither(site):
+    """In the summary, in the snapshot, and in the exit code: all three in one run, and then without the error."""
+    site.source.mkdir()
+    (site.source / "grows").write_bytes(random.Random(1).randbytes(8_000_000))
+    (site.source / "closed").write_text("x")
+    (site.source / "closed").chmod(0)
+    for code, unreadable in ((3, {"closed": "unreadable"}), (0, {})):
+        with vanishing(site.source / "vanishes"), growing(site.source / "grows"):
+            summary = site.backup(code=code, no_rights=True)
+        found = {Path(problem["path"]).name: problem["kind"] for problem in summary["problems"]}
+        assert found == {"vanishes": "vanished", "grows": "changed", **unreadable}
+        counts = {name: summary[name] for name in ("exit_code", "changed_while_read", "vanished", "unreadable")}
+        assert counts == {"exit_code": code, "changed_while_read": 1, "vanished": 1, "unreadable": len(unreadable)}
+        assert marks_of(site) == {"grows": Mark.CHANGED, **dict.fromkeys(unreadable, Mark.UNREADABLE)}
+        (site.source / "closed").unlink(missing_ok=True)
+    with growing(site.source / "grows"):
+        done = site.run("backup", site.config)
+    assert " 0 unreadable, 1 changed while read," in done.stdout
+    assert done.stderr == f"vaultik: {site.source}/grows: changed while it was read\n"
+
+
+def marks_of(site):
+    """What the newest snapshot says of the files in the source."""
+    site.tmp.joinpath("opened.sqlite").write_bytes(open_db(site))
+    with contextlib.closing(sqlite3.connect(site.tmp / "opened.sqlite")) as db:
+        return dict(db.execute("SELECT CAST(name AS TEXT), marks FROM entries WHERE type = 'f'"))
+
+
+@contextlib.contextmanager
+def vanishing(path):
+    """A file that is gone when it is opened: it is under a lease, so whoever opens it is told of first."""
+    path.write_text("x")
+    held = os.open(path, os.O_RDWR)
+
+    def told(*_):
+        path.unlink()
+        fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+    before = signal.signal(signal.SIGUSR2, told)
+    try:
+        fcntl.fcntl(held, fcntl.F_SETSIG, signal.SIGUSR2)
+        fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        yield
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+        os.close(held)
+
+
+@contextlib.contextmanager
+def growing(path):
+    """A file that somebody appends to all the time."""
+    stop = threading.Event()
+
+    def write():
+        while not stop.is_set():
+            with path.open("ab") as file:
+                file.write(b"more" * 100)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        writer.join()
 
 
 def test_a_part_of_this_system(site, tmp_path):

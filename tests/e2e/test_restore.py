@@ -541,6 +541,25 @@ class TestFetch:
             flags = subprocess.run(["lsattr", "-d", tmp_path / "got"], check=True, capture_output=True, text=True)
             assert "d" in flags.stdout.split()[0]
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root sets these flags")
+    def test_immutable_directories_are_no_obstacle_when_forced(self, site, tmp_path):
+        inner = site.source / "inner"
+        inner.mkdir(parents=True)
+        (tmp_path / "got").mkdir()
+        try:
+            for text in ("old", "newer"):
+                subprocess.run(["chattr", "-R", "-i", site.source], check=False, capture_output=True)
+                (inner / "file").write_text(text)
+                (inner / text).write_text(text)
+                done = subprocess.run(["chattr", "-R", "+i", site.source], check=False, capture_output=True)
+                if done.returncode:
+                    pytest.skip("NO FLAGS: this file system has none")
+                site.backup()
+                site.run("fetch", *site.where, "latest", site.source, tmp_path / "got", "--force")
+                assert compare(site.source, tmp_path / "got/source") == []
+        finally:
+            subprocess.run(["chattr", "-R", "-i", site.source, tmp_path / "got"], check=False, capture_output=True)
+
     def test_interrupted_it_leaves_nothing(self, stored, tmp_path):
         for n in range(5):
             (stored.source / f"many/large {n}").write_bytes(os.urandom(20_000_000))

@@ -217,6 +217,25 @@ def test_only_checksum_sees_what_size_and_time_do_not_tell(stored, tmp_path):
 
 
 class TestDelete:
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root sets these flags")
+    def test_also_what_is_immutable(self, site, tmp_path):
+        site.source.mkdir()
+        (site.source / "file").write_text("x")
+        site.backup()
+        target = tmp_path / "out"
+        extra = site.restored(target) / "extra"
+        (extra / "in").mkdir(parents=True)
+        (extra / "in/file").write_text("x")
+        (site.restored(target) / "file").mkdir()
+        try:
+            done = subprocess.run(["chattr", "-R", "+i", site.restored(target)], check=False, capture_output=True)
+            if done.returncode:
+                pytest.skip("NO FLAGS: this file system has none")
+            assert update(site, target, "--delete")["removed"] == 3
+            assert compare(site.source, site.restored(target)) == []
+        finally:
+            subprocess.run(["chattr", "-R", "-i", target], check=False, capture_output=True)
+
     def test_only_what_is_selected(self, site, tmp_path):
         for folder in ("a", "b/c"):
             (site.source / folder).mkdir(parents=True)

@@ -48,9 +48,9 @@ class Directories:
 
     def ready(self) -> None:
         """Make every wanted directory, parents first, and undo what forbids changes in those that are there."""
-        for number in self._below():
+        for number in iter_ids(self._copy, f"{_WANTED} ORDER BY 1"):
             with guarded(self._copy, number):
-                if not self._make(number):
+                if number == self._target.root or not self._make(number):
                     self._open_up(number)
 
     def _make(self, number: int) -> bool:
@@ -85,7 +85,7 @@ class Directories:
         query = f"{_WANTED} AND e.id NOT IN (SELECT entry FROM failures) ORDER BY 1 DESC"
         for number in iter_ids(self._copy, query):
             with guarded(self._copy, number):
-                fd = os.dup(self._target.root_fd) if number == self._target.root else self._open(number)
+                fd = self._open(number)
                 try:
                     self._finish(get_entry(self._copy, number), fd)
                 finally:
@@ -99,6 +99,8 @@ class Directories:
         self._attributes.set_flags(entry, fd)
 
     def _open(self, number: int) -> int:
+        if number == self._target.root:
+            return os.dup(self._target.root_fd)
         directory, name = self._target.place(number)
         try:
             return os.open(name, OPEN_DIRECTORY, dir_fd=directory)

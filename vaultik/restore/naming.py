@@ -31,6 +31,15 @@ def clear_way(directory: int, name: bytes) -> None:
         _past_flags(directory, name, lambda: os.unlink(name, dir_fd=directory))
 
 
+def remove_directory(directory: int, name: bytes) -> None:
+    """Remove an empty directory.
+
+    Raises:
+        OSError: it is none, isn't empty, or may not be removed.
+    """
+    _past_flags(directory, name, lambda: os.rmdir(name, dir_fd=directory), stat.S_ISDIR)
+
+
 def rename(directory: int, old: bytes, new: bytes) -> None:
     """Give a file its name, in place of what stands there.
 
@@ -85,24 +94,26 @@ def link(old_directory: int, old: bytes, directory: int, new: bytes) -> None:
     )
 
 
-def _past_flags(directory: int, name: bytes, act: Callable[[], None]) -> None:
+def _past_flags(
+    directory: int, name: bytes, act: Callable[[], None], may_be: Callable[[int], bool] = stat.S_ISREG
+) -> None:
     """Do something to a name, even if what stands there is immutable and this user may change that."""
     try:
         act()
     except PermissionError:
-        if not _loosen(directory, name):
+        if not _loosen(directory, name, may_be):
             raise
         act()
 
 
-def _loosen(directory: int, name: bytes) -> bool:
-    """Take the flags off a file that forbid to replace it. Returns whether that helped."""
+def _loosen(directory: int, name: bytes, may_be: Callable[[int], bool]) -> bool:
+    """Take the flags off that forbid to replace or remove what is of a kind. Returns whether that helped."""
     try:
         fd = os.open(name, READ, dir_fd=directory)
     except OSError:
         return False
     try:
-        present = linux.get_inode_flags(fd) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+        present = linux.get_inode_flags(fd) if may_be(os.fstat(fd).st_mode) else None
         if present is None or not present & linux.FORBIDDING_FLAGS:
             return False
         linux.set_inode_flags(fd, present & ~linux.FORBIDDING_FLAGS)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from vaultik import linux
 from vaultik.directories import DirectoryCache
-from vaultik.restore.naming import clear_way, stands
+from vaultik.restore import flags
+from vaultik.restore.naming import clear_way, remove_directory, stands
 from vaultik.restore.target import is_fatal
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class Remover:
 
     def _unlink(self, directory: int, name: bytes, path: bytes) -> bool:
         try:
-            clear_way(directory, name)
+            _past_flags_of(directory, lambda: clear_way(directory, name))
         except OSError as exc:
             self._failed(path, exc)
             return False
@@ -141,7 +142,7 @@ class Remover:
 
     def _rmdir(self, directory: int, name: bytes, path: bytes) -> bool:
         try:
-            os.rmdir(name, dir_fd=directory)
+            _past_flags_of(directory, lambda: remove_directory(directory, name))
         except OSError as exc:
             self._failed(path, exc)
             return False
@@ -155,6 +156,15 @@ class Remover:
             self._note(path, MOUNTED, False)  # noqa: FBT003 - a callback's
         else:
             self._note(path, f"could not be removed: {exc.strerror or exc}", True)  # noqa: FBT003 - as above
+
+
+def _past_flags_of(directory: int, act: Callable[[], None]) -> None:
+    """Do something in a directory, even if it is immutable and this user may change that."""
+    try:
+        act()
+    except PermissionError:
+        flags.loosen(directory)
+        act()
 
 
 def inode_of(st: os.stat_result) -> tuple[int, int]:

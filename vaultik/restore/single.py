@@ -29,7 +29,7 @@ from vaultik.snapshot.tree import Entry, resolve
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from vaultik.core.identity import Identity
     from vaultik.core.sshsig import Signer
@@ -193,7 +193,7 @@ class _Writing:
     def into(self, place: Path) -> None:
         """Write a directory's entries into one that is there."""
         with closing(self._target(place)) as target:
-            finisher = self._content(target)
+            finisher = self._content(target, Directories.ready)
             self._finish(finisher, FINISH)
             finisher.remove_temporaries(all_kinds=True)
 
@@ -228,12 +228,12 @@ class _Writing:
         alias = (self._entry.id, os.fsencode(place.name))
         return Target(self._copy, place.parent, self._entry.parent or self._entry.id, self._token, alias)
 
-    def _content(self, target: Target) -> Finisher:
+    def _content(self, target: Target, make: Callable[[Directories], None] = Directories.make) -> Finisher:
         copy = self._copy
         totals = plan.totals(copy)
         self._progress.total(files=totals.files, bytes=totals.bytes, blobs=totals.blobs)
         finisher = Finisher(copy, target, self._attributes)
-        Directories(copy, target, self._attributes).make()
+        make(Directories(copy, target, self._attributes))
         for blob in ledger.needed_blobs(copy):
             write_blob(
                 self._store,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from vaultik.directories import OPEN_DIRECTORY, DirectoryCache
 from vaultik.errors import RestoreError, UnsafePathError
-from vaultik.restore.naming import clear_way, rename, rename_new, stands
+from vaultik.restore.naming import clear_way, remove_directory, rename, rename_new, stands
 from vaultik.snapshot.read import disk_errors
 
 if TYPE_CHECKING:
@@ -122,12 +122,17 @@ class Target:
             raise FileExistsError(errno.EEXIST, IN_THE_WAY)
         try:
             rename(directory, temporary, name)
-        except IsADirectoryError as exc:
+        except (IsADirectoryError, PermissionError) as exc:
+            # Of one that is immutable the kernel says that first.
+            if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+                raise
             self.empty(directory, name, entry.id)
             try:
-                os.rmdir(name, dir_fd=directory)
+                remove_directory(directory, name)
             except OSError as stays:
-                raise IsADirectoryError(exc.errno, FULL_DIRECTORY) if stays.errno == errno.ENOTEMPTY else exc from None
+                raise (
+                    IsADirectoryError(errno.EISDIR, FULL_DIRECTORY) if stays.errno == errno.ENOTEMPTY else exc
+                ) from None
             rename(directory, temporary, name)
 
     def make_directory(self, entry: Entry) -> bool:
