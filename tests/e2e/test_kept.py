@@ -54,7 +54,7 @@ class TestOwners:
         """Where the name is known; the number stands in for one that isn't, and 0 is neither found nor left by name."""
         daemon, root = pwd.getpwnam("daemon"), pwd.getpwnam("root")
         users = grp.getgrnam("users")
-        for name in ("known", "unknown", "called root"):
+        for name in ("known", "unknown", "called root", "no name"):
             write(site.source / name, USER, GROUP)
         (site.source / "link").symlink_to("nowhere")
         os.lchown(site.source / "link", USER, GROUP)
@@ -65,6 +65,7 @@ class TestOwners:
             "link": ("daemon", "users"),
             "unknown": ("nobody here", "nor this"),
             "called root": ("root", "root"),
+            "no name": ("daemon' || char(0) || '", "' || char(10)|| '"),
             "of root": ("daemon", "users"),
         }
         other_names(site, **names)
@@ -250,13 +251,15 @@ class TestWithout:
 
     def test_flags_that_the_snapshots_has_not_go_in_an_update(self, rich, tmp_path):
         """Those that came by inheritance too: a file has its own only."""
+        (rich.source / "plain").write_text("x")
+        rich.backup()
         target = tmp_path / "out"
         target.mkdir()
         subprocess.run(["chattr", "+A", target], check=True)
         rich.restore(target)
         at = rich.restored(target)
-        assert [flags_of(at / name) for name in ("file", "dir")] == [
-            flags_of(rich.source / name) for name in ("file", "dir")
+        assert [flags_of(at / name) for name in ("file", "plain", "dir")] == [
+            flags_of(rich.source / name) for name in ("file", "plain", "dir")
         ]
         try:
             subprocess.run(["chattr", "-d", "+iA", at / "file"], check=True)
@@ -264,8 +267,8 @@ class TestWithout:
             rich.restore(target, "--force", "--without", "flags")
             assert "i" in flags_of(at / "file")
             rich.restore(target, "--force")
-            assert [flags_of(at / name) for name in ("file", "dir")] == [
-                flags_of(rich.source / name) for name in ("file", "dir")
+            assert [flags_of(at / name) for name in ("file", "plain", "dir")] == [
+                flags_of(rich.source / name) for name in ("file", "plain", "dir")
             ]
         finally:
             subprocess.run(["chattr", "-R", "-ia", target], check=False, capture_output=True)
