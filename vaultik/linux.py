@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import struct
+import sys
 import time
 from pathlib import Path
 
@@ -87,12 +88,11 @@ def mount_of(fd: int) -> int:
 
 def get_inode_flags(fd: int) -> int | None:
     """Return the flags that chattr sets, None where the file system has none."""
-    flags = array.array("l", [0])
     try:
-        fcntl.ioctl(fd, _FS_IOC_GETFLAGS, flags)
+        flags = fcntl.ioctl(fd, _FS_IOC_GETFLAGS, bytes(8))
     except OSError:
         return None
-    return flags[0] & 0xFFFFFFFF
+    return int.from_bytes(flags[:4], sys.byteorder)
 
 
 def has_nodump(fd: int) -> bool:

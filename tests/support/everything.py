@@ -170,7 +170,7 @@ def generate(root, count, seed=1):
     root.mkdir(parents=True)
     folders, files = [root], []
     for n in range(count):
-        at = rng.choice(folders[-50:]) / f"{n} {'x' * rng.randrange(40)}"
+        at = rng.choice([f for f in folders[-50:] if len(f.parts) < 60] or [root]) / f"{n} {'x' * rng.randrange(40)}"
         kind = rng.choices(("file", "dir", "link", "hard", "fifo"), (70, 10, 10, 9, 1))[0]
         if kind == "dir":
             at.mkdir()

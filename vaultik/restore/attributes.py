@@ -156,7 +156,7 @@ class AttributeWriter:
     def _mode(self, entry: Entry, *, owned: bool) -> int:
         """Return the mode to set. A program must not become one that runs as whoever restored it, nor, by a rule, as root."""
         mode = self._xattrs.mode(entry)
-        if entry.type == EntryType.DIRECTORY:
+        if entry.type == EntryType.DIRECTORY or not mode & (stat.S_ISUID | stat.S_ISGID):
             return mode
         uid, gid = self._owner(entry)
         if not owned or (uid == 0 and entry.uid):
