@@ -115,6 +115,13 @@ class TestWhatIsWhole:
         assert second.startswith(f"read: {blobs + 2} objects (")
         assert done.stderr == ""
 
+    def test_without_a_key_it_says_what_it_cannot_tell(self, local):
+        local.backup()
+        local.blobs()[0].unlink()
+        local.env |= KEYLESS
+        done = local.run("verify", *local.where, "--state", local.tmp / "verify.sqlite")
+        assert done.stdout.splitlines()[0].endswith("whether one is missing can't be told")
+
     def test_in_a_temporary_directory_of_any_name(self, local):
         local.backup()
         odd = local.tmp / os.fsdecode(b"caf\xe9 %41?#")
@@ -243,6 +250,17 @@ class TestWhatIsNot:
         (problem,) = verify(local, code=4)["problems"]
         assert (problem["kind"], problem["snapshots"]) == ("content", [snapshot])
         assert "missing" in problem["text"]
+
+    def test_a_lost_blob_of_a_snapshot_whose_manifest_is_damaged(self, local):
+        """Its DB says what it needs, unless nobody vouches for it."""
+        snapshot = local.backup()["snapshot"]
+        flip(local.objects(".manifest.zst.age")[0])
+        lost = holding(local, "two")
+        lost.unlink()
+        said = verify(local, code=4)
+        found = {problem["key"]: (problem["kind"], problem["snapshots"]) for problem in said["problems"]}
+        assert found[blob_key(BlobId(bytes.fromhex(lost.name)))] == ("missing", [snapshot])
+        assert [[path["path"] for path in files["paths"]] for files in said["files"]] == [[f"{local.source}/two"]]
 
     def test_a_db_without_a_manifest_is_noted_without_a_key_too(self, local):
         local.backup()
