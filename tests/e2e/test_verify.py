@@ -316,6 +316,15 @@ class TestParts:
             said = verify(local, "--sample", "1B", key=False)
         assert said["oldest"] > before, "and begin anew"
 
+    def test_deep_samples_are_not_content_with_what_was_merely_read(self, local):
+        local.backup()
+        blobs = len(local.blobs())
+        assert verify(local)["unread"]["objects"] == 0
+        for read in range(1, blobs + 1):
+            said = verify(local, "--deep", "--sample", "1B")
+            assert said["unread"]["objects"] == blobs - read
+            assert verify(local, "--sample", "1B", key=False)["unread"]["objects"] == 0, "nor forget it"
+
     def test_damage_is_found_again_each_time_and_keeps_none_from_being_read(self, local):
         local.backup()
         blobs = local.blobs()
