@@ -16,7 +16,7 @@ from collections import Counter
 import pytest
 
 from tests.conftest import S3_GROUP, make_site
-from tests.support.prefork import Prefork
+from tests.support import prefork
 from tests.support.tree import compare
 from vaultik.store.open import open_store
 
@@ -30,11 +30,11 @@ def edit(site, rng):
     (site.source / f"file {rng.randrange(40):02}").unlink(missing_ok=True)
 
 
-def kill_one(prefork, rng, arguments, lasts):
+def kill_one(site, rng, arguments, lasts):
     """Start a command and kill all of it at some moment; sometimes it is through by then.
 
     Args:
-        prefork: starts it.
+        site: where.
         rng: chooses the moment.
         arguments: of the command.
         lasts: seconds that it takes; set anew when it is through, so that moments are spread on a busy machine too.
@@ -43,7 +43,7 @@ def kill_one(prefork, rng, arguments, lasts):
         Whether it was killed.
     """
     began = time.monotonic()
-    code, said = prefork.run_for(arguments, rng.uniform(0, 1.2) * lasts[arguments[0]])
+    code, _, said = prefork.run_for(arguments, site.environment(), rng.uniform(0, 1.2) * lasts[arguments[0]])
     assert "Traceback" not in said, said
     if code != -signal.SIGKILL:
         lasts[arguments[0]] = time.monotonic() - began
@@ -76,13 +76,12 @@ def test_killed_again_and_again(request, tmp_path, kind):
     site.backup()
     lasts = dict.fromkeys(("backup", "prune"), time.monotonic() - began)
     tally = Counter()
-    with Prefork(site.environment(), tmp_path / "said") as prefork:
-        while sum(count for (_, killed), count in tally.items() if killed) < KILLS // 2:
-            edit(site, rng)
-            backup = ["backup", site.config, "--cron", "--workers", rng.randint(1, 2)]
-            prune = ["prune", *site.where, "--keep-last", rng.randint(1, 3), "--grace", "0", "--allow-shrink", "--yes"]
-            command = rng.choice([backup, backup, prune])
-            tally[command[0], kill_one(prefork, rng, command, lasts)] += 1
+    while sum(count for (_, killed), count in tally.items() if killed) < KILLS // 2:
+        edit(site, rng)
+        backup = ["backup", site.config, "--cron", "--workers", rng.randint(1, 2)]
+        prune = ["prune", *site.where, "--keep-last", rng.randint(1, 3), "--grace", "0", "--allow-shrink", "--yes"]
+        command = rng.choice([backup, backup, prune])
+        tally[command[0], kill_one(site, rng, command, lasts)] += 1
     site.backup("--workers", "2")
     site.run("prune", *site.where, "--keep-last", "2", "--grace", "0", "--allow-shrink", "--yes")
     site.backup()

@@ -14,7 +14,7 @@ import time
 import pytest
 
 from tests.conftest import S3_GROUP, make_site
-from tests.support.prefork import Prefork
+from tests.support import prefork
 from tests.support.restores import leftovers
 from tests.support.site import BIN
 from tests.support.tree import describe, edit_tree, make_tree
@@ -39,10 +39,10 @@ def arguments(site, target, workers, *more):
     return ours, ["--module", "vaultik.tasks", "Restore", *where, "--workers", str(workers), *more]
 
 
-def run_for(site, prefork, arguments, seconds):
+def run_for(site, arguments, seconds):
     """Let a command run for so long, then kill all of it. Returns whether it was through by then."""
     if arguments[0] == "restore":
-        code, said = prefork.run_for(arguments, seconds)
+        code, _, said = prefork.run_for(arguments, site.environment(), seconds)
     else:
         code, said = luigi_for(site, arguments, seconds)
     assert "Traceback" not in said, said
@@ -92,24 +92,23 @@ def test_killed_again_and_again(calm, tmp_path, workers):
     kills = KILLS // 8 * (1 if "://127" in site.endpoint else 3)
     killed = ended = 0
     more = None
-    with Prefork(site.environment(), tmp_path / "said") as prefork:
-        began = time.monotonic()
-        assert run_for(site, prefork, arguments(site, tmp_path / "calm", workers)[0], 600)
-        lasts = time.monotonic() - began
-        while killed < kills or more is not None:
-            if more is None:
-                more = [[], ["--force", "--delete"]][ended % 2]
-                if more:
-                    subprocess.run(["cp", "-a", site.tmp / "older", target], check=True)
-            ours, luigis = arguments(site, target, workers, *more)
-            command, longest = rng.choices([(ours, lasts), (luigis, lasts + _LUIGI_BEGINS_S)], [4, 1])[0]
-            through = run_for(site, prefork, command, rng.uniform(0, 0.8 * longest) if killed < kills else 600)
-            killed += not through
-            if through or (not more and had_ended(target)):
-                check(site, target, expected)
-                shutil.rmtree(target)
-                ended += 1
-                more = None
+    began = time.monotonic()
+    assert run_for(site, arguments(site, tmp_path / "calm", workers)[0], 600)
+    lasts = time.monotonic() - began
+    while killed < kills or more is not None:
+        if more is None:
+            more = [[], ["--force", "--delete"]][ended % 2]
+            if more:
+                subprocess.run(["cp", "-a", site.tmp / "older", target], check=True)
+        ours, luigis = arguments(site, target, workers, *more)
+        command, longest = rng.choices([(ours, lasts), (luigis, lasts + _LUIGI_BEGINS_S)], [4, 1])[0]
+        through = run_for(site, command, rng.uniform(0, 0.8 * longest) if killed < kills else 600)
+        killed += not through
+        if through or (not more and had_ended(target)):
+            check(site, target, expected)
+            shutil.rmtree(target)
+            ended += 1
+            more = None
     assert os.listdir(site.tmp / "tmp") == []
     kind = site.endpoint.partition(":")[0]
     sys.stdout.write(f"{kind}, workers {workers}: {killed} restores and updates killed, {ended} came to their end\n")
