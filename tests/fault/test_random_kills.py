@@ -37,17 +37,17 @@ def kill_one(site, rng, arguments, lasts):
         site: where.
         rng: chooses the moment.
         arguments: of the command.
-        lasts: seconds that it takes; set anew when it is through, so that moments are spread on a busy machine too.
+        lasts: seconds that it takes, by command; kept such that now and then one is through, however busy the machine
+            and however much the killed ones have left to do.
 
     Returns:
         Whether it was killed.
     """
-    began = time.monotonic()
-    code, _, said = prefork.run_for(arguments, site.environment(), rng.uniform(0, 1.2) * lasts[arguments[0]])
+    code, _, said = prefork.run_for(arguments, site.environment(), rng.uniform(0, lasts[arguments[0]]))
     assert "Traceback" not in said, said
-    if code != -signal.SIGKILL:
-        lasts[arguments[0]] = time.monotonic() - began
-    return code == -signal.SIGKILL
+    is_killed = code == -signal.SIGKILL
+    lasts[arguments[0]] *= 1.02 if is_killed else 0.9
+    return is_killed
 
 
 def check_store(site):
