@@ -26,7 +26,7 @@ from vaultik.cli.common import (
 )
 from vaultik.config.quantities import parse_size
 from vaultik.errors import ConfigError
-from vaultik.mount.kernel import Mount, check_directory, check_fuse
+from vaultik.mount.mounted import Mount, check_directory, check_fuse
 from vaultik.mount.session import Asked, Shown, shown
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ Exit codes: 0 unmounted; 2 unknown snapshot or host, wrong identity; 1 it can't 
 @click.option("--snapshot", help="This one alone, at DIRECTORY itself: an id, a beginning of one, or latest.")
 @click.option("--host", help="Those of one host (or source, by its 8 digits) only.")
 @click.option("--allow-other", is_flag=True, help="Let other users in, each to what modes and ACLs let them read.")
-@click.option("--cache-size", default="128MiB", show_default=True, help="Memory for content that was read.")
+@click.option("--cache-size", default="64MiB", show_default=True, help="Memory for content that was read.")
 @click.option("--background", is_flag=True, help="Return once it is mounted; log to --log-file or the system's log.")
 @click.option("--log-file", type=click.Path(path_type=Path), help="Where lines on damage go, with --background.")
 @store_options

@@ -7,8 +7,6 @@ name isn't there is ENOENT and no line. Never is anything returned that hasn't i
 from __future__ import annotations
 
 import errno
-import functools
-import hashlib
 import itertools
 import os
 import stat
@@ -19,7 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from vaultik.errors import NoMatchingIdentityError, VaultikError
 from vaultik.model import FORMAT_OF_TYPE, EntryType, Mark
-from vaultik.mount.catalog import Directory, Link
+from vaultik.mount.catalog import Link
+from vaultik.mount.places import Attributes, Inside, Shown, get_place, made_up, made_up_inode, posix_error
 from vaultik.mount.tree import SECTOR, Node, SnapshotTree
 from vaultik.shown import printable
 from vaultik.snapshot.tree import ROOT
@@ -35,25 +34,8 @@ if TYPE_CHECKING:
 _NAMES = 255
 _BLOCK = 4096
 _ENTRY_BITS = 40
-_OWN_INODES = 1 << 62
 _SAID_AT_MOST = 10_000
 _TRUSTED = b"trusted."
-
-
-class Attributes(NamedTuple):
-    """What stat(2) says. Times in nanoseconds since 1970."""
-
-    mode: int
-    inode: int
-    links: int
-    uid: int
-    gid: int
-    rdev: int
-    size: int
-    blocks: int
-    """Of 512 bytes: what isn't hole."""
-    mtime_ns: int
-    ctime_ns: int
 
 
 class Usage(NamedTuple):
@@ -69,20 +51,6 @@ class _OpenFile(NamedTuple):
     found: FoundSnapshot
     node: Node
     path: bytes
-
-
-class _Inside(NamedTuple):
-    """A place in a snapshot, where nobody has looked yet."""
-
-    found: FoundSnapshot
-    names: tuple[bytes, ...]
-
-
-class _Shown(NamedTuple):
-    """The directory that stands for a snapshot among others. Its attributes are made up: a listing opens none of them."""
-
-    found: FoundSnapshot
-    names: tuple[bytes, ...] = ()
 
 
 class FileSystem:
@@ -117,33 +85,33 @@ class FileSystem:
 
     def getattr(self, path: bytes) -> Attributes:
         """Return a path's attributes; symlinks are not followed, here as everywhere."""
-        place = self._place(path)
-        if isinstance(place, _Inside):
+        place = get_place(self._top(), path)
+        if isinstance(place, Inside):
             with self._using(place) as tree:
                 return self._attributes(tree, place.found, _get(tree, place.names))
-        if isinstance(place, _Shown):
-            return _made_up(stat.S_IFDIR | 0o755, self._inode(place.found, ROOT), _time_ns(place.found))
+        if isinstance(place, Shown):
+            return made_up(stat.S_IFDIR | 0o755, self._inode(place.found, ROOT), _time_ns(place.found))
         if isinstance(place, Link):
-            return _made_up(stat.S_IFLNK | 0o777, _own_inode(path), self._began_ns, len(place.target))
-        return _made_up(stat.S_IFDIR | 0o755, _own_inode(path), self._began_ns)
+            return made_up(stat.S_IFLNK | 0o777, made_up_inode(path), self._began_ns, len(place.target))
+        return made_up(stat.S_IFDIR | 0o755, made_up_inode(path), self._began_ns)
 
     def readdir(self, path: bytes) -> list[tuple[bytes, int, int]]:
         """Return name, format bits of the mode and inode of what a directory holds."""
-        place = self._place(path)
-        if isinstance(place, (_Inside, _Shown)):
+        place = get_place(self._top(), path)
+        if isinstance(place, (Inside, Shown)):
             with self._using(place) as tree:
                 node = _get(tree, place.names)
                 if node.type != EntryType.DIRECTORY:
-                    raise _error(errno.ENOTDIR)
+                    raise posix_error(errno.ENOTDIR)
                 return [
                     (name, FORMAT_OF_TYPE[kind], self._inode(place.found, content))
                     for name, kind, content in tree.children(node.id)
                 ]
         if isinstance(place, Link):
-            raise _error(errno.ENOTDIR)
+            raise posix_error(errno.ENOTDIR)
         below = path.rstrip(b"/") + b"/"
         return [
-            (name, stat.S_IFLNK if isinstance(child, Link) else stat.S_IFDIR, _own_inode(below + name))
+            (name, stat.S_IFLNK if isinstance(child, Link) else stat.S_IFDIR, made_up_inode(below + name))
             if isinstance(child, (Link, dict))
             else (name, stat.S_IFDIR, self._inode(child, ROOT))
             for name, child in place.items()
@@ -151,20 +119,20 @@ class FileSystem:
 
     def readlink(self, path: bytes) -> bytes:
         """Return what a symlink says."""
-        place = self._place(path)
+        place = get_place(self._top(), path)
         if isinstance(place, Link):
             return place.target
-        if isinstance(place, _Inside):
+        if isinstance(place, Inside):
             with self._using(place) as tree:
                 target = _get(tree, place.names).link_target
             if target is not None:
                 return target
-        raise _error(errno.EINVAL)
+        raise posix_error(errno.EINVAL)
 
     def xattr_names(self, path: bytes, *, privileged: bool) -> list[bytes]:
         """Return the names of a path's extended attributes; `trusted` ones for who has the privilege to see them."""
-        place = self._place(path)
-        if not isinstance(place, _Inside):
+        place = get_place(self._top(), path)
+        if not isinstance(place, Inside):
             return []
         with self._using(place) as tree:
             names = tree.xattr_names(_get(tree, place.names))
@@ -172,13 +140,13 @@ class FileSystem:
 
     def xattr(self, path: bytes, name: bytes) -> bytes:
         """Return an extended attribute; ENODATA if there is none."""
-        place = self._place(path)
+        place = get_place(self._top(), path)
         value = None
-        if isinstance(place, _Inside):
+        if isinstance(place, Inside):
             with self._using(place) as tree:
                 value = tree.find_xattr(_get(tree, place.names), name)
         if value is None:
-            raise _error(errno.ENODATA)
+            raise posix_error(errno.ENODATA)
         return value
 
     def open(self, path: bytes) -> int:
@@ -186,14 +154,14 @@ class FileSystem:
 
         What could not be read when it was backed up can't be opened: nothing is known of its content.
         """
-        place = self._place(path)
-        if not isinstance(place, _Inside):
-            raise _error(errno.EISDIR)
+        place = get_place(self._top(), path)
+        if not isinstance(place, Inside):
+            raise posix_error(errno.EISDIR)
         with self._using(place) as tree:
             node = _get(tree, place.names)
             marks = node.marks | tree.get(node.content).marks
         if node.type != EntryType.FILE:
-            raise _error(errno.EISDIR if node.type == EntryType.DIRECTORY else errno.EINVAL)
+            raise posix_error(errno.EISDIR if node.type == EntryType.DIRECTORY else errno.EINVAL)
         if marks & Mark.UNREADABLE:
             self._fail(place.found, path, "it could not be read when it was backed up; try an older snapshot")
         with self._lock:
@@ -212,12 +180,12 @@ class FileSystem:
         end = min(offset + size, file.node.size)
         if end <= offset:
             return b""
-        parts, at = [], offset
+        parts: list[bytes | memoryview] = []
+        at = offset
         with self._using(file) as tree:
             for piece in tree.pieces(file.node.content, offset, end):
-                ahead = functools.partial(tree.iter_frames, piece.blob)
                 try:
-                    data = self._frames.get(tree.frame(piece), piece.chunk, ahead)
+                    data = self._frames.get(piece.frame, piece.chunk, tree)
                 except VaultikError as exc:
                     self._fail(file.found, file.path, str(exc))
                 begin, stop = max(piece.at, offset), min(piece.at + piece.chunk.size, end)
@@ -230,15 +198,15 @@ class FileSystem:
         """Return the next data (SEEK_DATA) or hole (SEEK_HOLE) from an offset on; ENXIO if there is none."""
         file = self._file(handle)
         if not 0 <= offset < file.node.size:
-            raise _error(errno.ENXIO)
+            raise posix_error(errno.ENXIO)
         with self._using(file) as tree:
             if whence == os.SEEK_HOLE:
                 return tree.get_hole(file.node, offset)
             found = tree.find_data(file.node.content, offset)
         if whence != os.SEEK_DATA:
-            raise _error(errno.EINVAL)
+            raise posix_error(errno.EINVAL)
         if found is None:
-            raise _error(errno.ENXIO)
+            raise posix_error(errno.ENXIO)
         return found
 
     def usage(self) -> Usage:
@@ -247,35 +215,15 @@ class FileSystem:
             known = list(self._usage.values())
         return Usage(-(-sum(size for size, _ in known) // _BLOCK), sum(files for _, files in known))
 
-    def _place(self, path: bytes) -> _Inside | _Shown | Link | Directory:
-        """Return what a path leads to, without a look into any snapshot.
-
-        Raises:
-            OSError: the catalog has no such name.
-        """
-        names = [name for name in path.split(b"/") if name]
-        place = self._top()
-        for depth, name in enumerate(names):
-            if isinstance(place, Link):
-                raise _error(errno.ENOTDIR)
-            if not isinstance(place, dict):
-                return _Inside(place, tuple(names[depth:]))
-            if name not in place:
-                raise _error(errno.ENOENT)
-            place = place[name]
-        if isinstance(place, (dict, Link)):
-            return place
-        return _Shown(place) if names else _Inside(place, ())
-
     @contextmanager
-    def _using(self, place: _Inside | _Shown | _OpenFile) -> Iterator[SnapshotTree]:
+    def _using(self, place: Inside | Shown | _OpenFile) -> Iterator[SnapshotTree]:
         try:
             with self._opened.using(place.found) as tree:
                 self._count(place.found, tree)
                 yield tree
         except VaultikError as exc:
             self._say(f"snapshot {place.found.name.snapshot}: {exc}")
-            raise _error(errno.EACCES if isinstance(exc, NoMatchingIdentityError) else errno.EIO) from exc
+            raise posix_error(errno.EACCES if isinstance(exc, NoMatchingIdentityError) else errno.EIO) from exc
 
     def _count(self, found: FoundSnapshot, tree: SnapshotTree) -> None:
         if found.name.key not in self._usage:
@@ -286,7 +234,7 @@ class FileSystem:
         with self._lock:
             file = self._files.get(handle)
         if file is None:
-            raise _error(errno.EBADF)
+            raise posix_error(errno.EBADF)
         return file
 
     def _attributes(self, tree: SnapshotTree, found: FoundSnapshot, node: Node) -> Attributes:
@@ -312,7 +260,7 @@ class FileSystem:
 
     def _fail(self, found: FoundSnapshot, path: bytes, reason: str) -> NoReturn:
         self._say(f"{printable(path)} (snapshot {found.name.snapshot}): {reason}")
-        raise _error(errno.EIO)
+        raise posix_error(errno.EIO)
 
     def _say(self, line: str) -> None:
         with self._lock:
@@ -327,21 +275,8 @@ class FileSystem:
 def _get(tree: SnapshotTree, names: Sequence[bytes]) -> Node:
     node = tree.find(names)
     if node is None:
-        raise _error(errno.ENOENT)
+        raise posix_error(errno.ENOENT)
     return node
-
-
-def _error(number: int) -> OSError:
-    return OSError(number, os.strerror(number))
-
-
-def _own_inode(path: bytes) -> int:
-    return _OWN_INODES | int.from_bytes(hashlib.blake2b(path, digest_size=6).digest(), "big")
-
-
-def _made_up(mode: int, inode: int, time_ns: int, size: int = 0) -> Attributes:
-    """Return the attributes of what no snapshot has: this user's."""
-    return Attributes(mode, inode, 1, os.geteuid(), os.getegid(), 0, size, 0, time_ns, time_ns)
 
 
 def _time_ns(found: FoundSnapshot) -> int:

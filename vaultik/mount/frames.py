@@ -15,10 +15,10 @@ import time
 from collections import OrderedDict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vaultik.errors import IntegrityError, StoreError, VaultikError
-from vaultik.snapshot.fetch import BlobFetcher, WantedBlob, WantedChunk
+from vaultik.snapshot.fetch import BlobFetcher, Damage, WantedBlob, WantedChunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from vaultik.model import BlobId
     from vaultik.snapshot.fetch import Fetched, Opener
 
-    Ahead = Callable[[int], Iterator["Frame"]]
-    """Gives a blob's frames from an offset on."""
-
 LEAST_AHEAD, MOST_AHEAD = 1 << 20, 8 << 20
 _NEAR = 256 << 10
 """How far behind the last frame the next one may lie: what `snapshot.fetch` reads over."""
@@ -37,35 +34,61 @@ _FETCHERS = 64
 _RUNS = 64
 _THREADS = 2
 _DAMAGE_S = 60.0
-_DAMAGE_BYTES = 4096
+_CHUNK_BYTES = 256
+"""What it takes to know a chunk, besides its content."""
 
 
 class Frame(NamedTuple):
-    """A frame of a blob, and the chunks that are wanted of it, by their offset."""
+    """A frame of a blob, as a snapshot has it."""
 
     blob: WantedBlob
+    row: int
+    """The blob's, in that snapshot."""
     offset: int
     length: int
-    chunks: tuple[WantedChunk, ...]
 
     @property
     def key(self) -> tuple[BlobId, int, int]:
         """What it is known by, whichever snapshot asks."""
         return self.blob.hash, self.offset, self.length
 
+    @property
+    def end(self) -> int:
+        """Where the next one may begin."""
+        return self.offset + self.length
+
+
+class Source(Protocol):
+    """The snapshot that asks."""
+
+    def chunks(self, frame: Frame, chunk: WantedChunk | None = None) -> Sequence[WantedChunk]:
+        """Return what the snapshot has in a frame, `chunk` in any case, by offset."""
+        ...
+
+    def iter_frames(self, blob: Frame, offset: int) -> Iterator[Frame]:
+        """Yield the frames of a frame's blob that the snapshot needs something of, from an offset on."""
+        ...
+
 
 class _Held(NamedTuple):
     """What came of a frame."""
 
-    chunks: dict[tuple[int, bytes], Fetched]
-    """By offset and hash: row ids are a snapshot's own."""
-    size: int
+    plain: memoryview
+    sound: dict[int, bytes]
+    """Hashes of what was checked, by offset."""
+    damaged: dict[int, Damage]
     until: float
 
-    def find(self, chunk: WantedChunk) -> Fetched | None:
+    @property
+    def size(self) -> int:
+        """Bytes of memory, about."""
+        return len(self.plain) + _CHUNK_BYTES * (len(self.sound) + len(self.damaged))
+
+    def find(self, chunk: WantedChunk) -> memoryview | Damage | None:
         """Return a chunk, or why it can't be had; None if it wasn't fetched, or that is long ago."""
-        found = self.chunks.get((chunk.offset, chunk.hash))
-        return None if found is None or (found.damage and time.monotonic() > self.until) else found
+        if self.sound.get(chunk.offset) == chunk.hash:
+            return self.plain[chunk.offset : chunk.offset + chunk.size]
+        return self.damaged.get(chunk.offset) if time.monotonic() < self.until else None
 
 
 class _Run:
@@ -112,13 +135,13 @@ class FrameCache:
             self._held.clear()
             self.held_bytes = 0
 
-    def get(self, frame: Frame, chunk: WantedChunk, ahead: Ahead) -> bytes | memoryview:
+    def get(self, frame: Frame, chunk: WantedChunk, source: Source) -> memoryview:
         """Return a chunk's bytes.
 
         Args:
             frame: the one that holds it.
-            chunk: one of its chunks.
-            ahead: gives the blob's frames that may be wanted next.
+            chunk: which.
+            source: the snapshot, asked for what else is in the frame, and behind it.
 
         Raises:
             IntegrityError: it is missing or damaged.
@@ -127,42 +150,44 @@ class FrameCache:
         found, is_new = self._find(frame, chunk)
         run = self._find_run(frame, is_new=is_new)
         if run is not None:
-            self._fetch_ahead(frame.blob, run, ahead)
-        if found is None:
-            found = self._wait_or_fetch(frame, chunk)
-        if found.damage is not None:
-            raise StoreError(found.damage.reason) if found.damage.refused else IntegrityError(found.damage.reason)
-        return found.data
+            self._fetch_ahead(frame, run, source)
+        while found is None:
+            found = self._wait_or_fetch(frame, chunk, source)
+        if isinstance(found, Damage):
+            raise StoreError(found.reason) if found.refused else IntegrityError(found.reason)
+        return found
 
-    def _find(self, frame: Frame, chunk: WantedChunk) -> tuple[Fetched | None, bool]:
-        """Return a chunk that is held, and whether its frame is neither held nor coming."""
+    def _find(self, frame: Frame, chunk: WantedChunk) -> tuple[memoryview | Damage | None, bool]:
+        """Return what is known of a chunk, and whether its frame is neither held nor coming."""
         with self._lock:
             held = self._held.get(frame.key)
-            found = held and held.find(chunk)
-            if found:
+            found = held.find(chunk) if held else None
+            if found is not None:
                 self._held.move_to_end(frame.key)
-            return found or None, found is None and frame.key not in self._coming
+            return found, found is None and frame.key not in self._coming
 
-    def _wait_or_fetch(self, frame: Frame, chunk: WantedChunk) -> Fetched:
-        while True:
-            with self._lock:
-                held = self._held.get(frame.key)
-                found = held.find(chunk) if held else None
-                if found is not None:
-                    return found
-                coming = self._coming.get(frame.key)
-                if coming is None:
-                    self._coming[frame.key] = Future()
-            if coming is None:
-                return self._fetch(frame.blob, [frame])[frame.key].chunks[chunk.offset, chunk.hash]
-            # Whoever fetches it: if that fails, or brings what another snapshot wants of it, it is asked for again, by this one.
-            coming.exception()
+    def _wait_or_fetch(self, frame: Frame, chunk: WantedChunk, source: Source) -> memoryview | Damage | None:
+        with self._lock:
+            held = self._held.get(frame.key)
+            found = held.find(chunk) if held else None
+            coming = self._coming.get(frame.key)
+            if found is None and coming is None:
+                self._coming[frame.key] = Future()
+        if found is not None:
+            return found
+        if coming is None:
+            return self._fetch(frame.blob, {frame: source.chunks(frame, chunk)})[frame.key].find(chunk)
+        # Whoever fetches it: if that fails, or brings what another snapshot wants of it, it is asked for again, by this one.
+        coming.result()
+        return None
 
-    def _fetch(self, blob: WantedBlob, frames: Sequence[Frame]) -> dict[tuple[BlobId, int, int], _Held]:
+    def _fetch(
+        self, blob: WantedBlob, frames: dict[Frame, Sequence[WantedChunk]]
+    ) -> dict[tuple[BlobId, int, int], _Held]:
         """Fetch frames that are noted as coming, ascending, and hold what comes. Whatever happens, nobody waits for them any more."""
         got = {}
         try:
-            chunks = (chunk for frame in frames for chunk in frame.chunks)
+            chunks = (chunk for wanted in frames.values() for chunk in wanted)
             fetched = self._fetcher(blob).fetch(chunks, sum(frame.length for frame in frames))
             for place, group in groupby(fetched, key=lambda f: (f.chunk.frame_offset, f.chunk.frame_length)):
                 key = (blob.hash, *place)
@@ -200,7 +225,6 @@ class FrameCache:
 
     def _find_run(self, frame: Frame, *, is_new: bool) -> _Run | None:
         """Return who comes to the end of what was read ahead with this frame, if somebody does; what is next is the caller's."""
-        end = frame.offset + frame.length
         with self._lock:
             for place in self._runs:
                 blob, run = place
@@ -208,24 +232,23 @@ class FrameCache:
                     self._runs.remove(place)
                     self._runs.append(place)
                     run.window = min(max(2 * run.window, LEAST_AHEAD), MOST_AHEAD, self._limit // 4)
-                    run.begin = run.end = max(run.end, end)
+                    run.begin = run.end = max(run.end, frame.end)
                     return run
             if is_new:
-                self._runs.append((frame.blob.hash, _Run(end)))
+                self._runs.append((frame.blob.hash, _Run(frame.end)))
         return None
 
-    def _fetch_ahead(self, blob: WantedBlob, run: _Run, ahead: Ahead) -> None:
-        start = run.begin
-        frames = list(_within(ahead(start), start + run.window))
+    def _fetch_ahead(self, frame: Frame, run: _Run, source: Source) -> None:
+        frames = list(_within(source.iter_frames(frame, run.begin), run.begin + run.window))
         with self._lock:
-            run.end = max((frame.offset + frame.length for frame in frames), default=start)
+            run.end = max((frame.end for frame in frames), default=run.begin)
             wanted = [frame for frame in frames if frame.key not in self._held and frame.key not in self._coming]
-            for frame in wanted:
-                self._coming[frame.key] = Future()
+            for coming in wanted:
+                self._coming[coming.key] = Future()
         if wanted:
-            self._threads.submit(self._fetch_quietly, blob, wanted)
+            self._threads.submit(self._fetch_quietly, frame.blob, {frame: source.chunks(frame) for frame in wanted})
 
-    def _fetch_quietly(self, blob: WantedBlob, frames: Sequence[Frame]) -> None:
+    def _fetch_quietly(self, blob: WantedBlob, frames: dict[Frame, Sequence[WantedChunk]]) -> None:
         try:
             self._fetch(blob, frames)
         except VaultikError:
@@ -240,7 +263,13 @@ def _within(frames: Iterator[Frame], end: int) -> Iterator[Frame]:
 
 
 def _held(fetched: Iterable[Fetched]) -> _Held:
-    chunks = {(f.chunk.offset, bytes(f.chunk.hash)): f for f in fetched}
-    # A chunk is a part of the whole frame, which is what stays in memory.
-    whole = {id(f.data.obj): memoryview(f.data.obj).nbytes for f in chunks.values() if isinstance(f.data, memoryview)}
-    return _Held(chunks, sum(whole.values()) + _DAMAGE_BYTES * len(chunks), time.monotonic() + _DAMAGE_S)
+    plain = memoryview(b"")
+    sound, damaged = {}, {}
+    for chunk, data, damage in fetched:
+        if damage is not None:
+            damaged[chunk.offset] = damage
+        else:
+            # A chunk is a part of its frame, which is what stays in memory.
+            plain = memoryview(memoryview(data).obj)
+            sound[chunk.offset] = bytes(chunk.hash)
+    return _Held(plain, sound, damaged, time.monotonic() + _DAMAGE_S)

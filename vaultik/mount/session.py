@@ -31,7 +31,7 @@ class Asked(NamedTuple):
     """This one alone, as the mount point itself; None for all."""
     host: str | None = None
     signers: Sequence[Signer] | None = None
-    cache_bytes: int = 128 << 20
+    cache_bytes: int = 64 << 20
 
 
 class Shown(NamedTuple):

@@ -59,7 +59,7 @@ class Piece(NamedTuple):
     at: int
     """In the file. Bytes."""
     chunk: WantedChunk
-    blob: int
+    frame: Frame
 
 
 class SnapshotTree:
@@ -138,14 +138,15 @@ class SnapshotTree:
     def pieces(self, content: int, offset: int, end: int) -> list[Piece]:
         """Return the chunks that cover a range of a file, as far as any do; what lies between them is hole."""
         rows = self._rows(
-            f"SELECT ec.offset, c.blob, {_CHUNK} FROM entry_chunks AS ec JOIN chunks AS c ON c.id = ec.chunk WHERE ec.entry = ?1"
+            f"SELECT ec.offset, c.blob, b.hash, b.size, b.header_length, {_CHUNK} FROM entry_chunks AS ec"
+            " JOIN chunks AS c ON c.id = ec.chunk JOIN blobs AS b ON b.id = c.blob WHERE ec.entry = ?1"
             " AND ec.offset >= coalesce((SELECT max(offset) FROM entry_chunks WHERE entry = ?1 AND offset <= ?2), 0)"
             " AND ec.offset < ?3 AND ec.offset + c.size > ?2 ORDER BY ec.offset",
             content,
             offset,
             end,
         )
-        return [Piece(at, _chunk(columns), blob) for at, blob, *columns in rows]
+        return [_piece(row) for row in rows]
 
     def find_data(self, content: int, offset: int) -> int | None:
         """Return the first offset, from one on, at which a file has data; None if there is none any more."""
@@ -168,34 +169,24 @@ class SnapshotTree:
         )[0][0]
         return end
 
-    def frame(self, piece: Piece) -> Frame:
-        """Return the frame that holds a chunk, with all that the snapshot knows of it."""
-        chunk = piece.chunk
-        frame = self._frame(self._blob(piece.blob), piece.blob, chunk.frame_offset, chunk.frame_length)
-        return frame if chunk in frame.chunks else frame._replace(chunks=(chunk,))
-
-    def iter_frames(self, blob: int, offset: int) -> Iterator[Frame]:
-        """Yield the frames of a blob, from an offset on, that the snapshot needs something of."""
-        row = self._blob(blob)
-        query = (
-            "SELECT frame_offset, frame_length FROM chunks WHERE blob = ? AND frame_offset >= ? ORDER BY 1, 2 LIMIT 1"
-        )
-        while found := self._rows(query, blob, offset):
-            at, length = found[0]
-            yield self._frame(row, blob, at, length)
-            offset = at + length
-
-    def _blob(self, blob: int) -> WantedBlob:
-        ((digest, size, header_length),) = self._rows("SELECT hash, size, header_length FROM blobs WHERE id = ?", blob)
-        return WantedBlob(BlobId(digest), size, header_length)
-
-    def _frame(self, row: WantedBlob, blob: int, offset: int, length: int) -> Frame:
+    def chunks(self, frame: Frame, chunk: WantedChunk | None = None) -> Sequence[WantedChunk]:
+        """Return what the snapshot has in a frame, `chunk` in any case, by offset."""
         query = (
             f"SELECT {_CHUNK} FROM chunks AS c WHERE c.blob = ? AND c.frame_offset = ? AND c.frame_length = ?"
             " ORDER BY c.offset LIMIT ?"
         )
-        rows = self._rows(query, blob, offset, length, _CHUNKS_OF_A_FRAME)
-        return Frame(row, offset, length, tuple(map(_chunk, rows)))
+        found = [_chunk(row) for row in self._rows(query, frame.row, frame.offset, frame.length, _CHUNKS_OF_A_FRAME)]
+        return found if chunk is None or chunk in found else [chunk]
+
+    def iter_frames(self, blob: Frame, offset: int) -> Iterator[Frame]:
+        """Yield the frames of a frame's blob that the snapshot needs something of, from an offset on."""
+        query = (
+            "SELECT frame_offset, frame_length FROM chunks WHERE blob = ? AND frame_offset >= ? ORDER BY 1, 2 LIMIT 1"
+        )
+        while found := self._rows(query, blob.row, offset):
+            at, length = found[0]
+            yield blob._replace(offset=at, length=length)
+            offset = at + length
 
     def _directory(self, names: tuple[bytes, ...]) -> int | None:
         """Return the id of what lies at a path, from the deepest directory on the way on that is remembered."""
@@ -220,6 +211,13 @@ class SnapshotTree:
     def _rows(self, query: str, *values: Any) -> list[Any]:
         with self._lock:
             return self._db.execute(query, values).fetchall()
+
+
+def _piece(row: Sequence[Any]) -> Piece:
+    at, blob, digest, size, header_length, *columns = row
+    chunk = _chunk(columns)
+    of = WantedBlob(BlobId(digest), size, header_length)
+    return Piece(at, chunk, Frame(of, blob, chunk.frame_offset, chunk.frame_length))
 
 
 def _chunk(columns: Sequence[Any]) -> WantedChunk:
