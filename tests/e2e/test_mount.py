@@ -279,7 +279,11 @@ class TestEnd:
         mount = Mounted(small, small.tmp / "mnt", "--snapshot", "latest")
         fd = os.open(f"{mount.at}{small.source}/file 0", os.O_RDONLY)
         assert os.read(fd, 10)
+        loop = 'while cat "$1"; do :; done'
+        command = ["sh", "-c", loop, "sh", f"{mount.at}{small.source}/file 1"]
+        reader = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         assert mount.end(signal.SIGTERM) == ""
+        reader.wait(60)
         with pytest.raises(OSError):
             os.pread(fd, 10, 800_000)
         with contextlib.suppress(OSError):
@@ -314,7 +318,8 @@ class TestEnd:
         try:
             assert json.loads(done.stdout) == {"mounted": str(at), "snapshots": 1, "hosts": []}
             assert Path(f"{at}{small.source}/small").read_text() == "small"
-            small.blobs()[0].unlink()
+            for blob in small.blobs():
+                blob.unlink()
             broken = [
                 path for path in sorted(small.source.iterdir()) if not reads_right(path, Path(f"{at}{small.source}"))
             ]

@@ -141,6 +141,17 @@ class TestEconomy:
         assert len(by_blob) >= 2
         assert max(by_blob) <= 8
 
+    def test_a_small_blob_is_taken_whole_once(self, several, tmp_path):
+        looked = Looked(several, tmp_path)
+        assert looked.read(several.source / "f") == b"version 2"
+        assert len(looked.store.ranges()) == 1
+        assert looked.read(several.source / "only in 2") == b"only 2"
+        (begin, end), *more = [(begin, end) for _, begin, end in looked.store.ranges()]
+        assert begin == 0
+        assert end in {blob.stat().st_size for blob in several.blobs()}
+        # The other one lies in the same blob, in a frame that came with it or is asked for alone.
+        assert all(begin > 0 for begin, _ in more)
+
     def test_who_jumps_about_gets_no_more_than_he_asks_for(self, stored, tmp_path):
         looked = Looked(stored, tmp_path)
         data = (stored.source / "large").read_bytes()

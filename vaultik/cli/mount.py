@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,8 +93,8 @@ def mount(
     check_directory(directory)
     open_store = functools.partial(store_of, endpoint, region, bucket, prefix)
     identities = load_identities(identity)
-    # Its working directory may be another.
-    serve = functools.partial(_serve, open_store, identities, asked, directory.absolute(), allow_other=allow_other)
+    # Its working directory may be another, and a link could lead elsewhere by the time it is unmounted.
+    serve = functools.partial(_serve, open_store, identities, asked, directory.resolve(), allow_other=allow_other)
     if background:
         # What there is to complain of is said here, with its exit code.
         with closing(open_store()) as store, shown(store, identities, asked, _say) as what:
@@ -138,10 +139,17 @@ def _serve(
 ) -> int:
     """Be the file system until it is unmounted, or a signal says so: that it is no more then is what was asked for."""
     mounted = None
-    with closing(open_store()) as store, shown(store, identities, asked, report) as what:
+    is_over = threading.Event()
+
+    def tell(line: str) -> None:
+        # Who reads on while everything is closed meets errors that mean nothing.
+        if not is_over.is_set():
+            report(line)
+
+    with closing(open_store()) as store, shown(store, identities, asked, tell) as what:
         try:
             with interrupts.deferred():
-                mounted = Mount(directory, what.files, f"vaultik:{store.location}", report, allow_other=allow_other)
+                mounted = Mount(directory, what.files, f"vaultik:{store.location}", tell, allow_other=allow_other)
             interrupts.take_hangup()
             ready(what)
             mounted.wait()
@@ -151,6 +159,7 @@ def _serve(
             with interrupts.deferred():
                 if mounted is not None:
                     mounted.unmount()
+                is_over.set()
     return 0
 
 

@@ -188,7 +188,10 @@ class FrameCache:
         got = {}
         try:
             chunks = (chunk for wanted in frames.values() for chunk in wanted)
-            fetched = self._fetcher(blob).fetch(chunks, sum(frame.length for frame in frames))
+            fetcher, is_known = self._fetcher(blob)
+            # A small blob is one request at first, not two; then only what is still wanted of any.
+            wanted = blob.size if blob.size <= _NEAR else sum(frame.length for frame in frames)
+            fetched = fetcher.fetch(chunks, wanted, sparing=is_known)
             for place, group in groupby(fetched, key=lambda f: (f.chunk.frame_offset, f.chunk.frame_length)):
                 key = (blob.hash, *place)
                 got[key] = _held(group)
@@ -212,16 +215,15 @@ class FrameCache:
         if future is not None:
             future.set_result(None)
 
-    def _fetcher(self, blob: WantedBlob) -> BlobFetcher:
-        """Return what fetches from a blob: it knows the header, which needs no second request."""
+    def _fetcher(self, blob: WantedBlob) -> tuple[BlobFetcher, bool]:
+        """Return what fetches from a blob, and whether it has done so before: it knows the header then."""
         with self._lock:
-            fetcher = self._fetchers.pop(blob.hash, None) or BlobFetcher(
-                self._store, self._identities, blob, self._others_work
-            )
+            known = self._fetchers.pop(blob.hash, None)
+            fetcher = known or BlobFetcher(self._store, self._identities, blob, self._others_work)
             self._fetchers[blob.hash] = fetcher
             if len(self._fetchers) > _FETCHERS:
                 self._fetchers.popitem(last=False)
-        return fetcher
+        return fetcher, known is not None
 
     def _find_run(self, frame: Frame, *, is_new: bool) -> _Run | None:
         """Return who comes to the end of what was read ahead with this frame, if somebody does; what is next is the caller's."""

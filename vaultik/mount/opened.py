@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vaultik.errors import RestoreError, VaultikError
+from vaultik.errors import IntegrityError, NoMatchingIdentityError, RestoreError, VaultikError
 from vaultik.mount.tree import SnapshotTree
 from vaultik.snapshot.read import disk_errors, fetch_snapshot
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from vaultik.store.base import Store
 
 MOST_OPEN = 8
-_FAILURE_S = 60.0
+_DAMAGED_S, _FAILED_S = 60.0, 5.0
+"""So long what couldn't be opened isn't tried again: what is damaged will hardly get better, a store may."""
 
 
 class _Place:
@@ -65,7 +66,7 @@ class OpenSnapshots:
         """Have a snapshot open for the block.
 
         Raises:
-            IntegrityError, NoMatchingIdentityError, StoreError: it can't be had; one that couldn't isn't tried again for a minute.
+            IntegrityError, NoMatchingIdentityError, StoreError: it can't be had; one that couldn't isn't tried again at once.
             RestoreError: the temporary directory's disk is full.
         """
         place = self._take(found.name.key)
@@ -105,11 +106,12 @@ class OpenSnapshots:
         with place.lock:
             if place.tree is None:
                 if place.failure is not None and time.monotonic() < place.until:
-                    raise place.failure
+                    raise place.failure.with_traceback(None)
                 try:
                     place.tree = self._open(found)
                 except VaultikError as exc:
-                    place.failure, place.until = exc, time.monotonic() + _FAILURE_S
+                    is_damaged = isinstance(exc, (IntegrityError, NoMatchingIdentityError))
+                    place.failure, place.until = exc, time.monotonic() + (_DAMAGED_S if is_damaged else _FAILED_S)
                     raise
             return place.tree
 
