@@ -70,13 +70,20 @@ class Source(Protocol):
         ...
 
 
+_Known = tuple[int, int, bytes]
+"""Offset, size and hash of a chunk: a stranger's DB may have several at one place of a frame, not all of them true."""
+
+
+def _known(chunk: WantedChunk) -> _Known:
+    return chunk.offset, chunk.size, chunk.hash
+
+
 class _Held(NamedTuple):
     """What came of a frame."""
 
     plain: memoryview
-    sound: dict[int, bytes]
-    """Hashes of what was checked, by offset."""
-    damaged: dict[int, Damage]
+    sound: set[_Known]
+    damaged: dict[_Known, Damage]
     until: float
 
     @property
@@ -86,9 +93,9 @@ class _Held(NamedTuple):
 
     def find(self, chunk: WantedChunk) -> memoryview | Damage | None:
         """Return a chunk, or why it can't be had; None if it wasn't fetched, or that is long ago."""
-        if self.sound.get(chunk.offset) == chunk.hash:
+        if _known(chunk) in self.sound:
             return self.plain[chunk.offset : chunk.offset + chunk.size]
-        return self.damaged.get(chunk.offset) if time.monotonic() < self.until else None
+        return self.damaged.get(_known(chunk)) if time.monotonic() < self.until else None
 
 
 class _Run:
@@ -188,10 +195,9 @@ class FrameCache:
         got = {}
         try:
             chunks = (chunk for wanted in frames.values() for chunk in wanted)
-            fetcher, is_known = self._fetcher(blob)
-            # A small blob is one request at first, not two; then only what is still wanted of any.
+            # One request for a small blob, not two, as its header is no other's.
             wanted = blob.size if blob.size <= _NEAR else sum(frame.length for frame in frames)
-            fetched = fetcher.fetch(chunks, wanted, sparing=is_known)
+            fetched = self._fetcher(blob).fetch(chunks, wanted)
             for place, group in groupby(fetched, key=lambda f: (f.chunk.frame_offset, f.chunk.frame_length)):
                 key = (blob.hash, *place)
                 got[key] = _held(group)
@@ -215,15 +221,16 @@ class FrameCache:
         if future is not None:
             future.set_result(None)
 
-    def _fetcher(self, blob: WantedBlob) -> tuple[BlobFetcher, bool]:
-        """Return what fetches from a blob, and whether it has done so before: it knows the header then."""
+    def _fetcher(self, blob: WantedBlob) -> BlobFetcher:
+        """Return what fetches from a blob; those that did last know the header."""
         with self._lock:
-            known = self._fetchers.pop(blob.hash, None)
-            fetcher = known or BlobFetcher(self._store, self._identities, blob, self._others_work)
+            fetcher = self._fetchers.pop(blob.hash, None) or BlobFetcher(
+                self._store, self._identities, blob, self._others_work
+            )
             self._fetchers[blob.hash] = fetcher
             if len(self._fetchers) > _FETCHERS:
                 self._fetchers.popitem(last=False)
-        return fetcher, known is not None
+        return fetcher
 
     def _find_run(self, frame: Frame, *, is_new: bool) -> _Run | None:
         """Return who comes to the end of what was read ahead with this frame, if somebody does; what is next is the caller's."""
@@ -266,12 +273,13 @@ def _within(frames: Iterator[Frame], end: int) -> Iterator[Frame]:
 
 def _held(fetched: Iterable[Fetched]) -> _Held:
     plain = memoryview(b"")
-    sound, damaged = {}, {}
+    sound: set[_Known] = set()
+    damaged: dict[_Known, Damage] = {}
     for chunk, data, damage in fetched:
         if damage is not None:
-            damaged[chunk.offset] = damage
+            damaged[_known(chunk)] = damage
         else:
             # A chunk is a part of its frame, which is what stays in memory.
             plain = memoryview(memoryview(data).obj)
-            sound[chunk.offset] = bytes(chunk.hash)
+            sound.add(_known(chunk))
     return _Held(plain, sound, damaged, time.monotonic() + _DAMAGE_S)
