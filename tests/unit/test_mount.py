@@ -23,7 +23,7 @@ from vaultik.mount.filesystem import FileSystem
 from vaultik.mount.frames import FrameCache
 from vaultik.mount.opened import OpenSnapshots
 from vaultik.secrets import load_identities
-from vaultik.snapshot.find import select
+from vaultik.snapshot.find import list_snapshots, select
 from vaultik.store.local import LocalStore
 
 MIB = 1 << 20
@@ -140,6 +140,8 @@ class TestEconomy:
         # Of 10 to 17 frames each: a header, two frames one by one, then 1, 2, 4, 8 MiB at once.
         assert len(by_blob) >= 2
         assert max(by_blob) <= 8
+        # It was seen as one who reads on, per blob.
+        assert len(looked.cache._runs) == len(by_blob)
 
     def test_what_is_there_already_is_not_read_ahead(self, stored, tmp_path):
         looked = Looked(stored, tmp_path)
@@ -263,6 +265,14 @@ class TestSnapshots:
         dbs = [key for key, _, _ in looked.store.asked if ".sqlite." in key]
         assert len(dbs) == 4
         assert list((tmp_path / "scratch").iterdir()) == []
+
+    def test_what_is_in_use_stays_open_whatever_else_is_opened(self, several, tmp_path):
+        looked = Looked(several, tmp_path, None, most_open=1)
+        one, other, _ = list_snapshots(looked.store)
+        with looked.opened.using(one) as tree:
+            with looked.opened.using(other):
+                assert tree.find([b"none"]) is None
+            assert tree.get(1).name == b""
 
     def test_many_threads_open_one_once(self, several, tmp_path):
         looked = Looked(several, tmp_path)
@@ -441,9 +451,12 @@ class TestCatalog:
         for n, host in enumerate(hosts):
             if "\udcff" not in host:
                 History(site, f"6f1c2f0a-5d5e-4c39-9a53-0f6f6a1d2b{n:02}", host).snapshot(1)
+        # One that is called as the first of two sources of a host is.
+        twin = History(site, "6f1c2f0a-5d5e-4c39-9a53-0f6f6a1d2b00").source8
+        History(site, "6f1c2f0a-5d5e-4c39-9a53-0f6f6a1d2b98", f"web-1-{twin}").snapshot(1)
         found, said = look()
         names = list(found.top()[b"hosts"])
-        assert len(names) == len(hosts) - 1
+        assert len(names) == len(hosts)
         assert all(0 < len(name) <= 255 and not {0, 27, ord("/")} & set(name) for name in names)
         assert not {b".", b".."} & set(names)
         assert b"latest" not in found.top()

@@ -116,7 +116,7 @@ def _cache_bytes(text: str) -> int:
 
 
 def _say(line: str) -> None:
-    click.echo(f"vaultik: {line}", err=True)
+    click.echo(f"vaultik: {printable(line)}", err=True)
 
 
 def _announcement(what: Shown, directory: Path, *, as_json: bool) -> str:

@@ -113,6 +113,7 @@ class Mount:
             "max_idle_threads": _READERS,
         }
         if allow_other:
+            # Where the kernel knows of ACLs (`Operations`) it holds to modes as well; where it doesn't, this does.
             options |= {"allow_other": True, "default_permissions": True}
         operations = Operations(files, self._begun.set, report, heed_acls=allow_other)
         threading.Thread(target=self._serve, args=(operations, options), name="fuse", daemon=True).start()
