@@ -17,7 +17,7 @@ from tests.support.forge import forge
 from tests.support.history import History
 from tests.support.site import Site
 from vaultik.errors import RestoreError, SelectionError, StoreUnavailableError
-from vaultik.mount import catalog, frames, mounted
+from vaultik.mount import catalog, held, mounted
 from vaultik.mount.catalog import Catalog, Link
 from vaultik.mount.filesystem import FileSystem
 from vaultik.mount.frames import FrameCache
@@ -191,9 +191,9 @@ class TestEconomy:
         for at in starts if limit > 1 else starts[-10:]:
             assert looked.files.read(handle, STEP, at) == data[at : at + STEP]
             with looked.cache._lock:
-                held = list(looked.cache._held.values())
-                assert looked.cache.held_bytes == sum(h.size for h in held)
-                assert looked.cache.held_bytes <= limit or len(held) == 1
+                kept = list(looked.cache._held.values())
+                assert looked.cache.held_bytes == sum(h.size for h in kept)
+                assert looked.cache.held_bytes <= limit or len(kept) == 1
         assert looked.said == []
 
     def test_any_range_is_right_holes_too(self, stored, tmp_path):
@@ -345,7 +345,7 @@ class TestDamage:
         for lost_path, data in lost:
             lost_path.write_bytes(data)
         now = time.monotonic()
-        monkeypatch.setattr(frames.time, "monotonic", lambda: now + 61)
+        monkeypatch.setattr(held.time, "monotonic", lambda: now + 61)
         assert looked.files.read(handle, 10, 0) == path.read_bytes()[:10]
 
     def test_a_flipped_bit_costs_its_frame_and_no_byte_is_wrong(self, own, tmp_path):

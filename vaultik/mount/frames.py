@@ -11,21 +11,21 @@ asks page by page doesn't ask the store as often.
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 from vaultik.errors import IntegrityError, StoreError, VaultikError
+from vaultik.mount.held import Frame, Held, Source, held_of
 from vaultik.snapshot.fetch import BlobFetcher, Damage, WantedBlob, WantedChunk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from vaultik.core.identity import Identity
     from vaultik.model import BlobId
-    from vaultik.snapshot.fetch import Fetched, Opener
+    from vaultik.snapshot.fetch import Opener
 
 LEAST_AHEAD, MOST_AHEAD = 1 << 20, 8 << 20
 _NEAR = 256 << 10
@@ -33,69 +33,6 @@ _NEAR = 256 << 10
 _FETCHERS = 64
 _RUNS = 64
 _THREADS = 2
-_DAMAGE_S = 60.0
-_CHUNK_BYTES = 256
-"""What it takes to know a chunk, besides its content."""
-
-
-class Frame(NamedTuple):
-    """A frame of a blob, as a snapshot has it."""
-
-    blob: WantedBlob
-    row: int
-    """The blob's, in that snapshot."""
-    offset: int
-    length: int
-
-    @property
-    def key(self) -> tuple[BlobId, int, int]:
-        """What it is known by, whichever snapshot asks."""
-        return self.blob.hash, self.offset, self.length
-
-    @property
-    def end(self) -> int:
-        """Where the next one may begin."""
-        return self.offset + self.length
-
-
-class Source(Protocol):
-    """The snapshot that asks."""
-
-    def chunks(self, frame: Frame, chunk: WantedChunk | None = None) -> Sequence[WantedChunk]:
-        """Return what the snapshot has in a frame, `chunk` in any case, by offset."""
-        ...
-
-    def iter_frames(self, blob: Frame, offset: int) -> Iterator[Frame]:
-        """Yield the frames of a frame's blob that the snapshot needs something of, from an offset on."""
-        ...
-
-
-_Known = tuple[int, int, bytes]
-"""Offset, size and hash of a chunk: a stranger's DB may have several at one place of a frame, not all of them true."""
-
-
-def _known(chunk: WantedChunk) -> _Known:
-    return chunk.offset, chunk.size, chunk.hash
-
-
-class _Held(NamedTuple):
-    """What came of a frame."""
-
-    plain: memoryview
-    sound: set[_Known]
-    damaged: dict[_Known, Damage]
-    until: float
-
-    @property
-    def size(self) -> int:
-        """Bytes of memory, about."""
-        return len(self.plain) + _CHUNK_BYTES * (len(self.sound) + len(self.damaged))
-
-    def find(self, chunk: WantedChunk) -> memoryview | Damage | None:
-        """Return a chunk, or why it can't be had; None if it wasn't fetched, or that is long ago."""
-        if _known(chunk) in self.sound:
-            return self.plain[chunk.offset : chunk.offset + chunk.size]
-        return self.damaged.get(_known(chunk)) if time.monotonic() < self.until else None
 
 
 class _Run:
@@ -127,7 +64,7 @@ class FrameCache:
         self._limit = limit_bytes
         self._others_work = others_work
         self._lock = threading.Lock()
-        self._held: OrderedDict[tuple[BlobId, int, int], _Held] = OrderedDict()
+        self._held: OrderedDict[tuple[BlobId, int, int], Held] = OrderedDict()
         self._coming: dict[tuple[BlobId, int, int], Future[None]] = {}
         self._fetchers: OrderedDict[BlobId, BlobFetcher] = OrderedDict()
         self._runs: deque[tuple[BlobId, _Run]] = deque(maxlen=_RUNS)
@@ -190,7 +127,7 @@ class FrameCache:
 
     def _fetch(
         self, blob: WantedBlob, frames: dict[Frame, Sequence[WantedChunk]]
-    ) -> dict[tuple[BlobId, int, int], _Held]:
+    ) -> dict[tuple[BlobId, int, int], Held]:
         """Fetch frames that are noted as coming, ascending, and hold what comes. Whatever happens, nobody waits for them any more."""
         got = {}
         try:
@@ -200,7 +137,7 @@ class FrameCache:
             fetched = self._fetcher(blob).fetch(chunks, wanted)
             for place, group in groupby(fetched, key=lambda f: (f.chunk.frame_offset, f.chunk.frame_length)):
                 key = (blob.hash, *place)
-                got[key] = _held(group)
+                got[key] = held_of(group)
                 self._hold(key, got[key])
         finally:
             with self._lock:
@@ -209,7 +146,7 @@ class FrameCache:
                 future.set_result(None)
         return got
 
-    def _hold(self, key: tuple[BlobId, int, int], held: _Held) -> None:
+    def _hold(self, key: tuple[BlobId, int, int], held: Held) -> None:
         with self._lock:
             old = self._held.pop(key, None)
             self._held[key] = held
@@ -269,17 +206,3 @@ def _within(frames: Iterator[Frame], end: int) -> Iterator[Frame]:
         if frame.offset >= end:
             return
         yield frame
-
-
-def _held(fetched: Iterable[Fetched]) -> _Held:
-    plain = memoryview(b"")
-    sound: set[_Known] = set()
-    damaged: dict[_Known, Damage] = {}
-    for chunk, data, damage in fetched:
-        if damage is not None:
-            damaged[_known(chunk)] = damage
-        else:
-            # A chunk is a part of its frame, which is what stays in memory.
-            plain = memoryview(memoryview(data).obj)
-            sound.add(_known(chunk))
-    return _Held(plain, sound, damaged, time.monotonic() + _DAMAGE_S)

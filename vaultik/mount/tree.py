@@ -12,7 +12,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vaultik.model import BlobId, ChunkId
-from vaultik.mount.frames import Frame
+from vaultik.mount.held import Frame
 from vaultik.snapshot.fetch import WantedBlob, WantedChunk
 from vaultik.snapshot.read import get_meta
 from vaultik.snapshot.tree import ROOT
