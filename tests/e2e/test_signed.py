@@ -13,6 +13,7 @@ from tests.support.forge import forge_whole
 from tests.support.site import Site
 from tests.support.tree import describe, make_tree
 from vaultik.core.sshsig import generate_signing_key, public_line
+from vaultik.mount.catalog import Catalog
 from vaultik.restore.asked import Asked
 from vaultik.restore.session import RestoreSession
 from vaultik.secrets import load_identities
@@ -250,6 +251,22 @@ class TestAnotherHost:
             assert f"has snapshots of {host_name()}, web-2" in done.stderr
         both.restore(both.tmp / "out", "--host", host_name(), *signers(both, "both"))
         assert describe(both.restored(both.tmp / "out")) == describe(both.source)
+
+    def test_a_mount_shows_each_host_by_itself(self, both):
+        for file, hosts in (("both", {host_name(), "web-2"}), ("allowed", {host_name()})):
+            said = []
+            shown = Catalog(
+                LocalStore(both.store, both.bucket, both.prefix),
+                load_identities(both.key),
+                host=None,
+                signers=load_signers(both.tmp / file),
+                report=said.append,
+            )
+            assert shown.top()[b"hosts"].keys() == {name.encode() for name in hosts}
+            assert all(len(found) == 2 for found in shown.top()[b"hosts"].values())
+            assert (b"latest" in shown.top()) == (len(hosts) == 1)
+            assert len(said) == 2 - len(hosts)
+            assert all("is not shown: manifest of" in line for line in said)
 
     def test_verify_and_prune_do_not_take_it(self, both):
         found = verify(both, *signers(both, "both"), code=4)

@@ -27,6 +27,7 @@ _COMMANDS = {
     "ls": "List what is in a snapshot.",
     "restore": "Bring a snapshot back.",
     "fetch": "Bring one file or directory back.",
+    "mount": "Show snapshots as directories.",
     "verify": "Look whether everything that is stored is whole.",
     "prune": "Drop old snapshots and free what nobody needs.",
 }
