@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vaultik.cli.common import (
+    cache_option,
     identity_option,
     json_option,
     json_path,
@@ -51,6 +52,7 @@ Exit codes: 0 done; 2 unknown snapshot or path, wrong identity; 1 store failed; 
 @click.option("-R", "--recursive", is_flag=True, help="Everything below PATH too.")
 @click.option("--host", help="Which host, for `latest` in a prefix of several.")
 @store_options
+@cache_option
 @identity_option
 @signers_option
 @json_option
@@ -64,6 +66,7 @@ def ls(
     host: str | None,
     endpoint: str | None,
     region: str | None,
+    cache: bool,
     identity: Path | None,
     signers: Path | None,
     as_json: bool,
@@ -71,7 +74,7 @@ def ls(
     """List PATH (default /) of SNAPSHOT: one line per entry, with its whole path."""
     identities = load_identities(identity)
     with (
-        closing(store_of(endpoint, region, bucket, prefix)) as store,
+        closing(store_of(endpoint, region, bucket, prefix, cache=cache)) as store,
         copied_snapshot(store, identities, snapshot, host, load_signers(signers)) as (_, copy),
     ):
         for found, entry in _entries(copy, paths_of(path), recursive=recursive):

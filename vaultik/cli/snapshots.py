@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaultik.cli.common import identity_option, json_option, load_identities, printable, store_of, store_options
+from vaultik.cli.common import (
+    cache_option,
+    identity_option,
+    json_option,
+    load_identities,
+    printable,
+    store_of,
+    store_options,
+)
 from vaultik.cli.progress import human_bytes
 from vaultik.errors import IdentityError, IntegrityError, NoMatchingIdentityError, SelectionError
 from vaultik.snapshot.find import FoundSnapshot, list_snapshots, read_manifest, when
@@ -37,14 +45,21 @@ damaged (the others are listed).
 @click.argument("bucket")
 @click.argument("prefix")
 @store_options
+@cache_option
 @identity_option
 @json_option
 def snapshots(
-    bucket: str, prefix: str, endpoint: str | None, region: str | None, identity: Path | None, as_json: bool
+    bucket: str,
+    prefix: str,
+    endpoint: str | None,
+    region: str | None,
+    cache: bool,
+    identity: Path | None,
+    as_json: bool,
 ) -> None:
     """List the snapshots in BUCKET under PREFIX, oldest first."""
     identities = _identities(identity)
-    with closing(store_of(endpoint, region, bucket, prefix)) as store:
+    with closing(store_of(endpoint, region, bucket, prefix, cache=cache)) as store:
         found = list_snapshots(store)
         if not found:
             raise SelectionError(

@@ -28,6 +28,7 @@ from vaultik.snapshot import rules
 from vaultik.snapshot.find import digest_first, look_behind
 from vaultik.snapshot.untrusted import attach, find_meta, format_errors, open_untrusted
 from vaultik.snapshot.write import DELTA, FULL, schema
+from vaultik.store.cached import open_metadata, size_of_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -184,7 +185,7 @@ def _download(store: Store, stored: _Stored, identities: Sequence[Identity], pla
         fd = os.open(plain, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with (
             os.fdopen(fd, "wb") as file,
-            store.open(stored.key) as stream,
+            open_metadata(store, stored.key, stored.sha256) as stream,
             digest_first(stream, stored.sha256) as hashing,
         ):
             for block in stored.decode(open_stream(hashing, identities), size_limit=DB_BOUND.most_content(size)):
@@ -221,10 +222,11 @@ def _open_layer(
     """
     *below, blob = layers
     with _named(f"layer {blob.hex()}", "missing"):
-        info = store.head(blob_key(BlobId(blob)))
-        if info is None:
+        key = blob_key(BlobId(blob))
+        size = size_of_metadata(store, key, blob)
+        if size is None:
             raise ObjectNotFoundError("missing")
-        stored = _Stored(info.key, blob, info.size_bytes, decode_frames)
+        stored = _Stored(key, blob, size, decode_frames)
         with _opened(store, stored, identities, directory) as db:
             if _layers(db) != below:
                 raise FormatError("builds on other layers than the snapshot")
