@@ -25,6 +25,7 @@ _COMMANDS = {
     "status": "Tell how the backups of a config are doing.",
     "snapshots": "List the snapshots of a store.",
     "ls": "List what is in a snapshot.",
+    "find": "Find files in snapshots, and their versions.",
     "restore": "Bring a snapshot back.",
     "fetch": "Bring one file or directory back.",
     "verify": "Look whether everything that is stored is whole.",
