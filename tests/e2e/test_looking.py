@@ -55,6 +55,7 @@ def site(tmp_path_factory):
     (root / "home/mode").chmod(0o600)
     (root / "etc/hosts").unlink()
     (root / "etc/hosts").symlink_to("fstab")
+    os.utime(root / "etc/hosts", (OLD, OLD), follow_symlinks=False)
     write(root / "home/new", b"n" * 5000, OLD + 2000)
     site.ids.append(site.backup()["snapshot"])
     write(root / "home/a/pictures/two", "picture 2!!", OLD + 3000)
@@ -138,6 +139,100 @@ class TestFind:
 
     def test_what_cannot_be_looked_for(self, site):
         assert "vaultik: pattern '(': " in look(site, "find", "--regex", "(", code=2).stderr
+
+
+class TestDiff:
+    def diff(self, site, *arguments, **kwargs):
+        done = look(site, "diff", *arguments, **kwargs)
+        return done.stdout.replace(f"{site.source}/", "").splitlines()
+
+    def test_what_a_day_changed(self, site):
+        *lines, totals = self.diff(site, site.ids[1], site.ids[2], site.source)
+        assert lines == [
+            "C etc/fstab  6 B -> 5 B, time 2020-09-13 12:43:20Z -> 2020-09-13 12:26:40Z",
+            "T etc/hosts  file -> symlink, mode 0644 -> 0777",
+            "> home/b/album -> home/a/pictures",
+            "> home/a/notes -> home/b/notes kept",
+            "m home/mode  mode 0644 -> 0600",
+            "+ home/new  5.0 KB",
+        ]
+        assert (
+            "1 entry added (5.0 KB), 1 entry changed (6 B -> 5 B), 1 entry of another type, 2 entries moved" in totals
+        )
+
+    def test_what_changed_below_what_moved(self, site):
+        (line, _) = self.diff(site, site.ids[0], "latest", f"{site.source}/home/a/pictures/two", "--json")
+        assert json.loads(line)["change"] == "added"
+        changes = [json.loads(line) for line in self.diff(site, site.ids[0], "latest", "--json")][:-1]
+        (two,) = [c for c in changes if c.get("new", {}).get("path", "").endswith("two")]
+        assert two["change"] == "changed"
+        assert two["old"]["path"].endswith("album/two")
+
+    def test_a_directory_that_stands_for_something_else(self, site, tmp_path):
+        done = look(site, "diff", "latest", "--with", tmp_path, f"{site.source}/odd", code=2)
+        assert "it stands for /" in done.stderr
+
+    @pytest.mark.parametrize("arguments", [["latest"], ["1", "2", "/x", "/y"], ["latest", "/x", "/y", "--with", "/"]])
+    def test_what_it_does_not_take(self, site, arguments):
+        assert "at most one path" in look(site, "diff", *arguments, code=2).stderr
+
+
+@pytest.fixture(scope="module")
+def restored(site, tmp_path_factory):
+    target = tmp_path_factory.mktemp("target") / "out"
+    site.restore(target)
+    return target
+
+
+class TestDiffWithADirectory:
+    def diff(self, site, target, *arguments, **kwargs):
+        done = look(site, "diff", "latest", *arguments, "--with", target, **kwargs)
+        return done.stdout.replace(f"{site.source}/", "").splitlines()
+
+    def test_a_restored_tree_differs_in_nothing(self, site, restored):
+        for options in ([], ["--checksum"]):
+            (totals,) = self.diff(site, restored, *options)
+            assert totals.endswith("unchanged (305.1 KB)")
+
+    def test_the_machine_itself(self, site):
+        (totals,) = self.diff(site, "/")
+        assert totals.endswith("unchanged (305.1 KB)")
+
+    def test_what_was_changed(self, site, restored):
+        root = site.restored(restored)
+        same_size = root / "etc/fstab"
+        same_size.write_bytes(b"FIRST")
+        os.utime(same_size, (OLD, OLD))
+        (root / "home/new").touch()
+        (root / "home/mode").chmod(0o640)
+        os.setxattr(root / "home/mode", "user.x", b"y")
+        (root / "home/a/photo.JPG").rename(root / "home/photo again")
+        (root / "home/b/notes kept").write_bytes(b"other")
+        (root / "odd/[x]").unlink()
+        os.mkfifo(root / "odd/fifo")
+        expected = [
+            "C home/b/notes kept  10 B -> 5 B, time ",
+            "m home/mode  mode 0600 -> 0640, extended attributes",
+            "m home/new  time 2020-09-13 13:00:00Z -> ",
+            "> home/a/photo.JPG -> home/photo again",
+            "- odd/[x]  8 B",
+            "+ odd/fifo  fifo",
+        ]
+        *lines, _ = self.diff(site, restored)
+        assert len(lines) == len(expected)
+        for line, beginning in zip(sorted(lines), sorted(expected), strict=True):
+            assert line.startswith(beginning)
+        *lines, _ = self.diff(site, restored, "--checksum", f"{site.source}/etc")
+        assert lines == ["C etc/fstab  5 B"]
+
+    def test_what_cannot_be_looked_at_is_told_and_not_taken_for_removed(self, site, tmp_path):
+        site.restore(tmp_path / "out")
+        (site.restored(tmp_path / "out") / "etc/deep").chmod(0)
+        done = look(site, "diff", "latest", "--with", tmp_path / "out", f"{site.source}/etc", code=1, no_rights=True)
+        (site.restored(tmp_path / "out") / "etc/deep").chmod(0o700)
+        assert "etc/deep: Permission denied" in done.stderr
+        assert "1 entry below" in done.stderr
+        assert [line[0] for line in done.stdout.splitlines()[:-1]] == ["m"]
 
 
 def test_modes_are_shown_as_ls_shows_them(site):

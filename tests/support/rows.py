@@ -21,7 +21,7 @@ def copy_of(tree, path=":memory:", isolation_level=None):
     A dict may have `data` besides; directories above are made up.
     """
     copy = sqlite3.connect(path, isolation_level=isolation_level)
-    copy.executescript(schema() + COPY_SCHEMA)
+    copy.executescript(f"PRAGMA synchronous = OFF; PRAGMA journal_mode = OFF; {schema()} {COPY_SCHEMA}")
     ids, chunks, number = {b"": None}, {}, count(1)
 
     def add(path, columns):

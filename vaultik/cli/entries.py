@@ -79,14 +79,18 @@ def _facts(entry: Shown) -> str:
     mode = stat.filemode(FORMAT_OF_TYPE[entry.type] | entry.mode)
     owner = printable(entry.user_name or str(entry.uid))
     group = printable(entry.group_name or str(entry.gid))
-    time = _time(entry.mtime_ns).strftime("%Y-%m-%d %H:%M:%SZ")
     size = str(entry.size) if entry.rdev is None else f"{os.major(entry.rdev)}, {os.minor(entry.rdev)}"
-    return f"{mode} {owner:8} {group:8} {size:>12} {time}"
+    return f"{mode} {owner:8} {group:8} {size:>12} {shown_time(entry.mtime_ns)}"
 
 
 def _rest(entry: Shown) -> str:
     link = f" -> {printable(entry.link_target)}" if entry.link_target is not None else ""
     return link + "".join(f" ({text})" for mark, text in _MARKS.items() if entry.marks & mark)
+
+
+def shown_time(ns: int) -> str:
+    """Return a time (nanoseconds since 1970) for people, UTC, to the second."""
+    return _time(ns).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _time(ns: int) -> datetime.datetime:

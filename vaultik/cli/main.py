@@ -26,6 +26,7 @@ _COMMANDS = {
     "snapshots": "List the snapshots of a store.",
     "ls": "List what is in a snapshot.",
     "find": "Find files in snapshots, and their versions.",
+    "diff": "Tell what changed between two snapshots, or since one.",
     "restore": "Bring a snapshot back.",
     "fetch": "Bring one file or directory back.",
     "verify": "Look whether everything that is stored is whole.",

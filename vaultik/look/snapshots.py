@@ -97,16 +97,23 @@ def copied(store: Store, identities: Sequence[Identity], found: FoundSnapshot) -
     """Copy one snapshot for the time of the block.
 
     Raises:
-        IntegrityError, NoMatchingIdentityError, StoreError: as `fetch_snapshot`.
-        RestoreError: the temporary directory's disk is full, in the block as well.
+        IntegrityError, NoMatchingIdentityError, StoreError, RestoreError: as `copied_to`, the last in the block as well.
     """
-    with ExitStack() as stack:
-        with temporary_errors():
-            directory = stack.enter_context(ScratchDirectory()).path
-            fetch_snapshot(store, found, identities, directory, directory / "copy.sqlite")
-            copy = stack.enter_context(closing(connect(directory / "copy.sqlite")))
-        with sqlite_errors():
+    with scratch_directory() as directory:
+        copied_to(store, identities, found, directory, directory / "copy")
+        with closing(connect(directory / "copy")) as copy:
             yield copy
+
+
+def copied_to(store: Store, identities: Sequence[Identity], found: FoundSnapshot, directory: Path, copy: Path) -> None:
+    """Copy one snapshot to a file in a private temporary directory.
+
+    Raises:
+        IntegrityError, NoMatchingIdentityError, StoreError: as `fetch_snapshot`.
+        RestoreError: the temporary directory's disk is full.
+    """
+    with temporary_errors():
+        fetch_snapshot(store, found, identities, directory, copy)
 
 
 @contextmanager

@@ -47,9 +47,9 @@ class Entry(NamedTuple):
     marks: int
 
 
-def get_entry(copy: sqlite3.Connection, entry: int) -> Entry:
-    """Return an entry by its id."""
-    return Entry._make(copy.execute(f"SELECT {COLUMNS} FROM entries WHERE id = ?", (entry,)).fetchone())
+def get_entry(copy: sqlite3.Connection, entry: int, schema: str = "main") -> Entry:
+    """Return an entry by its id, of a copy that is attached as `schema`."""
+    return Entry._make(copy.execute(f"SELECT {COLUMNS} FROM {schema}.entries WHERE id = ?", (entry,)).fetchone())
 
 
 def find_entry(copy: sqlite3.Connection, parent: int, name: bytes) -> Entry | None:
@@ -90,12 +90,12 @@ def path_of(copy: sqlite3.Connection, entry: int) -> bytes:
     return b"/" + b"/".join(reversed(names))
 
 
-def find_path(copy: sqlite3.Connection, paths: Sequence[bytes]) -> Entry | None:
+def find_path(copy: sqlite3.Connection, paths: Sequence[bytes], schema: str = "main") -> Entry | None:
     """Return the entry at the first of some absolute paths that is there, None if there is none."""
     for path in paths:
-        found, missing = _walk(copy, path)
+        found, missing = _walk(copy, path, schema)
         if missing is None:
-            return get_entry(copy, found)
+            return get_entry(copy, found, schema)
     return None
 
 
@@ -113,13 +113,14 @@ def resolve(copy: sqlite3.Connection, paths: Sequence[bytes]) -> Entry:
     raise SelectionError(f"path {os.fsdecode(paths[0])}: not in this snapshot", hint=_near(copy, found, missing))
 
 
-def _walk(copy: sqlite3.Connection, path: bytes) -> tuple[int, bytes | None]:
+def _walk(copy: sqlite3.Connection, path: bytes, schema: str = "main") -> tuple[int, bytes | None]:
     """Return the last entry on a path, and the name below it that isn't there."""
     at = ROOT
+    query = f"SELECT id FROM {schema}.entries WHERE parent = ? AND name = ?"
     for name in path.split(b"/"):
         if name in (b"", b"."):
             continue
-        row = copy.execute("SELECT id FROM entries WHERE parent = ? AND name = ?", (at, name)).fetchone()
+        row = copy.execute(query, (at, name)).fetchone()
         if row is None:
             return at, name
         at = row[0]
