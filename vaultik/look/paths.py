@@ -28,6 +28,10 @@ class Paths:
         """Return the absolute path of the entry with this name in a directory; of the root, `/`."""
         return self._directory(parent) + b"/" + name if parent is not None else b"/"
 
+    def directory(self, directory: int) -> bytes:
+        """Return the absolute path of a directory."""
+        return self._directory(directory) or b"/"
+
     def _directory(self, directory: int) -> bytes:
         """Return a directory's path without a slash at its end: the root's is empty."""
         missing = []
