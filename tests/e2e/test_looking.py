@@ -76,8 +76,9 @@ class TestLs:
         listed = look(site, "ls", "latest", f"{site.source}/home/?/[np]*")
         assert names(site, listed) == ["home/a/photo.JPG", "home/a/pictures", "home/b/notes kept"]
 
-    def test_a_name_with_brackets_is_that_name_first(self, site):
-        assert names(site, look(site, "ls", "latest", f"{site.source}/odd/[x]")) == ["odd/[x]"]
+    def test_several_paths_and_a_name_with_brackets_is_that_name_first(self, site):
+        listed = look(site, "ls", "latest", f"{site.source}/odd/[x]", f"{site.source}/etc/deep")
+        assert names(site, listed) == ["odd/[x]", "etc/deep/er"]
 
     def test_a_glob_with_all_that_is_below_once(self, site):
         found = ["etc/deep", "etc/deep/er", "etc/deep/er/app.conf"]
@@ -239,3 +240,32 @@ def test_modes_are_shown_as_ls_shows_them(site):
     line = look(site, "find", "mode", "--snapshot", "latest").stdout.splitlines()[1]
     assert stat.filemode(0o100600) in line
     assert "2020-09-13 12:26:40Z" in line
+
+
+class TestStats:
+    def test_how_it_grew(self, site):
+        report = json.loads(look(site, "stats", "--json").stdout)
+        steps = report["snapshots"]
+        assert [step["snapshot"] for step in steps] == site.ids
+        manifests = {row["snapshot"]: row for row in json.loads(look(site, "snapshots", "--json").stdout)}
+        for step in steps:
+            assert step["stored"] == manifests[step["snapshot"]]["stored_bytes"]
+            assert step["metadata"] > manifests[step["snapshot"]]["db_bytes"]
+        assert steps[0]["new"] == steps[0]["stored"]
+        assert sum(step["new"] for step in steps) == report["stored"] == sum(b.stat().st_size for b in site.blobs())
+        # The first blob is in all of them; what the second run stored, in it alone.
+        assert [step["only_here"] for step in steps] == [0, steps[1]["new"], 0, steps[3]["new"]]
+        text = look(site, "stats").stdout.splitlines()
+        assert text[0].split() == ["snapshot", "entries", "content", "stored", "new", "only", "here", "metadata"]
+        assert [line.split()[0] for line in text[1:5]] == site.ids
+        assert text[5].startswith("4 snapshots: ")
+
+    def test_what_takes_the_space(self, site):
+        lines = look(site, "stats", "latest", "--top", "2").stdout.replace(f"{site.source}", "").splitlines()
+        assert lines[0].startswith(site.ids[3])
+        assert "  size of the files       305.1 KB" in lines
+        assert [line.split()[-1] for line in lines[-3:]] == ["path", "/home/a/photo.JPG", "/home/new"]
+        directories = lines[lines.index("largest directories") + 2 :][:2]
+        assert [line.split()[-1] for line in directories] == ["/home/a", "/home/a/pictures"]
+        both = look(site, "stats", site.ids[0], site.ids[1], "--json").stdout.splitlines()
+        assert [json.loads(line)["snapshot"] for line in both] == site.ids[:2]

@@ -1,11 +1,13 @@
 """What two trees differ in: by rows made up for it."""
 
+import sqlite3
 from contextlib import ExitStack
 
 import pytest
 
 from tests.support.rows import copy_of
 from vaultik.errors import SelectionError
+from vaultik.look import snapshots
 from vaultik.look.diff import compare_copies
 
 FILES = {f"/d/{name}": name.encode() * 9 for name in ("one", "two", "three", "four")}
@@ -175,3 +177,21 @@ def test_hard_links_have_the_content_of_their_leader(tmp_path):
             copy.execute("UPDATE entries SET hardlink = 2 WHERE id IN (2, 3)")
     with compare_copies(tmp_path) as difference:
         assert [shown(change) for change in difference] == ["changed /f", "changed /g"]
+
+
+def test_long_paths_by_the_thousand_fill_no_disk(tmp_path, monkeypatch):
+    """Each of a few bytes in the snapshot, and of a megabyte when it is told."""
+    deep = "/" + "/".join(["d" * 255] * 200)
+    for name in ("a", "b"):
+        with copy_of({deep: None}, tmp_path / name) as copy:
+            if name == "b":
+                (parent,) = copy.execute("SELECT max(id) FROM entries").fetchone()
+                copy.execute(
+                    "INSERT INTO entries WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)"
+                    " SELECT 1000 + i, ?, CAST(i AS BLOB), 'f', 420, 0, 0, NULL, NULL, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, 0 FROM n",
+                    (parent,),
+                )
+    monkeypatch.setattr(snapshots, "_FREE_BYTES", 1 << 20)
+    with pytest.raises(sqlite3.OperationalError, match="full"), compare_copies(tmp_path):
+        pass
+    assert (tmp_path / "diff").stat().st_size < 8 << 20

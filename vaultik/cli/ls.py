@@ -39,6 +39,7 @@ Examples:
   vaultik ls my-bucket host1/ latest '/etc/**/*.conf'
 \b
 PATH may have wildcards, * ? [...] within a name and ** over any number of names: what fits is listed itself.
+Quote them, or the shell puts the names of this machine in their place.
 Names are shown so that they do no harm on a terminal: what isn't printable as \\x.., \\u...., a backslash
 doubled. PATH may be given in that form. --json prints one object per line.
 Exit codes: 0 done; 2 unknown snapshot or path, wrong identity; 1 store failed; 4 the snapshot is damaged.
@@ -49,7 +50,7 @@ Exit codes: 0 done; 2 unknown snapshot or path, wrong identity; 1 store failed; 
 @click.argument("bucket")
 @click.argument("prefix")
 @click.argument("snapshot")
-@click.argument("path", default="/")
+@click.argument("paths", metavar="[PATH]...", nargs=-1)
 @click.option("-l", "long", is_flag=True, help="Mode, owner, size (or device) and time (UTC) of each entry.")
 @click.option("-R", "--recursive", is_flag=True, help="Everything below PATH too.")
 @click.option("--host", help="Which host, for `latest` in a prefix of several.")
@@ -62,7 +63,7 @@ def ls(
     bucket: str,
     prefix: str,
     snapshot: str,
-    path: str,
+    paths: tuple[str, ...],
     long: bool,
     recursive: bool,
     host: str | None,
@@ -73,17 +74,18 @@ def ls(
     signers: Path | None,
     as_json: bool,
 ) -> None:
-    """List PATH (default /) of SNAPSHOT: one line per entry, with its whole path."""
+    """List each PATH (default: /) of SNAPSHOT: one line per entry, with its whole path."""
     identities = load_identities(identity)
     with (
         closing(store_of(endpoint, region, bucket, prefix, cache=cache)) as store,
         copied_snapshot(store, identities, snapshot, host, load_signers(signers)) as (_, copy),
     ):
-        for found, entry in _entries(copy, paths_of(path), recursive=recursive):
-            if as_json:
-                click.echo(json.dumps(_fields(found, entry)))
-            else:
-                click.echo(long_line(found, entry) if long else printable(found))
+        for path in paths or ("/",):
+            for found, entry in _entries(copy, paths_of(path), recursive=recursive):
+                if as_json:
+                    click.echo(json.dumps(_fields(found, entry)))
+                else:
+                    click.echo(long_line(found, entry) if long else printable(found))
 
 
 def _entries(copy: sqlite3.Connection, paths: tuple[bytes, ...], *, recursive: bool) -> Iterator[tuple[bytes, Entry]]:

@@ -27,6 +27,7 @@ _COMMANDS = {
     "ls": "List what is in a snapshot.",
     "find": "Find files in snapshots, and their versions.",
     "diff": "Tell what changed between two snapshots, or since one.",
+    "stats": "Tell what takes the space, and how it grew.",
     "sql": "Ask snapshots anything, in SQL.",
     "restore": "Bring a snapshot back.",
     "fetch": "Bring one file or directory back.",

@@ -14,7 +14,7 @@ from vaultik.errors import SelectionError
 from vaultik.look import pairs
 from vaultik.look.content import find_content
 from vaultik.look.paths import Paths
-from vaultik.look.snapshots import copied_to, scratch_directory
+from vaultik.look.snapshots import bound, copied_to, scratch_directory, size_of
 from vaultik.snapshot.tree import find_path
 
 if TYPE_CHECKING:
@@ -197,10 +197,12 @@ def compare_copies(directory: Path, paths: Sequence[bytes] = (b"/",)) -> Iterato
 def open_both(directory: Path) -> Iterator[sqlite3.Connection]:
     """Open a database for a comparison, in which the files `a` and `b` of a directory are attached."""
     with closing(sqlite3.connect((directory / "diff").as_uri(), uri=True, isolation_level=None)) as db:
-        db.execute("PRAGMA journal_mode = OFF")
-        db.execute("PRAGMA synchronous = OFF")
         for tree in ("a", "b"):
             db.execute(f"ATTACH ? AS {tree}", ((directory / tree).as_uri(),))
+        for schema in ("main", "a", "b"):
+            # Nothing of it outlives this process.
+            db.execute(f"PRAGMA {schema}.journal_mode = OFF")
+            db.execute(f"PRAGMA {schema}.synchronous = OFF")
         pairs.prepare(db)
         db.executescript(_SCHEMA)
         yield db
@@ -214,6 +216,7 @@ def settle(db: sqlite3.Connection, other_content: str) -> None:
         other_content: of two regular files `ea` and `eb`: whether their content differs. SQL.
     """
     db.execute(f"INSERT INTO differing SELECT p.a {_BOTH} WHERE ea.type = 'f' AND eb.type = 'f' AND ({other_content})")
+    bound(db, size_of(db, "a") + size_of(db, "b"))
     old_paths, new_paths = Paths(db, "a"), Paths(db, "b")
     db.create_function("old_path", 2, old_paths.of)
     db.create_function("new_path", 2, new_paths.of)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.look.content import find_content, find_xattrs
 from vaultik.look.paths import Paths
-from vaultik.look.snapshots import copied, scratch_directory
+from vaultik.look.snapshots import bound, copied, scratch_directory, size_of
 from vaultik.model import EntryType, Mark
 from vaultik.snapshot.read import get_meta
 from vaultik.snapshot.tree import COLUMNS, Entry
@@ -92,8 +92,11 @@ def find(
     """
     with scratch_directory() as directory, closing(sqlite3.connect(directory / "found.sqlite")) as found:
         found.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {_SCHEMA}")
+        copies_bytes = 0
         for number, snapshot in enumerate(snapshots):
             with copied(store, identities, snapshot) as copy:
+                copies_bytes += size_of(copy)
+                bound(found, copies_bytes)
                 host = str(get_meta(copy)["host"])
                 row = (number, snapshot.name.snapshot, snapshot.source8, host)
                 found.execute("INSERT INTO snapshots VALUES (?, ?, ?, ?)", row)

@@ -15,13 +15,17 @@ from vaultik.snapshot.read import fetch_snapshot
 from vaultik.snapshot.signed import check_signed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from vaultik.core.identity import Identity
+    from vaultik.core.manifest import Manifest
     from vaultik.core.sshsig import Signer
     from vaultik.snapshot.find import FoundSnapshot
     from vaultik.store.base import Store
+
+_FREE_BYTES = 256 << 20
+_TIMES = 8
 
 
 class Choice(NamedTuple):
@@ -41,6 +45,7 @@ def choose(
     specs: Sequence[str] = (),
     host: str | None = None,
     signers: Sequence[Signer] | None = None,
+    each: Callable[[FoundSnapshot, Manifest], None] = lambda _found, _facts: None,
 ) -> Choice:
     """Return the snapshots that are meant: those that are named, or else all that can be looked at.
 
@@ -50,6 +55,7 @@ def choose(
         specs: as `select` takes them.
         host: of a host alone: its name, or a source's 8 digits.
         signers: whose signature they must have, None if that doesn't matter.
+        each: called with each of all that is chosen, and its manifest, by id.
 
     Raises:
         SelectionError: there is none; or as `select`.
@@ -70,6 +76,7 @@ def choose(
             if signers is not None:
                 check_signed(one, facts, signers)
             choice.chosen.append(one)
+            each(one, facts)
         except NoMatchingIdentityError:
             choice = choice._replace(foreign=choice.foreign + 1)
         except IntegrityError as exc:
@@ -128,6 +135,23 @@ def scratch_directory() -> Iterator[Path]:
             directory = stack.enter_context(ScratchDirectory()).path
         with sqlite_errors():
             yield directory
+
+
+def size_of(copy: sqlite3.Connection, schema: str = "main") -> int:
+    """Return the size of a copy in bytes."""
+    (pages,) = copy.execute(f"PRAGMA {schema}.page_count").fetchone()
+    (page,) = copy.execute(f"PRAGMA {schema}.page_size").fetchone()
+    return int(pages * page)
+
+
+def bound(db: sqlite3.Connection, copies_bytes: int) -> None:
+    """Let a database of paths grow to some times the size of the copies that they come from, and no more.
+
+    A hostile snapshot of some megabytes can have a million paths of a megabyte each. What goes beyond fails as a full disk does.
+    """
+    (page,) = db.execute("PRAGMA page_size").fetchone()
+    most = (_FREE_BYTES + _TIMES * copies_bytes) // page
+    db.execute(f"PRAGMA max_page_count = {most}")
 
 
 @contextmanager
