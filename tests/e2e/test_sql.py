@@ -5,14 +5,17 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import click
 import pytest
 
 from tests.support.site import Site
+from vaultik.cli.main import cli
 from vaultik.core.identity import Identity
 from vaultik.errors import ConfigError
 from vaultik.look.sql import MOST_SNAPSHOTS, open_for_queries
@@ -251,3 +254,16 @@ def links(folder):
         except OSError:
             continue
     return found
+
+
+COMMANDS = re.findall(r"^    vaultik (.*)$", PAGE, re.MULTILINE)
+
+
+def test_the_commands_of_the_page_are_ones(tmp_path, monkeypatch):
+    """They are parsed, options and all; what they do is shown elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    assert {line.split()[0] for line in COMMANDS} == {"snapshots", "ls", "fetch", "find", "diff", "stats", "sql"}
+    for line in COMMANDS:
+        name, *arguments = shlex.split(re.split(r" [|<>] ", line)[0])
+        command = cli.get_command(click.Context(cli), name)
+        assert command.make_context(name, arguments).params["bucket"] == "my-bucket"
