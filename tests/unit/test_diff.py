@@ -107,15 +107,25 @@ class TestMoved:
         assert compare({"/f": b""}, {"/g": b""})[0] == ["removed /f", "added /g"]
 
     def test_equal_ones_by_their_names_first(self, compare):
+        old = {"/a/x": b"same", "/a/y": b"same"}
+        new = {"/a": None, "/b/y": b"same", "/c/z": b"same"}
+        assert compare(old, new)[0] == ["added /b", "moved /a/y -> /b/y", "added /c", "moved /a/x -> /c/z"]
+
+    def test_more_than_come_back(self, compare):
         old = {"/a/x": b"same", "/a/y": b"same", "/a/z": b"same"}
-        new = {"/a": None, "/b/y": b"same", "/c/x": b"same"}
+        new = {"/a": None, "/b": b"same"}
+        assert compare(old, new)[0] == ["removed /a/y", "removed /a/z", "moved /a/x -> /b"]
+
+    def test_directories_that_cannot_be_told_from_each_other(self, compare):
+        old, new = {"/a/f": b"same", "/b/f": b"same"}, {"/x/f": b"same", "/y/f": b"same"}
         assert compare(old, new)[0] == [
-            "removed /a/z",
-            "added /b",
-            "moved /a/y -> /b/y",
-            "added /c",
-            "moved /a/x -> /c/x",
-        ]
+            "removed /a", "removed /b", "added /x", "moved /a/f -> /x/f", "added /y", "moved /b/f -> /y/f",
+        ]  # fmt: skip
+
+    def test_a_directory_below_one_that_is_new(self, compare):
+        old = {path.replace("/d/", "/old/x/"): data for path, data in FILES.items()}
+        new = {path.replace("/d/", "/new/y/"): data for path, data in FILES.items()}
+        assert compare(old, new)[0] == ["added /new", "moved /old/x -> /new/y", "removed /old"]
 
     def test_a_directory_is_told_once(self, compare):
         changes, totals = compare(FILES, {path.replace("/d/", "/new/"): data for path, data in FILES.items()})
