@@ -173,7 +173,12 @@ class TestDiff:
         done = look(site, "diff", "latest", "--with", tmp_path, f"{site.source}/odd", code=2)
         assert "it stands for /" in done.stderr
 
-    @pytest.mark.parametrize("arguments", [["latest"], ["1", "2", "/x", "/y"], ["latest", "/x", "/y", "--with", "/"]])
+    def test_what_one_snapshot_changed(self, site):
+        pair = self.diff(site, site.ids[1], site.ids[2], f"{site.source}/home")
+        assert self.diff(site, site.ids[2], f"{site.source}/home") == pair
+        assert "there is none before it" in look(site, "diff", site.ids[0], code=2).stderr
+
+    @pytest.mark.parametrize("arguments", [["1", "2", "/x", "/y"], ["latest", "/x", "/y", "--with", "/"]])
     def test_what_it_does_not_take(self, site, arguments):
         assert "at most one path" in look(site, "diff", *arguments, code=2).stderr
 

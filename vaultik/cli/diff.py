@@ -26,22 +26,25 @@ from vaultik.cli.common import (
     store_options,
 )
 from vaultik.cli.entries import entry_fields, shown_time
-from vaultik.errors import ConfigError, VaultikError
+from vaultik.errors import ConfigError, SelectionError, VaultikError
 from vaultik.look.diff import Change, Difference, Side, compare_snapshots
 from vaultik.look.live import Problem, compare_with_directory
 from vaultik.model import NAME_OF_TYPE
 from vaultik.shown import human_bytes
-from vaultik.snapshot.find import select
+from vaultik.snapshot.find import list_snapshots, select
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vaultik.look.diff import Totals
+    from vaultik.snapshot.find import FoundSnapshot
+    from vaultik.store.base import Store
 
 _SIGNS = {"added": "+", "removed": "-", "changed": "C", "type": "T", "moved": ">", "metadata": "m"}
 
 EPILOG = """\b
 Examples:
+  vaultik diff my-bucket host1/ latest                          what the last snapshot changed
   vaultik diff my-bucket host1/ 20261122 latest                 from one snapshot to another
   vaultik diff my-bucket host1/ 20261122 latest /etc
   vaultik diff my-bucket host1/ latest --with /                 from the last snapshot to this machine as it is
@@ -88,7 +91,7 @@ def diff(
     signers: Path | None,
     as_json: bool,
 ) -> None:
-    """Show what changed from snapshot A to snapshot B (or to a directory), in all of it or at PATH."""
+    """Show what changed from snapshot A to B, from the one before A to A, or from A to a directory; in all of it or at PATH."""
     b, path = _arguments(rest, root)
     if checksum and root is None:
         raise ConfigError("--checksum: snapshots are told apart by content anyway", hint="it goes with --with DIR")
@@ -98,8 +101,8 @@ def diff(
         store = stack.enter_context(closing(store_of(endpoint, region, bucket, prefix, cache=cache)))
         old = select(store, a, identities, host, believed)
         if root is None:
-            assert b is not None
-            new = select(store, b, identities, host, believed)
+            new = old if b is None else select(store, b, identities, host, believed)
+            old = select(store, _before(store, new), identities, host, believed) if b is None else old
             difference = stack.enter_context(compare_snapshots(store, identities, old, new, paths_of(path)))
         else:
             difference = stack.enter_context(
@@ -115,13 +118,28 @@ def diff(
 
 def _arguments(rest: tuple[str, ...], root: Path | None) -> tuple[str | None, str]:
     """Return B, if there is one, and the path."""
-    most = 2 if root is None else 1
-    if len(rest) > most or (root is None and not rest):
+    # No snapshot's id begins with a slash.
+    b, *path = rest if root is None and rest and not rest[0].startswith("/") else (None, *rest)
+    if len(path) > 1:
         raise click.UsageError(
-            "A and B, or A and --with DIR, and at most one path after them", click.get_current_context()
+            "A, or A and B, or A and --with DIR, and at most one path after them", click.get_current_context()
         )
-    b, *path = rest if root is None else (None, *rest)
     return b, path[0] or "/" if path else "/"
+
+
+def _before(store: Store, found: FoundSnapshot) -> str:
+    """Return the id of the snapshot before one of the same source.
+
+    Raises:
+        SelectionError: it is the first.
+    """
+    ids = [one.name.snapshot for one in list_snapshots(store) if one.source8 == found.source8]
+    earlier = [snapshot for snapshot in ids if snapshot < found.name.snapshot]
+    if not earlier:
+        raise SelectionError(
+            f"snapshot {found.name.snapshot}: there is none before it", hint="vaultik diff ... A B compares any two"
+        )
+    return max(earlier)
 
 
 class _Problems:
