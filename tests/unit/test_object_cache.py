@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.world import DAY, World
 from vaultik.errors import ConfigError
+from vaultik.look.snapshots import iter_copied
 from vaultik.restore.scratch import copied_snapshot
 from vaultik.restore.single import fetch
 from vaultik.snapshot.find import list_snapshots, read_manifest
@@ -85,6 +86,27 @@ def test_what_was_looked_at_is_not_downloaded_again(world, cache):
     assert again == []
     assert seen_again == seen
     assert len(look(world, None)[0]) > len(first)
+
+
+def test_snapshots_that_stand_on_the_same_layers_are_copied_from_them(world, tmp_path):
+    """Each comes out as it does by itself, and each layer was needed once."""
+    spy = Spy(world.open_store())
+    found = list_snapshots(spy)
+    tables = ("meta", "entries", "xattrs", "blobs", "chunks", "entry_chunks")
+
+    def rows(copy):
+        return {table: copy.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in tables}
+
+    for order in (found, found[::-1], [found[0], found[5], found[0], found[4]]):
+        spy.asked.clear()
+        directory = new(tmp_path / f"scratch {len(list(tmp_path.iterdir()))}")
+        together = [rows(copy) for _, copy in iter_copied(spy, [world.identity], order, directory)]
+        asked = spy.asked.count
+        if order is found:
+            assert {asked(key) for key in spy.asked if key.startswith("blobs/")} == {2}
+        for one, seen in zip(order, together, strict=True):
+            with copied_snapshot(world.open_store(), [world.identity], one.name.snapshot) as (_, copy):
+                assert rows(copy) == seen
 
 
 def test_it_holds_what_is_stored_and_nothing_else(world, cache):

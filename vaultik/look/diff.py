@@ -15,6 +15,7 @@ from vaultik.look import pairs
 from vaultik.look.content import find_content
 from vaultik.look.paths import Paths
 from vaultik.look.snapshots import bound, copied_to, scratch_directory, size_of
+from vaultik.snapshot.kept import KeptLayers
 from vaultik.snapshot.tree import find_path
 
 if TYPE_CHECKING:
@@ -170,8 +171,9 @@ def compare_snapshots(
         RestoreError: the temporary directory's disk is full.
     """
     with scratch_directory() as directory:
+        kept = KeptLayers(directory / "layers")
         for name, found in (("a", old), ("b", new)):
-            copied_to(store, identities, found, directory, directory / name)
+            copied_to(store, identities, found, directory, directory / name, kept)
         with compare_copies(directory, paths) as difference:
             yield difference
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.look.content import find_content, find_xattrs
 from vaultik.look.paths import Paths
-from vaultik.look.snapshots import bound, copied, scratch_directory, size_of
+from vaultik.look.snapshots import bound, iter_copied, scratch_directory, size_of
 from vaultik.model import EntryType, Mark
 from vaultik.snapshot.read import get_meta
 from vaultik.snapshot.tree import COLUMNS, Entry
@@ -93,16 +93,14 @@ def find(
     with scratch_directory() as directory, closing(sqlite3.connect(directory / "found.sqlite")) as found:
         found.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {_SCHEMA}")
         copies_bytes = 0
-        for number, snapshot in enumerate(snapshots):
-            with copied(store, identities, snapshot) as copy:
-                copies_bytes += size_of(copy)
-                bound(found, copies_bytes)
-                host = str(get_meta(copy)["host"])
-                row = (number, snapshot.name.snapshot, snapshot.source8, host)
-                found.execute("INSERT INTO snapshots VALUES (?, ?, ?, ?)", row)
-                for path, entry in iter_fitting(copy, wanted):
-                    version = _note_version(found, copy, entry)
-                    found.execute("INSERT INTO hits VALUES (?, ?, ?, ?)", (path, snapshot.source8, number, version))
+        for number, (snapshot, copy) in enumerate(iter_copied(store, identities, snapshots, directory)):
+            copies_bytes += size_of(copy)
+            bound(found, copies_bytes)
+            row = (number, snapshot.name.snapshot, snapshot.source8, str(get_meta(copy)["host"]))
+            found.execute("INSERT INTO snapshots VALUES (?, ?, ?, ?)", row)
+            for path, entry in iter_fitting(copy, wanted):
+                version = _note_version(found, copy, entry)
+                found.execute("INSERT INTO hits VALUES (?, ?, ?, ?)", (path, snapshot.source8, number, version))
             found.commit()
             progress()
         yield from _histories(found)

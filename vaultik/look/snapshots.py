@@ -7,10 +7,10 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.errors import IntegrityError, NoMatchingIdentityError, SelectionError
-from vaultik.restore.plan import connect
 from vaultik.restore.scratch import temporary_errors
 from vaultik.scratch import ScratchDirectory
 from vaultik.snapshot.find import list_snapshots, read_manifest, select, with_its_size
+from vaultik.snapshot.kept import KeptLayers
 from vaultik.snapshot.read import fetch_snapshot
 from vaultik.snapshot.signed import check_signed
 
@@ -99,28 +99,46 @@ def _raise_none(store: Store, choice: Choice, host: str | None) -> None:
     raise SelectionError(f"{what} in {store.location}", hint="vaultik snapshots lists what there is")
 
 
-@contextmanager
-def copied(store: Store, identities: Sequence[Identity], found: FoundSnapshot) -> Iterator[sqlite3.Connection]:
-    """Copy one snapshot for the time of the block.
+def iter_copied(
+    store: Store, identities: Sequence[Identity], snapshots: Sequence[FoundSnapshot], directory: Path
+) -> Iterator[tuple[FoundSnapshot, sqlite3.Connection]]:
+    """Yield copies of snapshots one after the other; each goes when the next is asked for.
 
     Raises:
-        IntegrityError, NoMatchingIdentityError, StoreError, RestoreError: as `copied_to`, the last in the block as well.
+        IntegrityError, NoMatchingIdentityError, StoreError, RestoreError: as `copied_to`.
     """
-    with scratch_directory() as directory:
-        copied_to(store, identities, found, directory, directory / "copy")
-        with closing(connect(directory / "copy")) as copy:
-            yield copy
+    kept = KeptLayers(directory / "layers")
+    for found in snapshots:
+        copied_to(store, identities, found, directory, directory / "copy", kept)
+        with closing(sqlite3.connect(directory / "copy")) as copy:
+            yield found, copy
+        (directory / "copy").unlink()
 
 
-def copied_to(store: Store, identities: Sequence[Identity], found: FoundSnapshot, directory: Path, copy: Path) -> None:
+def copied_to(
+    store: Store,
+    identities: Sequence[Identity],
+    found: FoundSnapshot,
+    directory: Path,
+    copy: Path,
+    kept: KeptLayers | None = None,
+) -> None:
     """Copy one snapshot to a file in a private temporary directory.
+
+    Args:
+        store: where it lies.
+        identities: any of which may open it.
+        found: which.
+        directory: the temporary directory.
+        copy: where to; nothing is there yet.
+        kept: as `fetch_snapshot` has it.
 
     Raises:
         IntegrityError, NoMatchingIdentityError, StoreError: as `fetch_snapshot`.
         RestoreError: the temporary directory's disk is full.
     """
     with temporary_errors():
-        fetch_snapshot(store, found, identities, directory, copy)
+        fetch_snapshot(store, found, identities, directory, copy, kept)
 
 
 @contextmanager

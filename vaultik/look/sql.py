@@ -15,6 +15,7 @@ from vaultik.errors import ConfigError
 from vaultik.look.snapshots import copied_to, scratch_directory
 from vaultik.look.views import NAMES, add_functions, add_views
 from vaultik.restore.scratch import temporary_errors
+from vaultik.snapshot.kept import KeptLayers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -102,9 +103,10 @@ def open_for_queries(
     with scratch_directory() as directory, ExitStack() as stack:
         db = stack.enter_context(closing(sqlite3.connect("file::memory:", uri=True, isolation_level=None)))
         copies = []
+        kept = KeptLayers(directory / "layers")
         for number, found in enumerate(snapshots, 1):
             copy = directory / f"s{number}"
-            copied_to(store, identities, found, directory, copy)
+            copied_to(store, identities, found, directory, copy, kept)
             add_views(copy, number)
             uri = f"{copy.as_uri()}?mode=ro&immutable=1"
             copies.append(stack.enter_context(closing(sqlite3.connect(uri, uri=True))))

@@ -42,7 +42,8 @@ SELECT p.path, t.size, CAST(t.stored AS INTEGER), t.files FROM totals AS t JOIN 
 ORDER BY t.size DESC, p.id
 """
 _FILES = f"""
-SELECT path, size, stored, 1 FROM files WHERE id IN (SELECT id FROM entries WHERE {_ONE_NAME} ORDER BY size DESC, id LIMIT ?)
+SELECT path, size, CAST(stored AS INTEGER), 1 FROM files
+WHERE id IN (SELECT id FROM entries WHERE {_ONE_NAME} ORDER BY size DESC, id LIMIT ?)
 ORDER BY size DESC, id
 """
 

@@ -33,7 +33,7 @@ INSERT INTO frames SELECT blob, frame_offset, sum(size), max(frame_length) FROM 
 CREATE VIEW paths AS SELECT {_FACTS}, CASE e.type {_TYPES} END AS type, e.size, shown(e.link_target) AS link_target, e.rdev
     FROM entries AS e;
 CREATE VIEW files AS SELECT {_FACTS}, e.size, extension(e.name) AS extension,
-    (SELECT CAST(coalesce(sum(1.0 * c.size * f.stored / f.size), 0) AS INTEGER) FROM entry_chunks AS ec
+    (SELECT round(coalesce(sum(1.0 * c.size * f.stored / f.size), 0), 2) FROM entry_chunks AS ec
         JOIN chunks AS c ON c.id = ec.chunk JOIN frames AS f ON f.blob = c.blob AND f.frame_offset = c.frame_offset
         WHERE ec.entry = coalesce(e.hardlink, e.id)) AS stored,
     content(@N, coalesce(e.hardlink, e.id), e.size) AS content

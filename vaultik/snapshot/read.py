@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from vaultik.core.identity import Identity
     from vaultik.snapshot.find import FoundSnapshot
+    from vaultik.snapshot.kept import KeptLayers
     from vaultik.store.base import Store
 
 _DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
@@ -57,7 +58,12 @@ CREATE INDEX entry_chunks_by_chunk ON entry_chunks (chunk);
 
 
 def fetch_snapshot(
-    store: Store, found: FoundSnapshot, identities: Sequence[Identity], directory: Path, copy: Path
+    store: Store,
+    found: FoundSnapshot,
+    identities: Sequence[Identity],
+    directory: Path,
+    copy: Path,
+    kept: KeptLayers | None = None,
 ) -> None:
     """Download a snapshot DB, check it, and copy it into a database of one's own.
 
@@ -67,6 +73,7 @@ def fetch_snapshot(
         identities: any of which may open it.
         directory: a private one (0700) for the plain file, which is removed before this returns.
         copy: where to put the copy; nothing is there yet.
+        kept: of who copies several: the layers of the one before, and then of this one.
 
     Raises:
         IntegrityError: missing, altered, or against the format; the copy is then of no worth.
@@ -75,12 +82,16 @@ def fetch_snapshot(
         OSError: the directory's disk is full.
     """
     with open_snapshot(store, found, identities, directory) as db:
-        with disk_errors(directory):
-            _create(copy)
         layers = _layers(db)
-        for height in range(1, len(layers) + 1):
+        begun = kept.begin(layers, copy) if kept is not None else 0
+        if not begun:
+            with disk_errors(directory):
+                _create(copy)
+        for height in range(begun + 1, len(layers) + 1):
             with _open_layer(store, layers[:height], identities, directory) as layer, disk_errors(directory):
                 _apply(layer, copy)
+        if kept is not None and layers:
+            kept.keep(layers, copy)
         with disk_errors(directory):
             _apply(db, copy)
             _finish(copy)
