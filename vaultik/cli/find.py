@@ -35,6 +35,8 @@ from vaultik.look.wanted import parse_wanted
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vaultik.snapshot.find import FoundSnapshot
+
 EPILOG = """\b
 Examples:
   vaultik find my-bucket host1/ fstab                          which snapshots have it, in which versions
@@ -108,8 +110,12 @@ def find(
     ):
         choice = choose(store, identities, specs, host, believed)
         sources = {found.source8 for found in choice.chosen}
-        display.begin("looking", files=len(choice.chosen), bytes=0)
-        for history in find_entries(store, identities, choice.chosen, wanted, lambda: display.advance(files=1)):
+        display.begin("looking", files=len(choice.chosen), bytes=sum(found.size_bytes for found in choice.chosen))
+
+        def looked(found: FoundSnapshot) -> None:
+            display.advance(files=1, bytes=found.size_bytes)
+
+        for history in find_entries(store, identities, choice.chosen, wanted, looked):
             display.pause()
             count += 1
             click.echo(json.dumps(_fields(history)) if as_json else _lines(history, several=len(sources) > 1))

@@ -75,7 +75,7 @@ def find(
     identities: Sequence[Identity],
     snapshots: Sequence[FoundSnapshot],
     wanted: Wanted,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[FoundSnapshot], None] = lambda _: None,
 ) -> Iterator[History]:
     """Yield what fits in any of some snapshots, by path.
 
@@ -84,7 +84,7 @@ def find(
         identities: any of which may open them.
         snapshots: which, those of one source in the order of their times.
         wanted: what for.
-        progress: called after each.
+        progress: called with each that was looked at.
 
     Raises:
         IntegrityError, NoMatchingIdentityError, StoreError: as `fetch_snapshot`.
@@ -102,7 +102,7 @@ def find(
                 version = _note_version(found, copy, entry)
                 found.execute("INSERT INTO hits VALUES (?, ?, ?, ?)", (path, snapshot.source8, number, version))
             found.commit()
-            progress()
+            progress(snapshot)
         yield from _histories(found)
 
 
