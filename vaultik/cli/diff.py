@@ -28,7 +28,7 @@ from vaultik.cli.common import (
 from vaultik.cli.entries import entry_fields, shown_time
 from vaultik.errors import ConfigError, SelectionError, VaultikError
 from vaultik.look.diff import Change, Difference, Side, compare_snapshots
-from vaultik.look.live import Problem, compare_with_directory
+from vaultik.look.live import compare_with_directory
 from vaultik.model import NAME_OF_TYPE
 from vaultik.shown import human_bytes
 from vaultik.snapshot.find import list_snapshots, select
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vaultik.look.diff import Totals
+    from vaultik.look.directory import Problem
     from vaultik.snapshot.find import FoundSnapshot
     from vaultik.store.base import Store
 

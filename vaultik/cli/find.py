@@ -115,7 +115,9 @@ def find(
         def looked(found: FoundSnapshot) -> None:
             display.advance(files=1, bytes=found.size_bytes)
 
-        for history in find_entries(store, identities, choice.chosen, wanted, looked):
+        # One that is named must be looked at; of all, as many as can be.
+        damaged = None if specs else choice.damaged.append
+        for history in find_entries(store, identities, choice.chosen, wanted, looked, damaged):
             display.pause()
             count += 1
             click.echo(json.dumps(_fields(history)) if as_json else _lines(history, several=len(sources) > 1))

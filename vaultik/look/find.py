@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from vaultik.core.identity import Identity
+    from vaultik.errors import IntegrityError
     from vaultik.look.wanted import Wanted
     from vaultik.snapshot.find import FoundSnapshot
     from vaultik.store.base import Store
@@ -76,6 +77,7 @@ def find(
     snapshots: Sequence[FoundSnapshot],
     wanted: Wanted,
     progress: Callable[[FoundSnapshot], None] = lambda _: None,
+    damaged: Callable[[IntegrityError], None] | None = None,
 ) -> Iterator[History]:
     """Yield what fits in any of some snapshots, by path.
 
@@ -85,6 +87,7 @@ def find(
         snapshots: which, those of one source in the order of their times.
         wanted: what for.
         progress: called with each that was looked at.
+        damaged: told why one is left out; None to raise that.
 
     Raises:
         IntegrityError, NoMatchingIdentityError, StoreError: as `fetch_snapshot`.
@@ -93,7 +96,8 @@ def find(
     with scratch_directory() as directory, closing(sqlite3.connect(directory / "found.sqlite")) as found:
         found.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {_SCHEMA}")
         copies_bytes = 0
-        for number, (snapshot, copy) in enumerate(iter_copied(store, identities, snapshots, directory)):
+        copies = iter_copied(store, identities, snapshots, directory, damaged)
+        for number, (snapshot, copy) in enumerate(copies):
             copies_bytes += size_of(copy)
             bound(found, copies_bytes)
             row = (number, snapshot.name.snapshot, snapshot.source8, str(get_meta(copy)["host"]))

@@ -100,19 +100,37 @@ def _raise_none(store: Store, choice: Choice, host: str | None) -> None:
 
 
 def iter_copied(
-    store: Store, identities: Sequence[Identity], snapshots: Sequence[FoundSnapshot], directory: Path
+    store: Store,
+    identities: Sequence[Identity],
+    snapshots: Sequence[FoundSnapshot],
+    directory: Path,
+    damaged: Callable[[IntegrityError], None] | None = None,
 ) -> Iterator[tuple[FoundSnapshot, sqlite3.Connection]]:
     """Yield copies of snapshots one after the other; each goes when the next is asked for.
+
+    Args:
+        store: where they lie.
+        identities: any of which may open them.
+        snapshots: which.
+        directory: a private temporary one.
+        damaged: told why one is left out; None to raise that.
 
     Raises:
         IntegrityError, NoMatchingIdentityError, StoreError, RestoreError: as `copied_to`.
     """
     kept = KeptLayers(directory / "layers")
     for found in snapshots:
-        copied_to(store, identities, found, directory, directory / "copy", kept)
-        with closing(sqlite3.connect(directory / "copy")) as copy:
-            yield found, copy
-        (directory / "copy").unlink()
+        path = directory / "copy"
+        try:
+            copied_to(store, identities, found, directory, path, kept)
+        except IntegrityError as exc:
+            if damaged is None:
+                raise
+            damaged(exc)
+        else:
+            with closing(sqlite3.connect(path)) as copy:
+                yield found, copy
+        path.unlink(missing_ok=True)
 
 
 def copied_to(
