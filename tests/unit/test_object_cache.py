@@ -224,6 +224,13 @@ class TestWhereItLies:
         (tmp_path / "xdg/vaultik/objects").chmod(0o770)
         assert open_cache() is None
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can have another's home")
+    def test_not_in_the_home_of_somebody_else(self, tmp_path):
+        (tmp_path / "xdg").mkdir()
+        os.chown(tmp_path / "xdg", 12345, 12345)
+        assert open_cache() is None
+        assert list((tmp_path / "xdg").iterdir()) == []
+
     def test_not_where_nothing_can_be_made(self, tmp_path):
         (tmp_path / "xdg").write_text("a file")
         assert open_cache() is None

@@ -52,7 +52,7 @@ def open_cache() -> ObjectCache | None:
     try:
         place = Path(home) if os.path.isabs(home) else Path.home() / ".cache"  # noqa: PTH117 - as XDG has it
         directory = place / "vaultik" / "objects"
-        if not most:
+        if not most or not _is_ours(directory):
             return None
         make_private(directory)
         if others_may_write(directory):
@@ -60,6 +60,12 @@ def open_cache() -> ObjectCache | None:
     except (OSError, RuntimeError, LocalIndexError):
         return None
     return ObjectCache(directory, most)
+
+
+def _is_ours(directory: Path) -> bool:
+    """Tell whether a directory, or where it would be made, is this user's or root's: sudo may leave HOME another's."""
+    nearest = next(place for place in (directory, *directory.parents) if place.exists())
+    return nearest.stat().st_uid in (0, os.geteuid())
 
 
 class ObjectCache:
