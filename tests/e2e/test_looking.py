@@ -8,6 +8,9 @@ import pytest
 
 from tests.support.site import Site
 
+pytestmark = pytest.mark.xdist_group("looking")
+
+
 OLD = 1_600_000_000
 """2020-09-13 12:26:40 UTC: when everything was modified that a test doesn't say otherwise of."""
 

@@ -24,6 +24,9 @@ from vaultik.store.open import open_store
 
 PAGE = (Path(__file__).parents[2] / "docs/looking.md").read_text()
 QUERIES = dict(re.findall(r"^### (.*?)\n+```sql\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL))
+pytestmark = pytest.mark.xdist_group("sql")
+
+
 OLD = 1_600_000_000
 ODD = os.fsdecode(b"odd \xff\x1b[31m\\name.TXT")
 
