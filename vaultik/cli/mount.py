@@ -15,6 +15,7 @@ import click
 
 from vaultik import interrupts
 from vaultik.cli.common import (
+    cache_option,
     identity_option,
     json_option,
     load_identities,
@@ -68,6 +69,7 @@ Exit codes: 0 unmounted; 2 unknown snapshot or host, wrong identity; 1 it can't 
 @store_options
 @identity_option
 @signers_option
+@cache_option
 @json_option
 def mount(
     bucket: str,
@@ -83,6 +85,7 @@ def mount(
     region: str | None,
     identity: Path | None,
     signers: Path | None,
+    cache: bool,
     as_json: bool,
 ) -> None:
     """Mount the snapshots in BUCKET under PREFIX at DIRECTORY, an empty one, read-only, until it is unmounted."""
@@ -91,7 +94,7 @@ def mount(
     asked = Asked(snapshot, host, load_signers(signers), _cache_bytes(cache_size))
     check_fuse(allow_other=allow_other)
     check_directory(directory)
-    open_store = functools.partial(store_of, endpoint, region, bucket, prefix)
+    open_store = functools.partial(store_of, endpoint, region, bucket, prefix, cache=cache)
     identities = load_identities(identity)
     # Its working directory may be another, and a link could lead elsewhere by the time it is unmounted.
     serve = functools.partial(_serve, open_store, identities, asked, directory.resolve(), allow_other=allow_other)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vaultik.cli.common import (
+    cache_option,
     identity_option,
     json_option,
     load_identities,
@@ -50,6 +51,7 @@ damaged, or not signed by any of --signers (the others are listed).
 @click.argument("bucket")
 @click.argument("prefix")
 @store_options
+@cache_option
 @identity_option
 @signers_option
 @json_option
@@ -58,6 +60,7 @@ def snapshots(
     prefix: str,
     endpoint: str | None,
     region: str | None,
+    cache: bool,
     identity: Path | None,
     signers: Path | None,
     as_json: bool,
@@ -65,7 +68,7 @@ def snapshots(
     """List the snapshots in BUCKET under PREFIX, oldest first."""
     believed = load_signers(signers)
     identities = load_identities(identity) if believed is not None else _identities(identity)
-    with closing(store_of(endpoint, region, bucket, prefix)) as store:
+    with closing(store_of(endpoint, region, bucket, prefix, cache=cache)) as store:
         found = list_snapshots(store)
         if not found:
             raise SelectionError(

@@ -21,6 +21,7 @@ from vaultik.errors import (
 )
 from vaultik.snapshot.listing import iter_snapshot_objects
 from vaultik.snapshot.signed import check_signed
+from vaultik.store.cached import open_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -128,7 +129,7 @@ def read_manifest(store: Store, found: FoundSnapshot, identities: Sequence[Ident
     name = found.manifest
 
     def read(size: int) -> bytes:
-        with store.open(name.key) as stream, digest_first(stream, name.sha256) as data:
+        with open_metadata(store, name.key, name.sha256) as stream, digest_first(stream, name.sha256) as data:
             limit = MANIFEST_BOUND.most_content(size)
             return b"".join(decode_stream(open_stream(data, identities), size_limit=limit))
 
