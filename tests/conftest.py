@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import os
 import signal
 
 import pytest
@@ -9,6 +10,9 @@ from tests.support.site import Site
 
 # A shell's & makes it ignored, and what is begun here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What a test has damaged in a store is to be looked for there; who tests the cache sets this.
+os.environ["VAULTIK_CACHE_SIZE"] = "0"
 
 S3_GROUP = pytest.mark.xdist_group("s3")
 

@@ -41,6 +41,12 @@ def install() -> None:
         signal.signal(signal.SIGINT, _take)
 
 
+def take_hangup() -> None:
+    """Take the end of the terminal as well, where that would end this process (nohup makes it ignored)."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _take)
+
+
 def acknowledge() -> None:
     """Stop raising: the program is ending because of the signal."""
     global _pending  # noqa: PLW0603 - signals are the process's

@@ -1,4 +1,4 @@
-"""What Linux offers and Python's os doesn't: renameat2, syncfs, statx, fallocate, inode flags, prctl."""
+"""What Linux offers and Python's os doesn't: renameat2, syncfs, statx, fallocate, umount2, inode flags, prctl."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ NODUMP_FLAG = 0x40
 """The inode flag that says that no backup is wanted (`chattr +d`)."""
 
 _RENAME_NOREPLACE = 1
+_MNT_DETACH = 2
+_UMOUNT_NOFOLLOW = 8
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
 _PR_SET_PDEATHSIG = 1
@@ -58,6 +60,15 @@ def punch_hole(fd: int, offset: int, length: int) -> None:
     """Give back the room that a part of a file takes; it reads as zeros (fallocate with FALLOC_FL_PUNCH_HOLE)."""
     mode = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
     _check(_libc.fallocate64(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)))
+
+
+def detach(path: bytes) -> None:
+    """Unmount what is mounted at a path, at once although something of it may be open (umount2 with MNT_DETACH).
+
+    Raises:
+        OSError: nothing is, or no right.
+    """
+    _check(_libc.umount2(path, _MNT_DETACH | _UMOUNT_NOFOLLOW))
 
 
 def birth_time_ns(directory: int, name: bytes) -> int | None:

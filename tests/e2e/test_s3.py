@@ -2,10 +2,12 @@
 
 import random
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import S3_GROUP, make_site
+from tests.support.mounts import NEEDS_FUSE, mounted
 from tests.support.proxy import HELD_S, Proxy
 from tests.support.tls import Authority
 from tests.support.tree import describe, edit_tree, make_tree
@@ -155,3 +157,27 @@ class TestStrict:
             s3_site.restore(tmp_path / "out")
             assert len(proxy.requests) <= 3 * blobs + 12
         assert describe(s3_site.restored(tmp_path / "out")) == describe(s3_site.source)
+
+
+@NEEDS_FUSE
+def test_one_small_file_of_a_mount_costs_a_header_and_its_frame(s3_site, server, tmp_path):
+    """Counted at the server: requests, and the bytes of their answers."""
+    s3_site.configure(blob_size_limit="32MiB")
+    s3_site.source.mkdir()
+    rng = random.Random(6)
+    for n in range(10):
+        (s3_site.source / f"file {n}").write_bytes(rng.randbytes(1_900_000))
+    (s3_site.source / "small").write_bytes(b"a few words")
+    s3_site.backup()
+    with Proxy(server) as proxy:
+        use(s3_site, proxy.endpoint)
+        with mounted(s3_site, tmp_path / "mnt", "--snapshot", "latest") as mount:
+            before = len(proxy.requests)
+            assert (Path(f"{mount.at}{s3_site.source}") / "small").read_bytes() == b"a few words"
+            asked = [r for r in proxy.requests[before:] if "/blobs/" in r.target]
+            (db,) = [r for r in proxy.requests if ".sqlite." in r.target]
+    assert db.operation == "GetObject"
+    header, frame = asked
+    assert {header.operation, frame.operation} == {"GetObject"}
+    assert header.size < 500
+    assert frame.size <= (1 << 20) + 2 * 65552

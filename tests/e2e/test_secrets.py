@@ -40,6 +40,8 @@ class TestAnIdentityIsSeenNowhere:
         return [
             ["snapshots", *where],
             ["ls", *where, "latest", "-R"],
+            ["find", *where, "*"],
+            ["sql", *where, "latest", "SELECT path FROM files"],
             ["fetch", *where, "latest", site.source / "file", site.tmp / "fetched"],
             ["restore", *where, "latest", site.tmp / "out"],
             ["prune", *where, "--keep-last", "1", "--yes"],

@@ -13,6 +13,7 @@ from tests.support.forge import forge_whole
 from tests.support.site import Site
 from tests.support.tree import describe, make_tree
 from vaultik.core.sshsig import generate_signing_key, public_line
+from vaultik.mount.catalog import Catalog
 from vaultik.restore.asked import Asked
 from vaultik.restore.session import RestoreSession
 from vaultik.secrets import load_identities
@@ -90,6 +91,21 @@ class TestSigned:
         (local.tmp / "allowed").write_text(f"{host_name()} {public}")
         local.backup()
         assert verify(local, *signers(local)) == []
+
+    def test_who_signed_is_listed(self, local):
+        local.configure(signing_key=None)
+        unsigned = local.backup()["snapshot"]
+        local.configure(signing_key=str(local.tmp / "signing"))
+        signed = local.backup()["snapshot"]
+        done = local.run("snapshots", *local.where, *signers(local), "--json", code=4)
+        rows = {row["snapshot"]: row for row in json.loads(done.stdout)}
+        assert rows[signed]["signed_by"] == host_name()
+        assert rows[unsigned]["problem"] == "not signed by any of --signers"
+        shown = local.run("snapshots", *local.where, *signers(local), code=4).stdout.splitlines()
+        assert shown[0].endswith("signed by")
+        assert shown[1].endswith("(not signed by any of --signers)")
+        assert shown[2].endswith(host_name())
+        assert "signed" not in local.run("snapshots", *local.where).stdout
 
     def test_check_prints_the_line_for_the_other_side(self, local):
         said = local.run("check", local.config).stdout
@@ -235,6 +251,22 @@ class TestAnotherHost:
             assert f"has snapshots of {host_name()}, web-2" in done.stderr
         both.restore(both.tmp / "out", "--host", host_name(), *signers(both, "both"))
         assert describe(both.restored(both.tmp / "out")) == describe(both.source)
+
+    def test_a_mount_shows_each_host_by_itself(self, both):
+        for file, hosts in (("both", {host_name(), "web-2"}), ("allowed", {host_name()})):
+            said = []
+            shown = Catalog(
+                LocalStore(both.store, both.bucket, both.prefix),
+                load_identities(both.key),
+                host=None,
+                signers=load_signers(both.tmp / file),
+                report=said.append,
+            )
+            assert shown.top()[b"hosts"].keys() == {name.encode() for name in hosts}
+            assert all(len(found) == 2 for found in shown.top()[b"hosts"].values())
+            assert (b"latest" in shown.top()) == (len(hosts) == 1)
+            assert len(said) == 2 - len(hosts)
+            assert all("is not shown: manifest of" in line for line in said)
 
     def test_verify_and_prune_do_not_take_it(self, both):
         found = verify(both, *signers(both, "both"), code=4)

@@ -18,6 +18,8 @@ from vaultik.endpoints import endpoint_fault
 from vaultik.errors import ConfigError, IdentityError, VaultikError
 from vaultik.secrets import VARIABLE
 from vaultik.shown import plural, printable
+from vaultik.store.cached import with_cache
+from vaultik.store.object_cache import open_cache
 from vaultik.store.open import open_store
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "StandardOutput",
+    "cache_option",
     "identity_option",
     "json_option",
     "json_path",
@@ -88,13 +91,29 @@ def load_signers(path: Path | None) -> list[Signer] | None:
     return signing.load_signers(path)
 
 
+def cache_option(command: F) -> F:
+    """Add the option that turns the cache of metadata off."""
+    return click.option(
+        "--cache/--no-cache",
+        default=True,
+        help="Keep what describes snapshots, encrypted as it is stored, in ~/.cache/vaultik; an S3 store's alone. Default: yes.",
+    )(command)
+
+
 def json_option(command: F) -> F:
     """Add --json."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
 
 
-def store_of(endpoint: str | None, region: str | None, bucket: str, prefix: str) -> Store:
+def store_of(endpoint: str | None, region: str | None, bucket: str, prefix: str, *, cache: bool = False) -> Store:
     """Open a store with the caller's own credentials (boto3's environment, profiles, roles).
+
+    Args:
+        endpoint: where; None is boto3's own.
+        region: of the bucket.
+        bucket: the bucket.
+        prefix: the prefix.
+        cache: read metadata through the user's cache. Not for who looks whether what is stored is whole.
 
     Raises:
         ConfigError: the endpoint or the bucket can't be one. A password that stands in it is not shown.
@@ -102,7 +121,10 @@ def store_of(endpoint: str | None, region: str | None, bucket: str, prefix: str)
     if endpoint is not None and (fault := endpoint_fault(endpoint)):
         reason, hint = fault
         raise ConfigError(f"endpoint {reason}", hint=hint)
-    return open_store(endpoint, bucket, prefix, region=region)
+    store = open_store(endpoint, bucket, prefix, region=region)
+    # A directory is as near as a cache would be.
+    is_near = endpoint is not None and endpoint.startswith("file://")
+    return with_cache(store, open_cache() if cache and not is_near else None)
 
 
 def load_identities(path: Path | None) -> list[Identity]:

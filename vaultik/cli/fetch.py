@@ -11,6 +11,7 @@ import click
 
 from vaultik.cli.common import (
     StandardOutput,
+    cache_option,
     identity_option,
     json_option,
     load_identities,
@@ -52,6 +53,7 @@ wrong identity; 1 store or target failed.
 @attribute_options
 @click.option("--host", help="Which host, for `latest` in a prefix of several.")
 @store_options
+@cache_option
 @identity_option
 @signers_option
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
@@ -66,6 +68,7 @@ def fetch(
     host: str | None,
     endpoint: str | None,
     region: str | None,
+    cache: bool,
     identity: Path | None,
     signers: Path | None,
     quiet: bool,
@@ -74,7 +77,7 @@ def fetch(
 ) -> None:
     """Fetch PATH of SNAPSHOT to TARGET (`-` is standard output)."""
     identities, believed = load_identities(identity), load_signers(signers)
-    with closing(store_of(endpoint, region, bucket, prefix)) as store:
+    with closing(store_of(endpoint, region, bucket, prefix, cache=cache)) as store:
         if os.fspath(target) == "-":
             if as_json:
                 raise ConfigError("--json: standard output is the file's", hint="name a TARGET instead of -")

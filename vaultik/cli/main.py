@@ -25,8 +25,13 @@ _COMMANDS = {
     "status": "Tell how the backups of a config are doing.",
     "snapshots": "List the snapshots of a store.",
     "ls": "List what is in a snapshot.",
+    "find": "Find files in snapshots, and their versions.",
+    "diff": "Tell what changed between two snapshots, or since one.",
+    "stats": "Tell what takes the space, and how it grew.",
+    "sql": "Ask snapshots anything, in SQL.",
     "restore": "Bring a snapshot back.",
     "fetch": "Bring one file or directory back.",
+    "mount": "Show snapshots as directories.",
     "verify": "Look whether everything that is stored is whole.",
     "prune": "Drop old snapshots and free what nobody needs.",
 }

@@ -14,6 +14,7 @@ import click
 
 from vaultik import interrupts
 from vaultik.cli.common import (
+    cache_option,
     identity_option,
     json_option,
     json_path,
@@ -78,6 +79,7 @@ unknown snapshot, wrong identity; 1 store or target failed.
 @click.option("--host", help="Which host, for `latest` in a prefix of several.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Luigi processes (default: as many as the blobs merit).")
 @store_options
+@cache_option
 @identity_option
 @signers_option
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
@@ -97,6 +99,7 @@ def restore(
     workers: int | None,
     endpoint: str | None,
     region: str | None,
+    cache: bool,
     identity: Path | None,
     signers: Path | None,
     quiet: bool,
@@ -112,7 +115,7 @@ def restore(
     asked = Asked(
         target, snapshot, host, include, exclude, force, delete, checksum, identity_files(identity), believed, keeps
     )
-    session = RestoreSession(lambda: store_of(endpoint, region, bucket, prefix), identities, asked)
+    session = RestoreSession(lambda: store_of(endpoint, region, bucket, prefix, cache=cache), identities, asked)
     if dry_run:
         with closing(session.store()) as store:
             session.check()

@@ -21,13 +21,20 @@ _READY = "ready"
 _PRIVATE = 0o077
 
 
-def start(serve: Callable[[Callable[[], None]], int], *, keep: Sequence[int], stderr: IO[str] | None = None) -> None:
+def start(
+    serve: Callable[[Callable[[], None]], int],
+    *,
+    keep: Sequence[int],
+    stderr: IO[str] | None = None,
+    hint: str = "its log may tell more; so does --foreground",
+) -> None:
     """Start a daemon: another session, working directory /, no descriptor of the caller's.
 
     Args:
         serve: what the daemon does; called with what it calls when it is ready. Returns its exit code.
         keep: descriptors that stay open in it.
         stderr: what stands in place of its standard error and output; None for nothing.
+        hint: what to do if it ends before it is ready.
 
     Raises:
         VaultikError: it ended before it was ready.
@@ -45,9 +52,7 @@ def start(serve: Callable[[Callable[[], None]], int], *, keep: Sequence[int], st
         answer = said.read()
     os.waitpid(pid, 0)
     if answer != _READY:
-        raise VaultikError(
-            answer or "the daemon ended at its start", hint="its log may tell more; so does --foreground"
-        )
+        raise VaultikError(answer or "the daemon ended at its start", hint=hint)
 
 
 def _live(

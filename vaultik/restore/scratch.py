@@ -43,9 +43,8 @@ def copied_snapshot(
         SelectionError, IntegrityError, StoreError: as `select` and `fetch_snapshot`.
         RestoreError: the temporary directory's disk is full, in the block as well.
     """
-    where = Path(tempfile.gettempdir())
     with ExitStack() as stack:
-        with _named(where):
+        with temporary_errors():
             directory = stack.enter_context(ScratchDirectory()).path
             found = select(store, spec, identities, host, signers)
             fetch_snapshot(store, found, identities, directory, directory / "plan.sqlite")
@@ -53,13 +52,18 @@ def copied_snapshot(
         try:
             yield Scratch(found, copy)
         except sqlite3.Error:
-            with _named(where):
+            with temporary_errors():
                 raise
 
 
 @contextmanager
-def _named(where: Path) -> Iterator[None]:
-    """Name the temporary directory in what SQLite and the system say of its disk."""
+def temporary_errors() -> Iterator[None]:
+    """Name the temporary directory in what SQLite and the system say of its disk.
+
+    Raises:
+        RestoreError: the disk is full, or fails.
+    """
+    where = Path(tempfile.gettempdir())
     try:
         with disk_errors(where):
             yield

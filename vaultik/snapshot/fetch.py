@@ -136,6 +136,8 @@ class BlobFetcher:
         self._key = blob_key(blob.hash)
         self._name = f"blob {blob.hash.hex()[:12]}…"
         self._others_work = others_work
+        self._opened: RangeOpener | None = None
+        """Kept from one `fetch` to the next, which may be several threads': the header is read once."""
         self._older: bool | None = None
         """Whether an older version is right, once that was asked."""
         self._alone: bool | None = None
@@ -160,6 +162,7 @@ class BlobFetcher:
         """Tell whether behind what stands there is a version of the blob that is right; it is read from now on."""
         if self._older is None:
             self._older = self._store.look_behind(self._key, self._blob.hash) is not None
+            self._opened = None
         return self._older
 
     def _again(self, found: list[Fetched]) -> Iterator[Fetched]:
@@ -215,7 +218,7 @@ class BlobFetcher:
         opener: RangeOpener | None = None
         for group in _joined(frames):
             try:
-                opener = opener or self._opener()
+                opener = self._opened = opener or self._opened or self._opener()
                 found = self._range(opener, group, total)
             except _FAILURES as exc:
                 # Not as one: each by itself, so that one that can't be read costs no other.

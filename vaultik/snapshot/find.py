@@ -21,6 +21,7 @@ from vaultik.errors import (
 )
 from vaultik.snapshot.listing import iter_snapshot_objects
 from vaultik.snapshot.signed import check_signed
+from vaultik.store.cached import open_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -128,7 +129,7 @@ def read_manifest(store: Store, found: FoundSnapshot, identities: Sequence[Ident
     name = found.manifest
 
     def read(size: int) -> bytes:
-        with store.open(name.key) as stream, digest_first(stream, name.sha256) as data:
+        with open_metadata(store, name.key, name.sha256) as stream, digest_first(stream, name.sha256) as data:
             limit = MANIFEST_BOUND.most_content(size)
             return b"".join(decode_stream(open_stream(data, identities), size_limit=limit))
 
@@ -216,7 +217,7 @@ def when(modified: float) -> str:
     return datetime.datetime.fromtimestamp(modified, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-class _Newest(NamedTuple):
+class Newest(NamedTuple):
     """The newest complete snapshot of a source, and what its manifest says of it."""
 
     snapshot: FoundSnapshot
@@ -224,7 +225,7 @@ class _Newest(NamedTuple):
     server_time: float
 
 
-class _Sources:
+class Sources:
     """The snapshots of each source, and what their manifests say, each read once."""
 
     def __init__(self, store: Store, found: Sequence[FoundSnapshot], identities: Sequence[Identity]) -> None:
@@ -237,7 +238,7 @@ class _Sources:
         for snapshot in found:
             self._snapshots.setdefault(snapshot.source8, []).append(snapshot)
 
-    def newest(self, host: str | None) -> list[_Newest]:
+    def newest(self, host: str | None) -> list[Newest]:
         """Return each source's newest complete snapshot, of one host if it is given.
 
         Newest by what the store's time was when it was written. Objects that were copied elsewhere have other
@@ -256,14 +257,14 @@ class _Sources:
             found += [max(both_found, key=lambda n: n.server_time)] if (both_found := [n for n in both if n]) else []
         return found
 
-    def _first(self, snapshots: Sequence[FoundSnapshot], host: str | None) -> _Newest | None:
+    def _first(self, snapshots: Sequence[FoundSnapshot], host: str | None) -> Newest | None:
         for snapshot in snapshots:
             key = snapshot.name.key
             if key not in self._facts:
                 self._facts[key] = read_manifest(self._store, snapshot, self._identities)
             facts = self._facts[key]
             if facts.complete and host in (None, facts.host, snapshot.source8):
-                return _Newest(snapshot, facts.host, facts.server_time)
+                return Newest(snapshot, facts.host, facts.server_time)
         return None
 
 
@@ -271,7 +272,7 @@ def _latest(
     store: Store, found: list[FoundSnapshot], identities: Sequence[Identity], host: str | None
 ) -> FoundSnapshot:
     """Return the newest complete snapshot of the host or source that is meant; the manifests tell which that is."""
-    sources = _Sources(store, found, identities)
+    sources = Sources(store, found, identities)
     newest = sources.newest(None)
     # One that was renamed since is found by its old name too.
     fitting = [n for n in newest if host in (None, n.host, n.snapshot.source8)] or sources.newest(host)
@@ -291,7 +292,7 @@ def _latest(
     return fitting[0].snapshot
 
 
-def _named(newest: Sequence[_Newest]) -> str:
+def _named(newest: Sequence[Newest]) -> str:
     return ", ".join(
         f"{n.host} ({n.snapshot.source8}, last {when(n.server_time)})" for n in sorted(newest, key=lambda n: n.host)
     )

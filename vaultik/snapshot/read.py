@@ -28,6 +28,7 @@ from vaultik.snapshot import rules
 from vaultik.snapshot.find import digest_first, look_behind
 from vaultik.snapshot.untrusted import attach, find_meta, format_errors, open_untrusted
 from vaultik.snapshot.write import DELTA, FULL, schema
+from vaultik.store.cached import open_metadata, size_of_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from vaultik.core.identity import Identity
     from vaultik.snapshot.find import FoundSnapshot
+    from vaultik.snapshot.kept import KeptLayers
     from vaultik.store.base import Store
 
 _DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
@@ -56,7 +58,12 @@ CREATE INDEX entry_chunks_by_chunk ON entry_chunks (chunk);
 
 
 def fetch_snapshot(
-    store: Store, found: FoundSnapshot, identities: Sequence[Identity], directory: Path, copy: Path
+    store: Store,
+    found: FoundSnapshot,
+    identities: Sequence[Identity],
+    directory: Path,
+    copy: Path,
+    kept: KeptLayers | None = None,
 ) -> None:
     """Download a snapshot DB, check it, and copy it into a database of one's own.
 
@@ -66,6 +73,7 @@ def fetch_snapshot(
         identities: any of which may open it.
         directory: a private one (0700) for the plain file, which is removed before this returns.
         copy: where to put the copy; nothing is there yet.
+        kept: of who copies several: the layers of the one before, and then of this one.
 
     Raises:
         IntegrityError: missing, altered, or against the format; the copy is then of no worth.
@@ -74,12 +82,16 @@ def fetch_snapshot(
         OSError: the directory's disk is full.
     """
     with open_snapshot(store, found, identities, directory) as db:
-        with disk_errors(directory):
-            _create(copy)
         layers = _layers(db)
-        for height in range(1, len(layers) + 1):
+        begun = kept.begin(layers, copy) if kept is not None else 0
+        if not begun:
+            with disk_errors(directory):
+                _create(copy)
+        for height in range(begun + 1, len(layers) + 1):
             with _open_layer(store, layers[:height], identities, directory) as layer, disk_errors(directory):
                 _apply(layer, copy)
+        if kept is not None and layers:
+            kept.keep(layers, copy)
         with disk_errors(directory):
             _apply(db, copy)
             _finish(copy)
@@ -184,7 +196,7 @@ def _download(store: Store, stored: _Stored, identities: Sequence[Identity], pla
         fd = os.open(plain, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with (
             os.fdopen(fd, "wb") as file,
-            store.open(stored.key) as stream,
+            open_metadata(store, stored.key, stored.sha256) as stream,
             digest_first(stream, stored.sha256) as hashing,
         ):
             for block in stored.decode(open_stream(hashing, identities), size_limit=DB_BOUND.most_content(size)):
@@ -221,10 +233,11 @@ def _open_layer(
     """
     *below, blob = layers
     with _named(f"layer {blob.hex()}", "missing"):
-        info = store.head(blob_key(BlobId(blob)))
-        if info is None:
+        key = blob_key(BlobId(blob))
+        size = size_of_metadata(store, key, blob)
+        if size is None:
             raise ObjectNotFoundError("missing")
-        stored = _Stored(info.key, blob, info.size_bytes, decode_frames)
+        stored = _Stored(key, blob, size, decode_frames)
         with _opened(store, stored, identities, directory) as db:
             if _layers(db) != below:
                 raise FormatError("builds on other layers than the snapshot")

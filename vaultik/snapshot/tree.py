@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 ROOT = 1
-_COLUMNS = "id, parent, name, type, mode, uid, gid, user_name, group_name, size, mtime_ns, link_target, rdev, hardlink, inode_flags, marks"
+COLUMNS = "id, parent, name, type, mode, uid, gid, user_name, group_name, size, mtime_ns, link_target, rdev, hardlink, inode_flags, marks"
 _TREE = (
-    f"WITH RECURSIVE below (level, {_COLUMNS}) AS (SELECT 1, {_COLUMNS} FROM entries WHERE parent = ? UNION ALL"
-    f" SELECT below.level + 1, {', '.join(f'e.{column}' for column in _COLUMNS.split(', '))}"
+    f"WITH RECURSIVE below (level, {COLUMNS}) AS (SELECT 1, {COLUMNS} FROM entries WHERE parent = ? UNION ALL"
+    f" SELECT below.level + 1, {', '.join(f'e.{column}' for column in COLUMNS.split(', '))}"
     " FROM below JOIN entries AS e ON e.parent = below.id ORDER BY 1 DESC, 4) SELECT * FROM below"
 )
 """The deepest of what is known goes first: only one directory's entries are ever at the deepest level.
@@ -47,14 +47,20 @@ class Entry(NamedTuple):
     marks: int
 
 
-def get_entry(copy: sqlite3.Connection, entry: int) -> Entry:
-    """Return an entry by its id."""
-    return Entry._make(copy.execute(f"SELECT {_COLUMNS} FROM entries WHERE id = ?", (entry,)).fetchone())
+def get_entry(copy: sqlite3.Connection, entry: int, schema: str = "main") -> Entry:
+    """Return an entry by its id, of a copy that is attached as `schema`."""
+    return Entry._make(copy.execute(f"SELECT {COLUMNS} FROM {schema}.entries WHERE id = ?", (entry,)).fetchone())
+
+
+def find_entry(copy: sqlite3.Connection, parent: int, name: bytes) -> Entry | None:
+    """Return the entry of a name in a directory, None if there is none."""
+    row = copy.execute(f"SELECT {COLUMNS} FROM entries WHERE parent = ? AND name = ?", (parent, name)).fetchone()
+    return Entry._make(row) if row else None
 
 
 def iter_children(copy: sqlite3.Connection, parent: int) -> Iterator[Entry]:
     """Yield what a directory holds, by name. Nothing may be written to the copy meanwhile."""
-    query = f"SELECT {_COLUMNS} FROM entries WHERE parent = ? ORDER BY name"
+    query = f"SELECT {COLUMNS} FROM entries WHERE parent = ? ORDER BY name"
     return map(Entry._make, copy.execute(query, (parent,)))
 
 
@@ -84,28 +90,37 @@ def path_of(copy: sqlite3.Connection, entry: int) -> bytes:
     return b"/" + b"/".join(reversed(names))
 
 
+def find_path(copy: sqlite3.Connection, paths: Sequence[bytes], schema: str = "main") -> Entry | None:
+    """Return the entry at the first of some absolute paths that is there, None if there is none."""
+    for path in paths:
+        found, missing = _walk(copy, path, schema)
+        if missing is None:
+            return get_entry(copy, found, schema)
+    return None
+
+
 def resolve(copy: sqlite3.Connection, paths: Sequence[bytes]) -> Entry:
     """Return the entry at the first of some absolute paths that is there.
 
     Raises:
         SelectionError: there is none; those near the first are named.
     """
-    for path in paths:
-        found, missing = _walk(copy, path)
-        if missing is None:
-            return get_entry(copy, found)
+    entry = find_path(copy, paths)
+    if entry is not None:
+        return entry
     found, missing = _walk(copy, paths[0])
     assert missing is not None
     raise SelectionError(f"path {os.fsdecode(paths[0])}: not in this snapshot", hint=_near(copy, found, missing))
 
 
-def _walk(copy: sqlite3.Connection, path: bytes) -> tuple[int, bytes | None]:
+def _walk(copy: sqlite3.Connection, path: bytes, schema: str = "main") -> tuple[int, bytes | None]:
     """Return the last entry on a path, and the name below it that isn't there."""
     at = ROOT
+    query = f"SELECT id FROM {schema}.entries WHERE parent = ? AND name = ?"
     for name in path.split(b"/"):
         if name in (b"", b"."):
             continue
-        row = copy.execute("SELECT id FROM entries WHERE parent = ? AND name = ?", (at, name)).fetchone()
+        row = copy.execute(query, (at, name)).fetchone()
         if row is None:
             return at, name
         at = row[0]
