@@ -29,6 +29,7 @@ from vaultik.cli.progress import ProgressDisplay, human_bytes
 from vaultik.errors import ConfigError, IntegrityError, RestoreError
 from vaultik.restore import plan
 from vaultik.restore.asked import Asked, look
+from vaultik.restore.needs import left_reads
 from vaultik.restore.report import problem_lines, summary
 from vaultik.restore.scratch import copied_snapshot
 from vaultik.restore.session import RestoreSession
@@ -65,7 +66,9 @@ unknown snapshot, wrong identity; 1 store or target failed.
     help="Only what fits (gitignore rules over the whole path); may be repeated.",
 )
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Not what fits; may be repeated.")
-@click.option("--dry-run", is_flag=True, help="Say what would be read and written, write nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what would be read and written, in how many requests, and write nothing."
+)
 @click.option(
     "--force", is_flag=True, help="Update a directory that isn't empty: what is equal stays, what differs is replaced."
 )
@@ -163,13 +166,14 @@ def exit_by(report: RestoreReport) -> None:
 
 def _say_plan(snapshot: str, copy: sqlite3.Connection, extra: list[bytes], target: Path, *, as_json: bool) -> None:
     t, left = plan.totals(copy), plan.left(copy)
+    requests, size = left_reads(copy)
     if as_json:
         fields = {
             "snapshot": snapshot,
             "target": os.fspath(target),
             "dry_run": True,
             **t._asdict(),
-            "left": left._asdict(),
+            "left": {**left._asdict(), "requests": requests, "fetched_bytes": size},
             "remove": [json_path(path) for path in extra],
         }
         click.echo(json.dumps(fields))
@@ -181,4 +185,5 @@ def _say_plan(snapshot: str, copy: sqlite3.Connection, extra: list[bytes], targe
         f" of snapshot {snapshot} to {printable(os.fspath(target))};"
         f" to be written: {plural(left.files, 'file')}, {human_bytes(left.bytes)},"
         f" from {plural(left.blobs, 'blob')} of {human_bytes(left.blob_bytes)}"
+        f" by {plural(requests, 'request')} for {human_bytes(size)}"
     )

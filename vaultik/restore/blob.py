@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from vaultik.restore import ledger
+from vaultik.restore import needs
 from vaultik.restore.ledger import Failure, Kind
 from vaultik.restore.write import FileWriter
 from vaultik.snapshot.fetch import BlobFetcher
@@ -48,10 +48,9 @@ def write_blob(
         StoreError: the store failed.
         OSError: the target did.
     """
-    fetcher = BlobFetcher(store, identities, ledger.get_blob(copy, blob), others_work)
+    fetcher = BlobFetcher(store, identities, needs.get_blob(copy, blob), others_work)
     with closing(FileWriter(copy, target, attributes, blob)) as writer:
-        chunks, size = ledger.iter_chunks(copy, blob), ledger.wanted_bytes(copy, blob)
-        for fetched in fetcher.fetch(chunks, size, sparing=ledger.is_partly_done(copy, blob)):
+        for fetched in fetcher.fetch(needs.iter_chunks(copy, blob), needs.plan_blob(copy, blob)):
             emit(bytes=_write(copy, writer, fetched))
         writer.end()
     emit(blobs=1, files=writer.finished)
@@ -60,7 +59,7 @@ def write_blob(
 def _write(copy: sqlite3.Connection, writer: FileWriter, fetched: Fetched) -> int:
     """Put a chunk where it goes. Returns how many bytes that is."""
     total = 0
-    for place in ledger.iter_places(copy, fetched.chunk.id):
+    for place in needs.iter_places(copy, fetched.chunk.id):
         if fetched.damage is None:
             writer.write(place, fetched.data)
         else:

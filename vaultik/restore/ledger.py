@@ -11,17 +11,13 @@ import sqlite3
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
-from vaultik.model import BlobId, ChunkId
 from vaultik.restore.attributes import FLAGS
 from vaultik.restore.target import is_fatal
-from vaultik.snapshot.fetch import WantedBlob, WantedChunk
-from vaultik.snapshot.tree import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 WAVE = 32
-_PAGE = 1000
 _RANGE = 10_000
 
 
@@ -125,7 +121,7 @@ def read_again(copy: sqlite3.Connection) -> None:
     """Settle which blobs are to be read: those that an unfinished file lacks something of."""
     copy.execute(
         "UPDATE reads SET done = blob NOT IN (SELECT c.blob FROM files AS f JOIN entry_chunks AS ec"
-        f" ON ec.entry = f.content JOIN chunks AS c ON c.id = ec.chunk WHERE f.entry = f.prime AND {_OPEN} AND NOT {_WRITTEN})"
+        f" ON ec.entry = f.content JOIN chunks AS c ON c.id = ec.chunk WHERE f.entry = f.prime AND {OPEN} AND NOT {WRITTEN})"
     )
 
 
@@ -140,11 +136,12 @@ def iter_ids(copy: sqlite3.Connection, query: str) -> Iterator[int]:
         last = rows[-1][0]
 
 
-_OPEN = (
+OPEN = (
     "NOT EXISTS (SELECT 1 FROM done AS d WHERE d.entry = f.entry)"
     " AND NOT EXISTS (SELECT 1 FROM failures AS x WHERE x.entry = f.entry)"
 )
-_WRITTEN = "EXISTS (SELECT 1 FROM written AS w WHERE w.entry = f.entry AND w.blob = c.blob AND w.complete)"
+WRITTEN = "EXISTS (SELECT 1 FROM written AS w WHERE w.entry = f.entry AND w.blob = c.blob AND w.complete)"
+"""What holds of a file `f` that is still to be done; and of one that has all it needs of the blob of a chunk `c`."""
 
 
 def needed_blobs(copy: sqlite3.Connection) -> list[int]:
@@ -177,77 +174,3 @@ def is_done(copy: sqlite3.Connection, step: str) -> bool:
 def is_read(copy: sqlite3.Connection, blob: int) -> bool:
     """Tell whether what is wanted of a blob has been written."""
     return copy.execute("SELECT 1 FROM reads WHERE blob = ? AND done", (blob,)).fetchone() is not None
-
-
-def get_blob(copy: sqlite3.Connection, blob: int) -> WantedBlob:
-    """Return a blob by its row id."""
-    digest, size, header_length = copy.execute(
-        "SELECT hash, size, header_length FROM blobs WHERE id = ?", (blob,)
-    ).fetchone()
-    return WantedBlob(BlobId(digest), size, header_length)
-
-
-def iter_chunks(copy: sqlite3.Connection, blob: int) -> Iterator[WantedChunk]:
-    """Yield the chunks of a blob that unfinished files need, in the order they are stored.
-
-    In pages: the plan may be written to meanwhile, and memory doesn't depend on how many there are.
-    """
-    last = (-1, -1, -1)
-    while rows := copy.execute(_CHUNKS, (blob, *last, _PAGE)).fetchall():
-        for number, digest, size, frame_offset, frame_length, offset in rows:
-            yield WantedChunk(number, ChunkId(digest), size, frame_offset, frame_length, offset)
-        last = (rows[-1][3], rows[-1][5], rows[-1][0])
-
-
-_USERS = "entry_chunks AS ec JOIN files AS f ON f.content = ec.entry AND f.entry = f.prime"
-_CHUNKS = (
-    "SELECT c.id, c.hash, c.size, c.frame_offset, c.frame_length, c.offset FROM chunks AS c WHERE c.blob = ?"
-    " AND (c.frame_offset, c.offset, c.id) > (?, ?, ?)"
-    f" AND EXISTS (SELECT 1 FROM {_USERS} WHERE ec.chunk = c.id AND {_OPEN} AND NOT {_WRITTEN})"
-    " ORDER BY c.frame_offset, c.offset, c.id LIMIT ?"
-)
-
-
-class Place(NamedTuple):
-    """Where a chunk goes."""
-
-    file: Entry
-    offset: int
-    chunks: int
-    """How many chunks the file has."""
-
-
-def iter_places(copy: sqlite3.Connection, chunk: int) -> Iterator[Place]:
-    """Yield where a chunk goes, in pages like `iter_chunks`; what is done or given up is left out."""
-    content, at = 0, -1
-    while rows := copy.execute(_PLACES, (chunk, content, at, _PAGE)).fetchall():
-        yield from (Place(Entry._make(columns), offset, chunks) for _, offset, chunks, *columns in rows)
-        if len(rows) < _PAGE:
-            return
-        content, at, *_ = rows[-1]
-
-
-_PLACES = (
-    f"SELECT ec.entry, ec.offset, f.chunks, {', '.join(f'e.{column}' for column in Entry._fields)} FROM {_USERS}"
-    " JOIN entries AS e ON e.id = f.entry WHERE ec.chunk = ? AND (ec.entry, ec.offset) > (?, ?)"
-    f" AND {_OPEN} ORDER BY ec.entry, ec.offset LIMIT ?"
-)
-
-
-def wanted_bytes(copy: sqlite3.Connection, blob: int) -> int:
-    """Return the length of all frames of a blob that hold a chunk of an unfinished file."""
-    (total,) = copy.execute(
-        "SELECT total(frame_length) FROM (SELECT DISTINCT c.frame_offset, c.frame_length FROM chunks AS c WHERE c.blob = ?"
-        f" AND EXISTS (SELECT 1 FROM {_USERS} WHERE ec.chunk = c.id AND {_OPEN} AND NOT {_WRITTEN}))",
-        (blob,),
-    ).fetchone()
-    return int(total)
-
-
-def is_partly_done(copy: sqlite3.Connection, blob: int) -> bool:
-    """Tell whether a file that needs something of a blob is done: what it needs shall not be fetched again."""
-    query = (
-        f"SELECT 1 FROM {_USERS} JOIN chunks AS c ON c.id = ec.chunk JOIN done AS d ON d.entry = f.entry"
-        " WHERE c.blob = ? LIMIT 1"
-    )
-    return copy.execute(query, (blob,)).fetchone() is not None

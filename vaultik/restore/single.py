@@ -14,7 +14,7 @@ from vaultik import interrupts
 from vaultik.errors import IntegrityError, RestoreError, SelectionError
 from vaultik.linux import AT_FDCWD, rename_noreplace
 from vaultik.model import NAME_OF_TYPE, ChunkId, EntryType, Mark
-from vaultik.restore import ledger, plan
+from vaultik.restore import ledger, needs, plan
 from vaultik.restore.attributes import SPECIAL, AttributeWriter
 from vaultik.restore.blob import write_blob
 from vaultik.restore.directories import Directories
@@ -120,10 +120,9 @@ def fetch_to_stream(
         at = 0
         for blob, chunks in _runs(copy, entry.hardlink or entry.id):
             fetcher = BlobFetcher(
-                store, identities, ledger.get_blob(copy, blob), lambda: can_read(store, found.name.key)
+                store, identities, needs.get_blob(copy, blob), lambda: can_read(store, found.name.key)
             )
-            wanted = sum({chunk.frame_offset: chunk.frame_length for chunk, _ in chunks}.values())
-            fetched = fetcher.fetch((chunk for chunk, _ in chunks), wanted)
+            fetched = fetcher.fetch(chunk for chunk, _ in chunks)
             for (_, offset), piece in zip(chunks, fetched, strict=True):
                 if piece.damage is not None:
                     raise IntegrityError(f"{os.fsdecode(paths[0])}: {piece.damage.reason}")

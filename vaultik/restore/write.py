@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vaultik.restore.attributes import AttributeWriter
-    from vaultik.restore.ledger import Place
+    from vaultik.restore.needs import Place
     from vaultik.restore.target import Target
     from vaultik.snapshot.tree import Entry
 
