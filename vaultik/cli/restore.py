@@ -74,6 +74,11 @@ unknown snapshot, wrong identity; 1 store or target failed.
 )
 @click.option("--delete", is_flag=True, help="With --force: remove what SNAPSHOT doesn't have, among what is selected.")
 @click.option("--checksum", is_flag=True, help="Tell what is equal by content instead of size and time.")
+@click.option(
+    "--salvage",
+    is_flag=True,
+    help="Of damaged files keep what can be read, as NAME.vaultik-salvaged, never under NAME.",
+)
 @click.option("--host", help="Which host, for `latest` in a prefix of several.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Luigi processes (default: as many as the blobs merit).")
 @store_options
@@ -92,6 +97,7 @@ def restore(
     force: bool,
     delete: bool,
     checksum: bool,
+    salvage: bool,
     host: str | None,
     workers: int | None,
     endpoint: str | None,
@@ -107,7 +113,9 @@ def restore(
             "target -: a tree needs a directory", hint="vaultik fetch ... PATH - writes one file to standard output"
         )
     identities, believed = load_identities(identity), load_signers(signers)
-    asked = Asked(target, snapshot, host, include, exclude, force, delete, checksum, identity_files(identity), believed)
+    asked = Asked(
+        target, snapshot, host, include, exclude, force, delete, checksum, identity_files(identity), believed, salvage
+    )
     session = RestoreSession(lambda: store_of(endpoint, region, bucket, prefix), identities, asked)
     if dry_run:
         with closing(session.store()) as store:
@@ -145,6 +153,7 @@ def say_report(report: RestoreReport, target: Path, *, as_json: bool, quiet: boo
             "unchanged": report.unchanged,
             "removed": report.removed,
             "notes": [{**json_path(p), "text": text} for p, text in report.notes],
+            "salvaged": [{**json_path(s.path), "as": json_path(s.place), "lost": s.lost} for s in report.salvaged],
         }
         click.echo(json.dumps(fields))
         return

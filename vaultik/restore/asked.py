@@ -50,6 +50,8 @@ class Asked(NamedTuple):
     """The files of the identities in use, which are never removed."""
     signers: Sequence[Signer] | None = None
     """Whose signature the snapshot must have; None if that doesn't matter."""
+    salvage: bool = False
+    """Keep what can be read of damaged files, under other names."""
 
     def check(self) -> None:
         """Check that it makes sense.

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 WAVE = 32
+NOT_SALVAGED = "entry NOT IN (SELECT entry FROM salvaged)"
+"""What holds of files of which nothing was kept under another name."""
 _RANGE = 10_000
 
 
@@ -89,10 +91,16 @@ def may_try_again(copy: sqlite3.Connection) -> bool:
     return copy.execute(failed, (int(Kind.DAMAGED),)).fetchone() is not None
 
 
-def go_on(copy: sqlite3.Connection) -> None:
-    """Begin another try: what is done stays done once it has been looked at; all else is to be done, but for what is damaged."""
+def go_on(copy: sqlite3.Connection, *, salvage: bool = False) -> None:
+    """Begin another try: what is done stays done once it has been looked at; all else is to be done.
+
+    What is damaged stays so; with `salvage` what can be read of it is still to be had.
+    """
     with transaction(copy):
         copy.execute("DELETE FROM failures WHERE kind <> ?", (int(Kind.DAMAGED),))
+        if salvage:
+            copy.execute(f"DELETE FROM failures WHERE {NOT_SALVAGED}")
+        copy.execute(f"DELETE FROM lost WHERE {NOT_SALVAGED}")
         copy.execute("DELETE FROM notes")
         copy.execute("DELETE FROM steps WHERE name <> 'snapshot'")
         copy.execute(
@@ -115,6 +123,7 @@ def written_files(copy: sqlite3.Connection) -> list[int]:
 def forget_written(copy: sqlite3.Connection, entry: int) -> None:
     """Forget what was written of a file: its temporary is gone."""
     copy.execute("DELETE FROM written WHERE entry = ?", (entry,))
+    copy.execute(f"DELETE FROM lost WHERE entry = ? AND {NOT_SALVAGED}", (entry,))
 
 
 def read_again(copy: sqlite3.Connection) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vaultik.restore import plan
 from vaultik.restore.attributes import SPECIAL
 from vaultik.restore.ledger import Kind
+from vaultik.restore.salvage import Salvaged, all_salvaged, zeros
 from vaultik.shown import human_bytes, plural, printable
 from vaultik.snapshot.read import get_meta
 from vaultik.snapshot.tree import path_of
@@ -37,6 +38,8 @@ class RestoreReport(NamedTuple):
     """Names that were removed because the snapshot doesn't have them."""
     notes: list[tuple[bytes, str]]
     """Paths of which something should be known that is no failure."""
+    salvaged: list[Salvaged]
+    """What could be read of damaged files, and where that stands."""
 
 
 class Line(NamedTuple):
@@ -76,7 +79,16 @@ def make_report(copy: sqlite3.Connection) -> RestoreReport:
     (removed,) = copy.execute("SELECT coalesce(sum(count), 0) FROM removed").fetchone()
     said = [(path, text) for path, text, is_failure in notes if not is_failure]
     return RestoreReport(
-        get_meta(copy)["snapshot"], totals, damaged, failed, refused, may_go_on, unchanged, removed, said
+        get_meta(copy)["snapshot"],
+        totals,
+        damaged,
+        failed,
+        refused,
+        may_go_on,
+        unchanged,
+        removed,
+        said,
+        all_salvaged(copy),
     )
 
 
@@ -86,6 +98,8 @@ def problem_lines(report: RestoreReport, target: Path | None = None) -> Iterator
     there = [(top + path, reason) for path, reason in (*report.failed, *report.notes)]
     for path, reason in [*report.damaged, *there]:
         yield Line(f"{printable(path)}: {printable(reason)}")
+    for _, place, lost in report.salvaged:
+        yield Line(f"{printable(top + place)}: what could be read of it; {zeros(lost)}")
     if report.damaged:
         again = "the same command tries those again that the store refused" if report.may_go_on else None
         hint = "everything else was; older snapshots may hold other copies of them"

@@ -217,6 +217,7 @@ class RestoreSession:
                 blob,
                 emit=self.emit,
                 others_work=self._others_work,
+                salvage=self._asked.salvage,
             )
 
     def finish(self) -> None:
@@ -282,9 +283,12 @@ class RestoreSession:
                 elif not begun.is_of_this_boot:
                     self._state.forget_plan()
                 elif self.is_done(_FETCHED) and (
-                    self._asked.delete or not self.is_done(_FINISHED) or ledger.may_try_again(self.copy())
+                    self._asked.delete
+                    or self._asked.salvage
+                    or not self.is_done(_FINISHED)
+                    or ledger.may_try_again(self.copy())
                 ):
-                    ledger.go_on(self.copy())
+                    ledger.go_on(self.copy(), salvage=self._asked.salvage)
         except sqlite3.DatabaseError:
             self.close()
             self._state.forget_plan()

@@ -69,7 +69,7 @@ class BlobFetcher:
         """Whether an older version is right, once that was asked."""
 
     def fetch(self, chunks: Iterable[WantedChunk], reads: Reads | None = None) -> Iterator[Fetched]:
-        """Yield every wanted chunk once, in the order of its frames.
+        """Yield every wanted chunk once, in the order of its frames. May be called again: the header is asked for once.
 
         Args:
             chunks: the wanted ones, ordered by frame offset, then by offset. Taken as they are needed.
@@ -81,7 +81,7 @@ class BlobFetcher:
         """
         if reads is None:
             chunks = list(chunks)
-            reads = plan_reads(self._blob, (frame.span for frame in _frames(chunks)))
+            reads = self._plan(chunks)
         for found in self._decoded(self._frames.read(_frames(chunks), reads)):
             is_damaged = any(fetched.damage is not None for fetched in found)
             yield from self._again(found) if is_damaged and self._has_older() else found
@@ -96,9 +96,11 @@ class BlobFetcher:
     def _again(self, found: list[Fetched]) -> Iterator[Fetched]:
         """Fetch the chunks of one frame once more, by its range."""
         chunks = [fetched.chunk for fetched in found]
-        reads = plan_reads(self._blob, (frame.span for frame in _frames(chunks)))
-        for again in self._decoded(self._frames.read(_frames(chunks), reads)):
+        for again in self._decoded(self._frames.read(_frames(chunks), self._plan(chunks))):
             yield from again
+
+    def _plan(self, chunks: Iterable[WantedChunk]) -> Reads:
+        return plan_reads(self._blob, (frame.span for frame in _frames(chunks)), is_open=self._frames.is_open)
 
     def _decoded(self, frames: Iterator[tuple[WantedFrame, bytes | Damage]]) -> Iterator[list[Fetched]]:
         """Decode frames on threads, a few ahead, and yield what is in each."""

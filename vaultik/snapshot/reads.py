@@ -90,7 +90,7 @@ class Reads(NamedTuple):
     """What is asked of the store for one blob."""
 
     ranges: list[Range]
-    """The first begins with the header; none, if nothing in the blob can be had, or they are too many."""
+    """The first begins with the header, unless that is known; none, if nothing in the blob can be had, or they are too many."""
     whole: bool
     """Whether all of it is asked for at once instead."""
     size: int
@@ -112,16 +112,19 @@ def all_of(blob: WantedBlob) -> Reads:
     return Reads([], whole=True, size=blob.size)
 
 
-def plan_reads(blob: WantedBlob, frames: Iterable[Span]) -> Reads:
+def plan_reads(blob: WantedBlob, frames: Iterable[Span], *, is_open: bool = False) -> Reads:
     """Decide what to ask for.
 
     Args:
         blob: its row.
         frames: those that are wanted, ordered by their offsets. Rows that can't be true cost nothing.
+        is_open: the header has been read before.
     """
     ranges: list[Range] = []
     try:
         for cover in _covers(blob, frames):
+            if is_open and not ranges:
+                ranges.append(cover)
             last = ranges[-1] if ranges else Range(0, blob.header_length + NONCE)
             joined = Range(last.begin, max(last.end, cover.end))
             if cover.begin - last.end <= REQUEST_BYTES and joined.end - joined.begin <= RANGE_BYTES:

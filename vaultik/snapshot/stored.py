@@ -88,6 +88,11 @@ class StoredFrames:
         self._alone: bool | None = None
         """Whether it is this blob alone that the store refuses, once that is known."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the header has been read."""
+        return self._header is not None
+
     def begin_anew(self) -> None:
         """Forget what was read: the store gives another version from now on."""
         self._header = None

@@ -145,6 +145,7 @@ class Restore(VisibleTask):
     force = luigi.BoolParameter(description="update a directory that isn't empty")
     delete = luigi.BoolParameter(description="with force: remove what the snapshot doesn't have")
     checksum = luigi.BoolParameter(description="tell what is equal by its bytes, not by size and time")
+    salvage = luigi.BoolParameter(description="of damaged files keep what can be read, under other names")
     restore_id = luigi.Parameter(default=new_run_id(), description="identity of this restore, new each time")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
