@@ -26,6 +26,7 @@ from vaultik.restore.sweep import Sweeper
 from vaultik.restore.target import Target, make_directories, names_in, target_errors
 from vaultik.snapshot.fetch import can_read
 from vaultik.snapshot.find import select
+from vaultik.snapshot.nearest import naming_nearest
 from vaultik.snapshot.read import fetch_snapshot
 from vaultik.snapshot.tree import ROOT
 
@@ -167,7 +168,8 @@ class RestoreSession:
             pinned = self._begun.snapshot if self._begun is not None else asked.spec
             found = select(self.store(), pinned, self._identities, asked.host, asked.signers)
             self._begun = self._state.begin(self._choice(), found.name.snapshot, found.name.key)
-            fetch_snapshot(self.store(), found, self._identities, self._state.path, self._state.plan)
+            with naming_nearest(self.store(), found, self._identities):
+                fetch_snapshot(self.store(), found, self._identities, self._state.path, self._state.plan)
             asked.make_plan(self.copy())
             attributes = AttributeWriter(self.copy())
             if left_out := plan.leave_out(self.copy(), STATE.encode()):

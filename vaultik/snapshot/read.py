@@ -220,7 +220,7 @@ def _open_layer(
         IntegrityError: missing, altered, against the format, or not one that builds on the others.
     """
     *below, blob = layers
-    with _named(f"layer {blob.hex()}", "missing"):
+    with _as_layer(blob), _named(f"layer {blob.hex()}", "missing"):
         info = store.head(blob_key(BlobId(blob)))
         if info is None:
             raise ObjectNotFoundError("missing")
@@ -229,6 +229,15 @@ def _open_layer(
             if _layers(db) != below:
                 raise FormatError("builds on other layers than the snapshot")
             yield db
+
+
+@contextmanager
+def _as_layer(blob: bytes) -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError as exc:
+        exc.layer = blob
+        raise
 
 
 def _kind(db: sqlite3.Connection) -> object:
