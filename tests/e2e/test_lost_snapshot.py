@@ -12,12 +12,12 @@ from vaultik.secrets import load_identities
 
 
 @pytest.fixture(scope="module")
-def three(tmp_path_factory):
-    """Three snapshots; the last two may build on what the first doesn't have."""
-    site = Site(tmp_path_factory.mktemp("three"))
+def stored(tmp_path_factory):
+    """Four snapshots, of which the last two build on one layer."""
+    site = Site(tmp_path_factory.mktemp("lost"))
     site.source.mkdir()
     site.ids = []
-    for count in (60, 10_000, 3):
+    for count in (60, 10_000, 3, 4):
         for n in range(count):
             (site.source / f"{'name' * 20} {count} {n}").touch()
         site.ids.append(site.backup()["snapshot"])
@@ -47,44 +47,45 @@ def named(done):
 DB = ".sqlite.zst.age"
 
 
-def test_a_missing_db(three, tmp_path):
-    first, second, third = three.ids
-    with away(*objects_of(three, second, DB)):
-        done = three.restore(tmp_path / "out", snapshot=second, code=4)
+def test_a_missing_db(stored, tmp_path):
+    first, second, third, _ = stored.ids
+    with away(*objects_of(stored, second, DB)):
+        done = stored.restore(tmp_path / "out", snapshot=second, code=4)
         assert f"snapshot {second}: its DB is missing, only its manifest is left" in done.stderr
         assert named(done) == [first, third]
         assert not (tmp_path / "out").exists()
-        with away(*objects_of(three, third, DB)):
-            assert named(three.run("ls", *three.where, third, code=4)) == [first]
-    with away(*objects_of(three, second)):
-        done = three.restore(tmp_path / "out", snapshot=second, code=2)
+    with away(*objects_of(stored, first, DB)):
+        assert named(stored.run("ls", *stored.where, first, code=4))[-1] == stored.ids[3]
+    with away(*objects_of(stored, second)):
+        done = stored.restore(tmp_path / "out", snapshot=second, code=2)
         assert "none of that id" in done.stderr
         assert named(done) == [first, third]
 
 
-def test_a_damaged_db(three, tmp_path):
-    first, second, third = three.ids
-    (db,) = objects_of(three, third, DB)
+def test_a_damaged_db(stored, tmp_path):
+    *before, third, last = stored.ids
+    (db,) = objects_of(stored, last, DB)
     whole = db.read_bytes()
     db.write_bytes(whole[:100])
     try:
-        done = three.run("ls", *three.where, "latest", code=4)
-        assert f"snapshot {third}" in done.stderr
-        assert named(done) == [second]
-        said = json.loads(three.restore(tmp_path / "out", "--json", code=4).stdout)
-        assert second in said["hint"]
-        with away(*objects_of(three, first), *objects_of(three, second)):
-            assert "no other snapshot" in three.restore(tmp_path / "out", code=4).stderr
+        done = stored.run("ls", *stored.where, "latest", code=4)
+        assert f"snapshot {last}" in done.stderr
+        assert named(done) == [third]
+        said = json.loads(stored.restore(tmp_path / "out", "--json", code=4).stdout)
+        assert third in said["hint"]
+        with away(*(path for one in (*before, third) for path in objects_of(stored, one))):
+            assert "no other snapshot" in stored.restore(tmp_path / "out", code=4).stderr
     finally:
         db.write_bytes(whole)
 
 
-def test_a_lost_layer_names_those_that_do_not_need_it(three, tmp_path):
-    (db,) = objects_of(three, three.ids[2], DB)
-    with contextlib.closing(open_own(db.read_bytes(), load_identities(three.key))) as own:
+def test_a_lost_layer_names_those_that_do_not_need_it(stored, tmp_path):
+    (db,) = objects_of(stored, stored.ids[3], DB)
+    with contextlib.closing(open_own(db.read_bytes(), load_identities(stored.key))) as own:
         layers = [row[0].hex() for row in own.execute("SELECT hash FROM layers ORDER BY place")]
-    with away(next(path for path in three.blobs() if path.name == layers[-1])):
-        done = three.restore(tmp_path / "out", snapshot=three.ids[2], code=4)
+    with away(next(path for path in stored.blobs() if path.name == layers[-1])):
+        done = stored.restore(tmp_path / "out", snapshot=stored.ids[3], code=4)
         assert f"layer {layers[-1]}: missing" in done.stderr
-        sound = [s for s in three.ids[:2] if three.run("ls", *three.where, s, code=None).returncode == 0]
-        assert named(done) == sound == [three.ids[0]]
+        sound = [one for one in stored.ids[:3] if stored.run("ls", *stored.where, one, code=None).returncode == 0]
+        assert stored.ids[2] not in sound
+        assert named(done) == sound[-1:]

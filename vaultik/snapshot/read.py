@@ -160,7 +160,9 @@ def _named(what: str, missing: str) -> Iterator[None]:
     except ObjectNotFoundError as exc:
         raise IntegrityError(f"{what}: {missing}") from exc
     except IntegrityError as exc:
-        raise type(exc)(f"{what}: {exc}") from exc
+        named = type(exc)(f"{what}: {exc}")
+        named.layer = exc.layer
+        raise named from exc
 
 
 @contextmanager
