@@ -32,6 +32,12 @@ class Kind(enum.IntEnum):
     """Something stored is missing or damaged: another try finds the same."""
     REFUSED = 2
     """The store doesn't give one object away, others it does."""
+    CLASH = 3
+    """The target's file system takes its name for another's; it is not in the plan."""
+
+
+LASTING = f"({Kind.DAMAGED:d}, {Kind.CLASH:d})"
+"""Kinds of failures of which another try finds the same."""
 
 
 class Failure(NamedTuple):
@@ -87,8 +93,8 @@ def guarded(copy: sqlite3.Connection, entry: int) -> Iterator[None]:
 
 def may_try_again(copy: sqlite3.Connection) -> bool:
     """Tell whether something failed for another reason than damage: the next try may find it mended."""
-    failed = "SELECT 1 FROM failures WHERE kind <> ? UNION ALL SELECT 1 FROM notes WHERE failed"
-    return copy.execute(failed, (int(Kind.DAMAGED),)).fetchone() is not None
+    failed = f"SELECT 1 FROM failures WHERE kind NOT IN {LASTING} UNION ALL SELECT 1 FROM notes WHERE failed"
+    return copy.execute(failed).fetchone() is not None
 
 
 def go_on(copy: sqlite3.Connection, *, salvage: bool = False) -> None:
@@ -97,9 +103,9 @@ def go_on(copy: sqlite3.Connection, *, salvage: bool = False) -> None:
     What is damaged stays so; with `salvage` what can be read of it is still to be had.
     """
     with transaction(copy):
-        copy.execute("DELETE FROM failures WHERE kind <> ?", (int(Kind.DAMAGED),))
+        copy.execute(f"DELETE FROM failures WHERE kind NOT IN {LASTING}")
         if salvage:
-            copy.execute(f"DELETE FROM failures WHERE {NOT_SALVAGED}")
+            copy.execute(f"DELETE FROM failures WHERE kind = {Kind.DAMAGED:d} AND {NOT_SALVAGED}")
         copy.execute(f"DELETE FROM lost WHERE {NOT_SALVAGED}")
         copy.execute("DELETE FROM notes")
         copy.execute("DELETE FROM steps WHERE name <> 'snapshot'")

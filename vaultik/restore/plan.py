@@ -32,7 +32,7 @@ from vaultik.patterns import HINT, Patterns
 from vaultik.snapshot.tree import ROOT, iter_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 _PLAN_SCHEMA = """
@@ -99,7 +99,14 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def make_plan(copy: sqlite3.Connection, root: int, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
+def make_plan(
+    copy: sqlite3.Connection,
+    root: int,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    narrow: Callable[[sqlite3.Connection], None] = lambda _copy: None,
+) -> None:
     """Plan to restore what lies at and below an entry.
 
     Args:
@@ -108,6 +115,7 @@ def make_plan(copy: sqlite3.Connection, root: int, *, include: Sequence[str] = (
         include: gitignore patterns over the whole path; given any, only what fits one (and the
             directories that lead there) is wanted.
         exclude: patterns of what isn't wanted after all.
+        narrow: takes off `wanted` what the target can't take.
 
     Raises:
         ConfigError: a pattern is none.
@@ -124,6 +132,7 @@ def make_plan(copy: sqlite3.Connection, root: int, *, include: Sequence[str] = (
             " SELECT e.id FROM entries AS e JOIN below ON e.parent = below.id) SELECT id FROM below",
             (root,),
         )
+    narrow(copy)
     copy.execute(
         "INSERT INTO files SELECT e.id, coalesce(e.hardlink, e.id),"
         " min(e.id) OVER (PARTITION BY coalesce(e.hardlink, e.id)),"

@@ -15,6 +15,7 @@ from vaultik.errors import RestoreError
 from vaultik.restore import ledger, plan
 from vaultik.restore.attributes import AttributeWriter
 from vaultik.restore.blob import write_blob
+from vaultik.restore.clashes import leave_out_clashes
 from vaultik.restore.compare import Comparer
 from vaultik.restore.directories import Directories
 from vaultik.restore.finish import LAST, Finisher
@@ -170,7 +171,7 @@ class RestoreSession:
             self._begun = self._state.begin(self._choice(), found.name.snapshot, found.name.key)
             with naming_nearest(self.store(), found, self._identities):
                 fetch_snapshot(self.store(), found, self._identities, self._state.path, self._state.plan)
-            asked.make_plan(self.copy())
+            asked.make_plan(self.copy(), lambda copy: leave_out_clashes(copy, self._state.path, ROOT, STATE.encode()))
             attributes = AttributeWriter(self.copy())
             if left_out := plan.leave_out(self.copy(), STATE.encode()):
                 attributes.refuse(0, f"/{STATE}", left_out)

@@ -9,6 +9,7 @@ from vaultik.errors import IntegrityError, RestoreError, SelectionError
 from vaultik.model import NAME_OF_TYPE, ChunkId, EntryType, Mark
 from vaultik.restore import needs, plan
 from vaultik.restore.attributes import SPECIAL
+from vaultik.restore.clashes import leave_out_clashes
 from vaultik.restore.progress import NoProgress, Progress
 from vaultik.restore.salvage import joined, zeros
 from vaultik.restore.scratch import copied_snapshot
@@ -80,7 +81,12 @@ def fetch(
         place = target / os.fsdecode(entry.name) if target.is_dir() and entry.name else target
         place = place.absolute()
         _check_place(place, entry, force=force)
-        plan.make_plan(copy, entry.id)
+        above = place if place.is_dir() else place.parent
+        with target_errors(place):
+            if entry.type == "d":
+                plan.make_plan(copy, entry.id, narrow=lambda copy: leave_out_clashes(copy, above, entry.id))
+            else:
+                plan.make_plan(copy, entry.id)
         writing = Writing(store, identities, copy, entry, found.name.key, progress or NoProgress(), salvage=salvage)
         with target_errors(place):
             writing.run(place, force=force)

@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import stat
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -167,7 +168,11 @@ class State:
         with contextlib.suppress(OSError):
             # What was begun goes last: killed before that, the same command still knows what this is.
             for name in sorted(os.listdir(self._fd), key=lambda name: name == self._file.name):  # noqa: PTH208 - by descriptor
-                os.unlink(name, dir_fd=self._fd)
+                try:
+                    os.unlink(name, dir_fd=self._fd)
+                except IsADirectoryError:
+                    # Of names that were being tried out when a kill came.
+                    shutil.rmtree(name, dir_fd=self._fd)
             (self.home / STATE).rmdir()
         self.close()
 
