@@ -12,10 +12,10 @@ import pytest
 from tests.support.restores import leftovers
 from tests.support.run import restore_into
 from tests.support.site import Site
+from tests.support.snapshots import blobs_of
 from tests.support.tree import describe
 from vaultik.restore import salvage
 from vaultik.restore.asked import Asked
-from vaultik.restore.scratch import copied_snapshot
 from vaultik.secrets import load_identities
 from vaultik.store.open import open_store
 
@@ -48,20 +48,6 @@ def damage(site):
     data = bytearray(broken.read_bytes())
     data[len(data) // 2] ^= 1
     broken.write_bytes(data)
-
-
-def blobs_of(site, name):
-    """The blobs of a file, in its order."""
-    with copied_snapshot(
-        open_store(site.endpoint, site.bucket, site.prefix), load_identities(site.key), "latest"
-    ) as found:
-        rows = found.copy.execute(
-            "SELECT DISTINCT lower(hex(b.hash)) FROM entries AS e JOIN entry_chunks AS ec ON ec.entry = coalesce(e.hardlink, e.id)"
-            " JOIN chunks AS c ON c.id = ec.chunk JOIN blobs AS b ON b.id = c.blob WHERE e.name = ? ORDER BY ec.offset",
-            (name,),
-        ).fetchall()
-    paths = {path.name: path for path in site.blobs()}
-    return [paths[digest] for (digest,) in rows]
 
 
 @pytest.fixture(scope="module")

@@ -147,6 +147,12 @@ class FakeSession:
     def restore_blob(self, blob):
         self.copy.execute("UPDATE reads SET done = 1 WHERE blob = ?", (blob,))
 
+    def has_looked(self):
+        return "elsewhere" in self.steps
+
+    def look_elsewhere(self):
+        self.steps.add("elsewhere")
+
     def finish(self):
         assert self.next_wave() is None
         self.steps.add("finished")

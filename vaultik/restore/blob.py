@@ -61,6 +61,8 @@ def write_blob(
 def _write(copy: sqlite3.Connection, writer: FileWriter, fetched: Fetched, *, salvage: bool) -> int:
     """Put a chunk where it goes. Returns how many bytes that is."""
     total = 0
+    if fetched.damage is not None and not fetched.damage.refused:
+        writer.note_damaged(fetched.chunk.id)
     for place in needs.iter_places(copy, fetched.chunk.id):
         if fetched.damage is None:
             writer.write(place, fetched.data)

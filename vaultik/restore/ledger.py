@@ -76,6 +76,16 @@ def add_done(copy: sqlite3.Connection, entries: Sequence[int]) -> None:
         copy.executemany("INSERT OR IGNORE INTO done (entry) VALUES (?)", ((entry,) for entry in entries))
 
 
+def add_damaged(copy: sqlite3.Connection, chunks: Sequence[int]) -> None:
+    """Note chunks that can't be read where the snapshot says they are."""
+    copy.executemany("INSERT OR IGNORE INTO damaged VALUES (?)", ((chunk,) for chunk in chunks))
+
+
+def has_damage(copy: sqlite3.Connection) -> bool:
+    """Tell whether there are any."""
+    return copy.execute("SELECT 1 FROM damaged").fetchone() is not None
+
+
 @contextmanager
 def guarded(copy: sqlite3.Connection, entry: int) -> Iterator[None]:
     """Keep what goes wrong with one entry as its failure.

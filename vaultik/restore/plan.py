@@ -11,6 +11,7 @@ first wanted name is its prime: it gets the content, the others are linked to it
     written   which blobs have been written into the temporary that stands for a file of several chunks, and
               which are being written; a temporary that is made anew forgets all of them
     failures  what can't be brought back, and why
+    damaged   chunks that could not be read where the snapshot says they are
     lost      what of files can't be read, where their other parts are kept (salvage.py); `salvaged`: under which name
     refused   what could not be set, for each entry
     notes     what a person should know of paths that are not the plan's: what was changed, what could not be removed
@@ -48,6 +49,7 @@ CREATE TABLE written (entry INTEGER NOT NULL, blob INTEGER NOT NULL, complete IN
     PRIMARY KEY (entry, blob)) STRICT, WITHOUT ROWID;
 CREATE INDEX written_by_blob ON written (blob);
 CREATE TABLE failures (entry INTEGER PRIMARY KEY, kind INTEGER NOT NULL, reason TEXT NOT NULL) STRICT;
+CREATE TABLE damaged (chunk INTEGER PRIMARY KEY) STRICT;
 CREATE TABLE lost (entry INTEGER NOT NULL, offset INTEGER NOT NULL, size INTEGER NOT NULL, blob INTEGER NOT NULL, reason TEXT NOT NULL,
     PRIMARY KEY (entry, offset)) STRICT, WITHOUT ROWID;
 CREATE INDEX lost_by_blob ON lost (blob);

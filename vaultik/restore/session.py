@@ -11,6 +11,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from vaultik import linux
+from vaultik.core.names import parse_snapshot_key
 from vaultik.errors import RestoreError
 from vaultik.restore import ledger, plan
 from vaultik.restore.attributes import AttributeWriter
@@ -18,6 +19,7 @@ from vaultik.restore.blob import write_blob
 from vaultik.restore.clashes import leave_out_clashes
 from vaultik.restore.compare import Comparer
 from vaultik.restore.directories import Directories
+from vaultik.restore.elsewhere import look_elsewhere
 from vaultik.restore.finish import LAST, Finisher
 from vaultik.restore.likeness import KeptTimes, Likeness
 from vaultik.restore.own import Own
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 _FETCHED = "snapshot"
 _COMPARED = "compared"
+_LOOKED = "elsewhere"
 _FINISHED = "finished"
 
 
@@ -222,6 +225,18 @@ class RestoreSession:
                 others_work=self._others_work,
                 salvage=self._asked.salvage,
             )
+
+    def look_elsewhere(self) -> None:
+        """LookElsewhere: plan to read what is damaged from other blobs, if other snapshots name some that have it."""
+        with target_errors(self.target):
+            name = parse_snapshot_key((self._begun or self._state.read()).key)
+            if name is not None and ledger.has_damage(self.copy()):
+                look_elsewhere(self.store(), name, self._identities, self.copy(), self._state.path)
+            self._done(_LOOKED, AttributeWriter(self.copy()))
+
+    def has_looked(self) -> bool:
+        """Tell whether this run has looked elsewhere for what is damaged."""
+        return self.is_done(_LOOKED)
 
     def finish(self) -> None:
         """FinishTree: links, special files, flags, directories."""

@@ -46,6 +46,7 @@ class FileWriter:
         self._done: list[int] = []
         self._failures: dict[int, Failure] = {}
         self._lost: list[Lost] = []
+        self._damaged: list[int] = []
         self.finished = 0
         copy.execute("DELETE FROM written WHERE blob = ? AND NOT complete", (blob,))
         salvage.forget_lost(copy, blob)
@@ -65,6 +66,12 @@ class FileWriter:
                 _write_at(self._part(place.file), place.offset, data)
         except OSError as exc:
             self._fail(place.file.id, exc)
+
+    def note_damaged(self, chunk: int) -> None:
+        """Note a chunk that can't be read where the snapshot says it is."""
+        self._damaged.append(chunk)
+        if len(self._damaged) >= _KEEP:
+            self.flush()
 
     def lose(self, place: Place, size: int, reason: str) -> None:
         """Leave a hole in a file, where a chunk of that size can't be read; the rest of it is written.
@@ -122,10 +129,12 @@ class FileWriter:
             ledger.add_done(self._copy, self._done)
             ledger.add_failures(self._copy, self._failures)
             salvage.add_lost(self._copy, self._lost)
+            ledger.add_damaged(self._copy, self._damaged)
             self._attributes.flush()
         self._done.clear()
         self._failures.clear()
         self._lost.clear()
+        self._damaged.clear()
 
     def close(self) -> None:
         """Close what is open."""

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vaultik import interrupts
+from vaultik.core.names import parse_snapshot_key
 from vaultik.restore import ledger, plan
 from vaultik.restore.attributes import AttributeWriter
 from vaultik.restore.blob import write_blob
 from vaultik.restore.directories import Directories
+from vaultik.restore.elsewhere import look_elsewhere
 from vaultik.restore.finish import FINISH, LAST, Finisher
 from vaultik.restore.naming import open_directory, rename_new
 from vaultik.restore.report import RestoreReport, make_report
 from vaultik.restore.salvage import bring_beside
 from vaultik.restore.target import Target
+from vaultik.scratch import ScratchDirectory
 from vaultik.snapshot.fetch import can_read
 from vaultik.snapshot.tree import Entry, path_of
 
@@ -124,7 +127,19 @@ class Writing:
         self._progress.total(files=totals.files, bytes=totals.bytes, blobs=totals.blobs)
         finisher = Finisher(copy, target, self._attributes)
         Directories(copy, target, self._attributes).make()
+        self._read_blobs(target)
+        name = parse_snapshot_key(self._key)
+        if name is not None and ledger.has_damage(copy):
+            with ScratchDirectory() as scratch:
+                look_elsewhere(self._store, name, self._identities, copy, scratch.path)
+            self._read_blobs(target)
+        return finisher
+
+    def _read_blobs(self, target: Target) -> None:
+        copy = self._copy
         for blob in ledger.needed_blobs(copy):
+            if ledger.is_read(copy, blob):
+                continue
             write_blob(
                 self._store,
                 self._identities,
@@ -136,7 +151,6 @@ class Writing:
                 others_work=lambda: can_read(self._store, self._key),
                 salvage=self._salvage,
             )
-        return finisher
 
     def _finish(self, finisher: Finisher, names: Iterable[str]) -> None:
         steps = finisher.steps()
