@@ -48,7 +48,8 @@ Example:
 \b
 Paths stand under TARGET as they stood under /; TARGET itself keeps its own attributes. The same command continues an interrupted restore.
 With --force it updates what is in TARGET, and fetches only what differs; with --delete it also removes what
-SNAPSHOT doesn't have: look first with --dry-run.
+SNAPSHOT doesn't have: look first with --dry-run, which also says how many requests and bytes it takes.
+Of damaged files --salvage keeps what can be read, beside everything else.
 Exit codes: 0 done; 4 something stored is missing or damaged, the rest was restored; 2 usage,
 unknown snapshot, wrong identity; 1 store or target failed.
 """
