@@ -84,14 +84,14 @@ class StoredFrames:
         self._name = name_of(blob)
         self._others_work = others_work
         self._header: RangeOpener | VaultikError | None = None
-        """What opens its ranges, or why nothing does, once that is known."""
+        """What opens its ranges, or why nothing does for now, once that is known."""
         self._alone: bool | None = None
         """Whether it is this blob alone that the store refuses, once that is known."""
 
     @property
     def is_open(self) -> bool:
         """Whether the header has been read."""
-        return self._header is not None
+        return isinstance(self._header, RangeOpener)
 
     def begin_anew(self) -> None:
         """Forget what was read: the store gives another version from now on."""
@@ -107,6 +107,8 @@ class StoredFrames:
         Raises:
             StoreError: the store failed.
         """
+        if not self.is_open:
+            self._header = None
         try:
             total = plaintext_size(self._blob.size, self._blob.header_length)
         except FormatError as exc:
