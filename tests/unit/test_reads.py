@@ -159,7 +159,7 @@ def test_no_more_is_asked_for_than_may_be_held(large):
     fetching = BlobFetcher(store, large.identities, large.row).fetch(chunks)
     next(fetching)
     for thread in threading.enumerate():
-        if thread.daemon and thread is not threading.current_thread() and thread.name.startswith("Thread-"):
+        if thread.name == ahead.THREAD:
             thread.join(10)
     # Those on their way, the one that is being cut up, and the frames that are decoded ahead.
     assert len(store.asked) <= 2 * ahead.SIDE_BY_SIDE + 1

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vaultik.snapshot.reads import Range
 
 SIDE_BY_SIDE = 4
+THREAD = "vaultik-range"
 AHEAD_BYTES = 32 << 20
 """Bytes that have come or are on their way, but for one range that is larger."""
 
@@ -44,7 +45,7 @@ def side_by_side(read: Callable[[Range], bytes], ranges: Sequence[Range]) -> Ite
 
 def _soon(read: Callable[[Range], bytes], one: Range) -> Future[bytes]:
     future: Future[bytes] = Future()
-    threading.Thread(target=_run, args=(future, read, one), daemon=True).start()
+    threading.Thread(target=_run, args=(future, read, one), name=THREAD, daemon=True).start()
     return future
 
 
