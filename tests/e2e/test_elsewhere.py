@@ -11,9 +11,10 @@ from tests.support.site import Site
 from tests.support.snapshots import blobs_of
 
 
-@pytest.fixture
-def healed(tmp_path):
+@pytest.fixture(scope="module")
+def healed(tmp_path_factory):
     """Two snapshots; then all blobs of the first are damaged, and what the source still has was stored anew."""
+    tmp_path = tmp_path_factory.mktemp("healed")
     site = Site(tmp_path, chunk_size="64KiB", blob_size_limit="1MiB")
     site.source.mkdir()
     rng = random.Random(7)
@@ -56,9 +57,14 @@ def test_an_older_snapshot_takes_what_was_healed(healed, tmp_path):
 
 def test_another_snapshot_that_can_not_be_read_is_no_trouble(healed, tmp_path):
     site = healed
-    for path in site.objects(".sqlite.zst.age"):
-        if not path.name.startswith(site.old):
+    others = [path for path in site.objects(".sqlite.zst.age") if not path.name.startswith(site.old)]
+    whole = {path: path.read_bytes() for path in others}
+    try:
+        for path in others:
             os.truncate(path, 50)
-    report = json.loads(site.restore(tmp_path / "out", "--json", snapshot=site.old, code=4).stdout)
+        report = json.loads(site.restore(tmp_path / "out", "--json", snapshot=site.old, code=4).stdout)
+    finally:
+        for path, data in whole.items():
+            path.write_bytes(data)
     assert len(report["damaged"]) > 1
     assert leftovers(tmp_path / "out") == []
