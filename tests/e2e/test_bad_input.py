@@ -41,6 +41,17 @@ def refused(done, *words):
 GOOD = "source_dirs: [/etc]\nage_recipient: {recipient}\ns3: {{endpoint: 'file:///x', bucket: b}}\n"
 
 
+def test_an_unknown_key_of_a_section_is_answered_with_that_sections_keys(tmp_path):
+    site = Site(tmp_path)
+    text = GOOD.format(recipient=site.recipient).replace("bucket: b", "bucket: b, lock: {modus: governance, days: 1}")
+    site.config.write_text(text)
+    refused(
+        site.run("backup", site.config, code=2),
+        r"s3\.lock\.modus: unknown key",
+        "known here: mode, days|did you mean mode",
+    )
+
+
 @pytest.mark.parametrize(
     ("extra", "words"),
     [

@@ -211,6 +211,15 @@ class TestPrune:
         site.restore(site.tmp / "out")
         assert describe(site.restored(site.tmp / "out")) == describe(site.source)
 
+    def test_not_in_a_directory_and_not_even_in_a_dry_run(self, tmp_path):
+        local = Site(tmp_path)
+        make_tree(local.source)
+        local.backup()
+        before = describe(local.store)
+        done = local.run("prune", *local.where, "--extend-lock", "30d", "--dry-run", code=2)
+        assert "a directory has no locks" in done.stderr
+        assert describe(local.store) == before
+
     @pytest.mark.parametrize("period", ["0", "soon", "-3d", "99999d"])
     def test_what_is_no_time(self, site, period):
         done = site.run("prune", *site.where, f"--extend-lock={period}", code=2)

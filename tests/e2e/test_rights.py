@@ -84,6 +84,12 @@ class TestEnough:
             done = site.run("check", site.config, "--policy", use)
             assert json.loads(done.stdout) == policy(use, "vault", "host/")
 
+    def test_not_for_a_directory(self, tmp_path):
+        local = Site(tmp_path)
+        done = local.run("check", local.config, "--policy", "prune", code=2)
+        assert "a directory has no policies" in done.stderr
+        assert done.stdout == ""
+
 
 class TestCheck:
     def test_says_what_it_may(self, site):

@@ -91,6 +91,21 @@ class TestSigned:
         local.backup()
         assert verify(local, *signers(local)) == []
 
+    def test_who_signed_is_listed(self, local):
+        local.configure(signing_key=None)
+        unsigned = local.backup()["snapshot"]
+        local.configure(signing_key=str(local.tmp / "signing"))
+        signed = local.backup()["snapshot"]
+        done = local.run("snapshots", *local.where, *signers(local), "--json", code=4)
+        rows = {row["snapshot"]: row for row in json.loads(done.stdout)}
+        assert rows[signed]["signed_by"] == host_name()
+        assert rows[unsigned]["problem"] == "not signed by any of --signers"
+        shown = local.run("snapshots", *local.where, *signers(local), code=4).stdout.splitlines()
+        assert shown[0].endswith("signed by")
+        assert shown[1].endswith("(not signed by any of --signers)")
+        assert shown[2].endswith(host_name())
+        assert "signed" not in local.run("snapshots", *local.where).stdout
+
     def test_check_prints_the_line_for_the_other_side(self, local):
         said = local.run("check", local.config).stdout
         assert f"ok    signing: for --signers: {(local.tmp / 'allowed').read_text().strip()}" in said

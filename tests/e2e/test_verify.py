@@ -115,6 +115,13 @@ class TestWhatIsWhole:
         assert second.startswith(f"read: {blobs + 2} objects (")
         assert done.stderr == ""
 
+    def test_without_a_key_it_says_what_it_cannot_tell(self, local):
+        local.backup()
+        local.blobs()[0].unlink()
+        local.env |= KEYLESS
+        done = local.run("verify", *local.where, "--state", local.tmp / "verify.sqlite")
+        assert done.stdout.splitlines()[0].endswith("whether one is missing can't be told")
+
     def test_in_a_temporary_directory_of_any_name(self, local):
         local.backup()
         odd = local.tmp / os.fsdecode(b"caf\xe9 %41?#")
@@ -244,6 +251,17 @@ class TestWhatIsNot:
         assert (problem["kind"], problem["snapshots"]) == ("content", [snapshot])
         assert "missing" in problem["text"]
 
+    def test_a_lost_blob_of_a_snapshot_whose_manifest_is_damaged(self, local):
+        """Its DB says what it needs, unless nobody vouches for it."""
+        snapshot = local.backup()["snapshot"]
+        flip(local.objects(".manifest.zst.age")[0])
+        lost = holding(local, "two")
+        lost.unlink()
+        said = verify(local, code=4)
+        found = {problem["key"]: (problem["kind"], problem["snapshots"]) for problem in said["problems"]}
+        assert found[blob_key(BlobId(bytes.fromhex(lost.name)))] == ("missing", [snapshot])
+        assert [[path["path"] for path in files["paths"]] for files in said["files"]] == [[f"{local.source}/two"]]
+
     def test_a_db_without_a_manifest_is_noted_without_a_key_too(self, local):
         local.backup()
         local.objects(".manifest.zst.age")[0].unlink()
@@ -297,6 +315,15 @@ class TestParts:
         for _ in range(blobs):
             said = verify(local, "--sample", "1B", key=False)
         assert said["oldest"] > before, "and begin anew"
+
+    def test_deep_samples_are_not_content_with_what_was_merely_read(self, local):
+        local.backup()
+        blobs = len(local.blobs())
+        assert verify(local)["unread"]["objects"] == 0
+        for read in range(1, blobs + 1):
+            said = verify(local, "--deep", "--sample", "1B")
+            assert said["unread"]["objects"] == blobs - read
+            assert verify(local, "--sample", "1B", key=False)["unread"]["objects"] == 0, "nor forget it"
 
     def test_damage_is_found_again_each_time_and_keeps_none_from_being_read(self, local):
         local.backup()

@@ -1,7 +1,7 @@
 """SIGKILL at random moments to real backups and prunes, over a directory and over S3, until they are let through.
 
 Then every promise is looked at: what is listed is whole, each object is what its name says, the spool is empty, the
-newest snapshot is the source. `make soak` kills a thousand times.
+newest snapshot is the source. `make soak` kills a thousand times; with -rP it says what was killed how often.
 """
 
 import hashlib
@@ -9,12 +9,14 @@ import json
 import os
 import random
 import signal
-import subprocess
+import sys
 import time
+from collections import Counter
 
 import pytest
 
 from tests.conftest import S3_GROUP, make_site
+from tests.support import prefork
 from tests.support.tree import compare
 from vaultik.store.open import open_store
 
@@ -28,22 +30,24 @@ def edit(site, rng):
     (site.source / f"file {rng.randrange(40):02}").unlink(missing_ok=True)
 
 
-def kill_one(site, rng, arguments):
-    """Start a command and kill all of it at some moment; sometimes it is through by then. Returns whether it was killed."""
-    process = subprocess.Popen(
-        site.command(*arguments),
-        env=site.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    time.sleep(rng.uniform(0.15, 1.1))
-    killed = process.poll() is None
-    if killed:
-        os.killpg(process.pid, signal.SIGKILL)
-    said = process.communicate()[1].decode()
+def kill_one(site, rng, arguments, lasts):
+    """Start a command and kill all of it at some moment; sometimes it is through by then.
+
+    Args:
+        site: where.
+        rng: chooses the moment.
+        arguments: of the command.
+        lasts: seconds that it takes, by command; kept such that now and then one is through, however busy the machine
+            and however much the killed ones have left to do.
+
+    Returns:
+        Whether it was killed.
+    """
+    code, _, said = prefork.run_for(arguments, site.environment(), rng.uniform(0, lasts[arguments[0]]))
     assert "Traceback" not in said, said
-    return killed
+    is_killed = code == -signal.SIGKILL
+    lasts[arguments[0]] *= 1.02 if is_killed else 0.9
+    return is_killed
 
 
 def check_store(site):
@@ -68,13 +72,16 @@ def test_killed_again_and_again(request, tmp_path, kind):
     site.source.mkdir()
     for n in range(40):
         (site.source / f"file {n:02}").write_bytes(rng.randbytes(rng.randint(1, 300_000)))
+    began = time.monotonic()
     site.backup()
-    killed = 0
-    while killed < KILLS // 2:
+    lasts = dict.fromkeys(("backup", "prune"), time.monotonic() - began)
+    tally = Counter()
+    while sum(count for (_, killed), count in tally.items() if killed) < KILLS // 2:
         edit(site, rng)
         backup = ["backup", site.config, "--cron", "--workers", rng.randint(1, 2)]
         prune = ["prune", *site.where, "--keep-last", rng.randint(1, 3), "--grace", "0", "--allow-shrink", "--yes"]
-        killed += kill_one(site, rng, rng.choice([backup, backup, prune]))
+        command = rng.choice([backup, backup, prune])
+        tally[command[0], kill_one(site, rng, command, lasts)] += 1
     site.backup("--workers", "2")
     site.run("prune", *site.where, "--keep-last", "2", "--grace", "0", "--allow-shrink", "--yes")
     site.backup()
@@ -83,3 +90,5 @@ def test_killed_again_and_again(request, tmp_path, kind):
         site.restore(tmp_path / row["snapshot"], snapshot=row["snapshot"])
     assert compare(site.source, site.restored(tmp_path / rows[-1]["snapshot"])) == []
     assert site.spooled() == []
+    for (command, killed), count in sorted(tally.items()):
+        sys.stdout.write(f"{kind}: {command}: {count} {'killed' if killed else 'let through'}\n")

@@ -15,6 +15,10 @@ from tests.conftest import S3_GROUP, make_site
 from tests.support.proxy import Proxy
 from tests.support.restores import leftovers
 from tests.support.tree import describe, make_tree
+from vaultik.restore.asked import Asked
+from vaultik.restore.session import RestoreSession
+from vaultik.secrets import load_identities
+from vaultik.store.open import open_store
 
 pytestmark = S3_GROUP
 
@@ -160,3 +164,27 @@ def test_an_update_fetches_only_what_differs(proxied, tmp_path):
     assert report["unchanged"] == report["files"] - 2
     assert 0 < sum(request.size for request in blob_requests(proxy.requests[seen:])) < 2_000_000
     assert describe(at) == describe(site.source)
+
+
+def test_killed_in_the_midst_of_its_plan(local_site, tmp_path, monkeypatch):
+    """By luigi with two workers one process makes the plan anew, and another one has looked at the old one."""
+    make_tree(local_site.source)
+    local_site.backup()
+    identities = load_identities(local_site.key)
+    session = RestoreSession(
+        lambda: open_store(local_site.endpoint, local_site.bucket, local_site.prefix),
+        identities,
+        Asked(tmp_path / "out", "latest"),
+    )
+    monkeypatch.setattr(Asked, "make_plan", lambda _self, copy: (copy.commit(), os.kill(os.getpid(), signal.SIGKILL)))
+    if (child := os.fork()) == 0:
+        with contextlib.suppress(BaseException):
+            session.begin()
+            session.fetch_snapshot()
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert (tmp_path / "out/.vaultik-restore/plan.sqlite").exists()
+    where = ["--endpoint", local_site.endpoint, "--bucket", local_site.bucket, "--prefix", local_site.prefix]
+    local_site.luigi("Restore", *where, "--target", str(tmp_path / "out"), "--workers", "2")
+    assert describe(local_site.restored(tmp_path / "out")) == describe(local_site.source)
+    assert leftovers(tmp_path / "out") == []

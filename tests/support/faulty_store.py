@@ -112,6 +112,10 @@ class FaultyStore:
         self._knows_time = False
 
     @property
+    def can_lock(self):
+        return self.inner.can_lock
+
+    @property
     def location(self):
         return self.inner.location
 

@@ -13,6 +13,8 @@ from vaultik.store.base import Listing, ObjectInfo
 class MemoryStore:
     """Objects in a dict that several stores may share."""
 
+    can_lock = True
+
     def __init__(self, prefix="", shared=None, clock=time.time):
         self._prefix = prefix
         self._objects = {} if shared is None else shared

@@ -9,6 +9,7 @@ from vaultik.config.secret import secret_access_key
 from vaultik.errors import LocalIndexError
 from vaultik.index import chunks, db, runs, state
 from vaultik.index.db import mapped, transaction
+from vaultik.shown import plural
 from vaultik.store.open import open_store
 
 if TYPE_CHECKING:
@@ -61,9 +62,11 @@ def bind_store(session: Session) -> None:
     if moved:
         session.emit(notice="another store than last time: everything that isn't there is uploaded")
     if found.outdated:
-        session.emit(notice=f"the recipients changed: {found.outdated} blobs are sealed again, for all of them")
+        session.emit(
+            notice=f"the recipients changed: {plural(found.outdated, 'blob')} to be sealed again, for all of them"
+        )
     if found.expired and not found.superseded:
-        session.emit(notice=f"{found.expired} blobs were uploaded too long ago to be relied on: they are sealed again")
+        session.emit(notice=f"{plural(found.expired, 'blob')} uploaded too long ago to be relied on: sealed again")
     with transaction(index):
         for text in _warnings(found, store.location, moved=moved):
             runs.add_problem(index, session.run, runs.WARNING, b"", text)
@@ -99,7 +102,7 @@ def open_bound_store(index: sqlite3.Connection, s3: S3, pace: Pace | None) -> St
 def _warnings(found: Reliance, location: str, *, moved: bool) -> Iterator[str]:
     """Yield what a person has to know, also one who only sees what cron sends."""
     if found.lost and not moved:
-        yield f"{found.lost} blobs that were stored are not in {location} any more: what they held is uploaded again"
+        yield f"{plural(found.lost, 'blob')} no longer in {location}: what was stored in them is uploaded again"
     if found.superseded:
         yield (
             "another copy of this host (a clone, or this one before it was rolled back) has written snapshots since its"

@@ -24,7 +24,7 @@ from vaultik.core.chunker import Chunker
 from vaultik.core.names import blob_key
 from vaultik.core.sshsig import public_line
 from vaultik.directories import others_may_write
-from vaultik.errors import LocalIndexError, SourceError, StoreError, VaultikError
+from vaultik.errors import ConfigError, LocalIndexError, SourceError, StoreError, VaultikError
 from vaultik.model import BlobId
 from vaultik.recipients import check_recipient
 from vaultik.signing import load_signing_key
@@ -76,11 +76,7 @@ def check(config: Path, policy: str | None, as_json: bool) -> None:
     """Try what CONFIG says: recipients, sources, index, spool, store and its rights, clock, limits."""
     settings = load_config(config)
     if policy is not None:
-        click.echo(
-            json.dumps(
-                policy_for(policy, settings.s3.bucket, settings.s3.prefix, locks=settings.s3.lock is not None), indent=2
-            )
-        )
+        click.echo(json.dumps(_policy(policy, settings), indent=2))
         return
     findings = [Finding("config", OK, str(config)), *(Finding("config", WARN, text) for text in settings.warnings)]
     for what, probe in _PROBES.items():
@@ -93,6 +89,15 @@ def check(config: Path, policy: str | None, as_json: bool) -> None:
             if finding.hint:
                 click.echo(f"        hint: {printable(finding.hint)}")
     sys.exit(max((f.exit_code for f in findings), default=0))
+
+
+def _policy(use: str, settings: Config) -> dict[str, object]:
+    if settings.local_store is not None:
+        raise ConfigError(
+            f"--policy: {settings.local_store}: a directory has no policies",
+            hint="who may do what there is a matter of its owner and mode",
+        )
+    return policy_for(use, settings.s3.bucket, settings.s3.prefix, locks=settings.s3.lock is not None)
 
 
 def _tried(what: str, probe: Callable[[Config], list[Finding]], settings: Config) -> list[Finding]:

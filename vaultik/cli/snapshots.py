@@ -9,27 +9,40 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaultik.cli.common import identity_option, json_option, load_identities, printable, store_of, store_options
+from vaultik.cli.common import (
+    identity_option,
+    json_option,
+    load_identities,
+    load_signers,
+    printable,
+    signers_option,
+    store_of,
+    store_options,
+)
 from vaultik.cli.progress import human_bytes
-from vaultik.errors import IdentityError, IntegrityError, NoMatchingIdentityError, SelectionError
+from vaultik.errors import IdentityError, IntegrityError, NoMatchingIdentityError, SelectionError, SignatureError
 from vaultik.snapshot.find import FoundSnapshot, list_snapshots, read_manifest, when
+from vaultik.snapshot.signed import check_signed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from vaultik.core.identity import Identity
+    from vaultik.core.sshsig import Signer
     from vaultik.store.base import Store
 
 _NOT_OURS = "for another identity"
 _DAMAGED = "manifest damaged or missing"
+_UNSIGNED = "not signed by any of --signers"
 
 EPILOG = """\b
 Example:
   vaultik snapshots my-bucket host1/
 \b
-Without an identity ids, times and sizes are shown; with one also hosts, entries and content.
+Without an identity ids, times and sizes are shown; with one also hosts, entries and content,
+and with --signers who signed.
 Exit codes: 0 done; 2 no snapshot there, or none for this identity; 1 store failed; 4 a manifest is
-damaged (the others are listed).
+damaged, or not signed by any of --signers (the others are listed).
 """
 
 
@@ -38,19 +51,27 @@ damaged (the others are listed).
 @click.argument("prefix")
 @store_options
 @identity_option
+@signers_option
 @json_option
 def snapshots(
-    bucket: str, prefix: str, endpoint: str | None, region: str | None, identity: Path | None, as_json: bool
+    bucket: str,
+    prefix: str,
+    endpoint: str | None,
+    region: str | None,
+    identity: Path | None,
+    signers: Path | None,
+    as_json: bool,
 ) -> None:
     """List the snapshots in BUCKET under PREFIX, oldest first."""
-    identities = _identities(identity)
+    believed = load_signers(signers)
+    identities = load_identities(identity) if believed is not None else _identities(identity)
     with closing(store_of(endpoint, region, bucket, prefix)) as store:
         found = list_snapshots(store)
         if not found:
             raise SelectionError(
                 f"no snapshot in {store.location}", hint="check bucket and prefix; vaultik backup makes the first one"
             )
-        rows = [_row(store, snapshot, identities) for snapshot in found]
+        rows = [_row(store, snapshot, identities, believed) for snapshot in found]
     if as_json:
         click.echo(json.dumps(rows))
     else:
@@ -59,7 +80,7 @@ def snapshots(
     problems = [row["problem"] for row in rows if "problem" in row]
     if not identities:
         click.echo("Without an identity only names, times and sizes can be seen.", err=True)
-    elif _DAMAGED in problems:
+    elif _DAMAGED in problems or _UNSIGNED in problems:
         sys.exit(IntegrityError.exit_code)
     elif len(problems) == len(rows):
         raise NoMatchingIdentityError(
@@ -77,7 +98,9 @@ def _identities(path: Path | None) -> list[Identity]:
         raise
 
 
-def _row(store: Store, snapshot: FoundSnapshot, identities: list[Identity]) -> dict[str, Any]:
+def _row(
+    store: Store, snapshot: FoundSnapshot, identities: list[Identity], believed: list[Signer] | None
+) -> dict[str, Any]:
     row: dict[str, Any] = {
         "snapshot": snapshot.name.snapshot,
         "source": snapshot.source8,
@@ -88,8 +111,11 @@ def _row(store: Store, snapshot: FoundSnapshot, identities: list[Identity]) -> d
         return row
     try:
         facts = read_manifest(store, snapshot, identities)
+        signer = check_signed(snapshot, facts, believed) if believed is not None else None
     except NoMatchingIdentityError:
         return row | {"problem": _NOT_OURS}
+    except SignatureError as exc:
+        return row | {"problem": _UNSIGNED, "reason": str(exc)}
     except IntegrityError as exc:
         return row | {"problem": _DAMAGED, "reason": str(exc)}
     return row | {
@@ -99,6 +125,7 @@ def _row(store: Store, snapshot: FoundSnapshot, identities: list[Identity]) -> d
         "bytes": facts.bytes,
         "blobs": len(facts.blobs),
         "stored_bytes": sum(size for _, size in facts.blobs),
+        **({"signed_by": ",".join(signer.principals)} if signer is not None else {}),
     }
 
 
@@ -106,6 +133,8 @@ def _lines(rows: list[dict[str, Any]], *, known: bool) -> list[str]:
     head = ["snapshot", "put at (UTC)", "source", "metadata"] + (
         ["host", "entries", "content", "stored"] if known else []
     )
+    if any("signed_by" in row for row in rows):
+        head.append("signed by")
     table = [head]
     for row in rows:
         stored = row["stored"].replace("T", " ").removesuffix("Z")
@@ -119,6 +148,7 @@ def _lines(rows: list[dict[str, Any]], *, known: bool) -> list[str]:
                 f"{row['entries']:,}",
                 human_bytes(row["bytes"]),
                 human_bytes(row["stored_bytes"]),
+                *([printable(row["signed_by"])] if "signed_by" in row else []),
             ]
         table.append(line + [""] * (len(head) - len(line)))
     widths = [max(len(line[column]) for line in table) for column in range(len(head))]

@@ -281,7 +281,7 @@ class Document:
         return kind(f"{place}: {veiled(reason)}", hint=hint and veiled(hint))
 
 
-_SECTIONS: dict[str, type[msgspec.Struct]] = {"$.s3": S3, "$.hooks": Hooks, "$.commands": Stream}
+_SECTIONS: dict[str, type[msgspec.Struct]] = {"$.s3": S3, "$.s3.lock": Lock, "$.hooks": Hooks, "$.commands": Stream}
 
 _PARSERS: dict[type, Callable[[Any], Any]] = {
     Command: parse_command,

@@ -126,7 +126,7 @@ def _check_config(index: sqlite3.Connection, config_path: Path) -> None:
     if bound is not None and bound != path:
         raise ConfigError(
             f"index belongs to the config {bound}, not to {path}",
-            hint="give each config its own index_path, or pass --adopt if the config file was moved",
+            hint=f"give each config its own index_path; if the file was moved: vaultik backup {config_path} --adopt",
         )
 
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from vaultik.core.names import blob_key
+from vaultik.errors import ConfigError
 from vaultik.maintain.blob_table import Hold
 from vaultik.maintain.plan import DROP, HOLD
 from vaultik.model import BlobId
@@ -26,6 +27,19 @@ SCHEMA = "CREATE TABLE IF NOT EXISTS locks (key TEXT PRIMARY KEY, until REAL NOT
 _THREADS = 8
 _BATCH = 1000
 _DEFAULT_MODE = "governance"
+
+
+def check_can_lock(store: Store) -> None:
+    """Refuse to lock where nothing can be.
+
+    Raises:
+        ConfigError: the store is of a kind that has no locks.
+    """
+    if not store.can_lock:
+        raise ConfigError(
+            f"--extend-lock: {store.location}: a directory has no locks",
+            hint="leave it out; Object Lock is a bucket's, set when it is made",
+        )
 
 
 def locked_until(store: Store, keys: Iterable[str]) -> dict[str, float]:

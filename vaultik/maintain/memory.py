@@ -22,16 +22,23 @@ if TYPE_CHECKING:
     from vaultik.store.base import Store
 
 _SCHEMA = """
-CREATE TABLE memory.store (location TEXT NOT NULL) STRICT;
-CREATE TABLE memory.objects (sha256 BLOB PRIMARY KEY, size INTEGER NOT NULL, at REAL NOT NULL, is_right INTEGER NOT NULL,
-    content BLOB) STRICT, WITHOUT ROWID;
-CREATE TABLE memory.passes (kind TEXT PRIMARY KEY, since REAL NOT NULL) STRICT;
-CREATE TABLE memory.seen (key TEXT PRIMARY KEY, source TEXT NOT NULL, modified REAL NOT NULL) STRICT, WITHOUT ROWID
+CREATE TABLE IF NOT EXISTS memory.store (location TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS memory.objects (sha256 BLOB PRIMARY KEY, size INTEGER NOT NULL, at REAL NOT NULL,
+    is_right INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS memory.depths (sha256 BLOB PRIMARY KEY, at REAL NOT NULL, content BLOB) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS memory.passes (kind TEXT PRIMARY KEY, since REAL NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS memory.seen (key TEXT PRIMARY KEY, source TEXT NOT NULL, modified REAL NOT NULL) STRICT, WITHOUT ROWID
 """
 _SYSTEM = Path("/var/lib/vaultik")
 _GOES_ON_S = GRACE_S
 """An interrupted verification that is older is begun anew."""
-_TABLES = [("objects",), ("passes",), ("seen",), ("store",)]
+_TABLES = {"objects", "depths", "passes", "seen", "store"}
+_REMEMBERED = {
+    False: "CREATE TEMP VIEW remembered AS SELECT sha256, size, at, is_right, NULL AS content FROM memory.objects",
+    True: "CREATE TEMP VIEW remembered AS SELECT o.sha256, o.size, d.at, o.is_right, d.content"
+    " FROM memory.objects AS o LEFT JOIN memory.depths AS d USING (sha256)",
+}
+"""What a verification goes by: a deep one is not content with what a shallow one has read."""
 
 
 class Seen(NamedTuple):
@@ -52,13 +59,14 @@ def default_path(store: Store) -> Path:
     return (Path(home) if home else Path.home() / ".local/state") / "vaultik" / name
 
 
-def attach(db: sqlite3.Connection, path: Path | None, store: Store) -> None:
-    """Attach the memory of a store to a connection, making it (0600) if it isn't there.
+def attach(db: sqlite3.Connection, path: Path | None, store: Store, *, deep: bool) -> None:
+    """Attach the memory of a store to a connection, making it (0600) if it isn't there; the view `remembered` shows it.
 
     Args:
         db: the connection.
         path: where it is; None for the place that belongs to the store, which is made as well.
         store: whose.
+        deep: what counts is what was decrypted and looked into.
 
     Raises:
         ConfigError: it is another store's.
@@ -74,7 +82,9 @@ def attach(db: sqlite3.Connection, path: Path | None, store: Store) -> None:
         db.execute("PRAGMA memory.synchronous = NORMAL")
         found = _prepare(db, location)
         # A clock that was ahead would make them look read for a long time to come.
-        db.execute("DELETE FROM memory.objects WHERE at > ?", (time.time(),))
+        for table in ("objects", "depths"):
+            db.execute(f"DELETE FROM memory.{table} WHERE at > ?", (time.time(),))
+        db.execute(_REMEMBERED[deep])
     except (OSError, sqlite3.Error) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
         raise LocalIndexError(
@@ -88,13 +98,13 @@ def attach(db: sqlite3.Connection, path: Path | None, store: Store) -> None:
 
 def _prepare(db: sqlite3.Connection, location: str) -> str:
     db.execute("BEGIN IMMEDIATE")
-    tables = db.execute("SELECT name FROM memory.sqlite_schema WHERE type = 'table' ORDER BY name").fetchall()
-    if not tables:
-        for statement in _SCHEMA.split(";"):
-            db.execute(statement)
-        db.execute("INSERT INTO memory.store VALUES (?)", (location,))
-    elif tables != _TABLES:
+    tables = {name for (name,) in db.execute("SELECT name FROM memory.sqlite_schema WHERE type = 'table'")}
+    if tables and not {"store"} <= tables <= _TABLES:
         raise sqlite3.DatabaseError("not the state of a verification")
+    for statement in _SCHEMA.split(";"):
+        db.execute(statement)
+    if not tables:
+        db.execute("INSERT INTO memory.store VALUES (?)", (location,))
     db.execute("COMMIT")
     (found,) = db.execute("SELECT location FROM memory.store").fetchone()
     return str(found)
@@ -114,9 +124,17 @@ def end_pass(db: sqlite3.Connection, kind: str) -> None:
     db.execute("DELETE FROM memory.passes WHERE kind = ?", (kind,))
 
 
-def note(db: sqlite3.Connection, sha256: bytes, size: int, at: float, content: bytes | None, *, is_right: bool) -> None:
-    """Note that an object was read, whether its bytes were what its name says, and for which `content` it was."""
-    db.execute("INSERT OR REPLACE INTO memory.objects VALUES (?, ?, ?, ?, ?)", (sha256, size, at, is_right, content))
+def note(db: sqlite3.Connection, sha256: bytes, size: int, at: float, *, is_right: bool) -> None:
+    """Note that an object was read, and whether it was right; what is wrong was never looked into."""
+    row = (sha256, size, at, is_right)
+    db.execute("INSERT OR REPLACE INTO memory.objects (sha256, size, at, is_right) VALUES (?, ?, ?, ?)", row)
+    if not is_right:
+        db.execute("DELETE FROM memory.depths WHERE sha256 = ?", (sha256,))
+
+
+def note_depth(db: sqlite3.Connection, sha256: bytes, at: float, content: bytes | None) -> None:
+    """Note that what is in an object was right, for the `content` that the snapshots say of it."""
+    db.execute("INSERT OR REPLACE INTO memory.depths VALUES (?, ?, ?)", (sha256, at, content))
 
 
 def find_vanished(db: sqlite3.Connection, listed: Mapping[str, Seen], now: float) -> dict[str, Seen]:

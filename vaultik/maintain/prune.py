@@ -81,10 +81,13 @@ class PruneSession(StepSession):
         Raises:
             PruneRefusedError: something is in the way; the hint names the way out.
             SelectionError: what is given up isn't there.
+            ConfigError: locks are asked for where there are none.
             NoMatchingIdentityError: the identities open nothing.
             StoreError: the store failed.
             LocalIndexError: the disk under the temporary directory failed.
         """
+        if self._request.lock_s is not None:
+            locks.check_can_lock(self.store())
         now = inventory.check_clock(self.store())
         with self._disk_errors():
             found = inventory.take_inventory(self.store())

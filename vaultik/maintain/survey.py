@@ -50,7 +50,7 @@ class Surveyed(NamedTuple):
     facts: Manifest | None
     """Its manifest without the list of blobs; None if it can't be believed."""
     number: int | None
-    """Its number among the references."""
+    """Its number among the references, which are its DB's where its manifest is damaged."""
     problem: VaultikError | None
     signer: Signer | None = None
     """Who signed it, where that matters."""
@@ -100,6 +100,11 @@ class Surveyor:
             found = find_manifest(self._store, found)
         try:
             facts = read_manifest(self._store, found, self._identities)
+        except (IntegrityError, NoMatchingIdentityError, ObjectNotFoundError) as exc:
+            check_still_there(self._store, found)
+            number = self._said_by_db(found) if with_db and isinstance(exc, IntegrityError) else None
+            return Surveyed(found, None, number, exc)
+        try:
             found = with_its_size(self._store, found, facts.dbs[0][1])
             blobs = {bytes.fromhex(blob): size for blob, size in facts.blobs}
             _check_names(found, facts, len(blobs))
@@ -122,6 +127,18 @@ class Surveyor:
         except NoMatchingIdentityError:
             return False
         return True
+
+    def _said_by_db(self, found: FoundSnapshot) -> int | None:
+        """Take what a snapshot refers to from its DB; returns its number, None if nobody vouches for that."""
+        if self._signers is not None:
+            return None
+        try:
+            if not self._opens_db(found):
+                return None
+            with open_snapshot(self._store, found, self._identities, self._directory) as db:
+                return self._references.add(dict(db.execute("SELECT hash, size FROM blobs")))
+        except (IntegrityError, ObjectNotFoundError):
+            return None
 
     def _check_db(self, found: FoundSnapshot, facts: Manifest, blobs: dict[bytes, int]) -> None:
         with open_snapshot(self._store, found, self._identities, self._directory) as db:

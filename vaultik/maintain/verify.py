@@ -108,7 +108,7 @@ class VerifySession(StepSession):
             "INSERT INTO reads (key, sha256, size, modified) SELECT key, sha256, size, modified FROM (SELECT o.*,"
             " o.snapshot IS NULL AS is_blob, v.is_right IS 0 AS is_wrong, sum(o.size) OVER (PARTITION BY o.snapshot IS NULL"
             " ORDER BY v.is_right IS 0, coalesce(v.at, 0), o.sha256) - o.size AS sooner"
-            " FROM objects AS o LEFT JOIN memory.objects AS v USING (sha256)) WHERE NOT is_blob OR is_wrong OR sooner < ?"
+            " FROM objects AS o LEFT JOIN remembered AS v USING (sha256)) WHERE NOT is_blob OR is_wrong OR sooner < ?"
             " ORDER BY is_blob, is_wrong DESC, sooner",
             (sample.of(int(stored)) if sample else math.inf,),
         )
@@ -145,7 +145,7 @@ class VerifySession(StepSession):
         place = 0
         query = (
             "SELECT r.place, r.key, r.sha256, r.size, v.at >= ? AND v.at >= r.modified AND v.size = r.size, v.content"
-            " FROM reads AS r LEFT JOIN memory.objects AS v ON v.sha256 = r.sha256 AND v.is_right"
+            " FROM reads AS r LEFT JOIN remembered AS v ON v.sha256 = r.sha256 AND v.is_right"
             " WHERE r.place > ? ORDER BY r.place LIMIT 1"
         )
         while row := self.db().execute(query, (since, place)).fetchone():
@@ -183,8 +183,9 @@ class VerifySession(StepSession):
         blob = parse_blob_key(item.key)
         self.emit(done=1, done_bytes=item.size)
         is_right = reading.problem is None
-        seen = self._content(item.key) if is_right else None
-        memory.note(db, item.sha256, item.size, time.time(), seen, is_right=is_right)
+        memory.note(db, item.sha256, item.size, time.time(), is_right=is_right)
+        if is_right and self._request.deep:
+            memory.note_depth(db, item.sha256, time.time(), self._content(item.key))
         if reading.problem is None:
             self._count(_RIGHT, item.size)
             return
@@ -276,9 +277,9 @@ class VerifySession(StepSession):
     def report(self) -> VerifyReport:
         """Return what came of it."""
         db = self.db()
-        blobs = "SELECT count(*), total(o.size) FROM objects AS o LEFT JOIN memory.objects AS v USING (sha256) WHERE snapshot IS NULL"
+        blobs = "SELECT count(*), total(o.size) FROM objects AS o LEFT JOIN remembered AS v USING (sha256) WHERE snapshot IS NULL"
         (oldest,) = db.execute(
-            "SELECT min(v.at) FROM objects AS o JOIN memory.objects AS v USING (sha256) WHERE snapshot IS NULL"
+            "SELECT min(v.at) FROM objects AS o JOIN remembered AS v USING (sha256) WHERE snapshot IS NULL"
         ).fetchone()
         (snapshots,) = db.execute("SELECT count(DISTINCT snapshot) FROM objects").fetchone()
         (is_any_closed,) = db.execute("SELECT EXISTS (SELECT 1 FROM chosen WHERE number IS NULL)").fetchone()
@@ -304,7 +305,7 @@ class VerifySession(StepSession):
         db = self._connect_plain()
         if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'objects'").fetchone():
             db.executescript(f"BEGIN; {_SCHEMA}; COMMIT")
-        memory.attach(db, self._request.state, self.store())
+        memory.attach(db, self._request.state, self.store(), deep=self._request.deep)
         return db
 
     def _connect_plain(self) -> sqlite3.Connection:

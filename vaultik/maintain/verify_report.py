@@ -62,6 +62,8 @@ def summary(report: VerifyReport) -> str:
     stored = f"{plural(report.snapshots, 'snapshot')}, {_amount(report.blobs, 'blob')} in {printable(report.location)}"
     if report.has_surveyed and not report.problems:
         stored += ": every blob that they name is stored, with its size"
+    elif not report.has_surveyed:
+        stored += "; not all lists of blobs could be opened: whether one is missing can't be told"
     read = f"{'read to the last chunk' if report.deep else 'read'}: {_amount(report.read, 'object')}"
     if report.before.objects:
         read += f", {report.before.objects:,} of them before it was interrupted"

@@ -300,7 +300,11 @@ class RestoreSession:
                     self._give_up(begun)
                 elif not begun.is_of_this_boot:
                     self._state.forget_plan()
-                elif self.is_done(_FETCHED) and (
+                elif not self.is_done(_FETCHED):
+                    # Killed while it was made. Another process makes the next one: this one may keep no connection to it.
+                    self.close()
+                    self._state.forget_plan()
+                elif (
                     self._asked.delete
                     or self._asked.salvage
                     or not self.is_done(_FINISHED)

@@ -80,6 +80,11 @@ class Store(Protocol):
         """Endpoint, bucket and prefix in one line without any secret; equal for equal stores."""
         ...
 
+    @property
+    def can_lock(self) -> bool:
+        """Whether stores of this kind know Object Lock; a bucket may still have none."""
+        ...
+
     def now(self) -> float:
         """Return the store's own time, seconds since 1970.
 

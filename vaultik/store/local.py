@@ -47,6 +47,8 @@ _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 class LocalStore:
     """A bucket folder and prefix under an endpoint directory."""
 
+    can_lock = False
+
     def __init__(
         self, endpoint: Path, bucket: str, prefix: str, *, create: bool = False, pace: Pace | None = None
     ) -> None:

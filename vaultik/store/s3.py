@@ -54,6 +54,8 @@ _ATTEMPTS = 8
 class S3Store:
     """A bucket and prefix."""
 
+    can_lock = True
+
     def __init__(
         self,
         endpoint: str | None,

@@ -1,0 +1,123 @@
+"""The command line without its half second of imports: a process that has done them forks itself for every call.
+
+What is forked runs `vaultik.cli.main` as the command does, in a session of its own, so that all of it can be killed.
+It is the command but for its argv in /proc, and for what Python does before it imports anything: `fits` tells.
+"""
+
+import atexit
+import importlib
+import json
+import os
+import pkgutil
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import vaultik.cli
+import vaultik.tasks
+from vaultik.cli.main import main
+
+_ROOT = Path(__file__).parents[2]
+_LARGEST = 1 << 20
+_AT_START = ("PYTHON", "LUIGI", "LC_", "LANG")
+"""What Python and Luigi look at when they begin."""
+_idle = []
+
+
+def fits(environment):
+    """Whether a command would be the same if it began in this process's environment."""
+    return _at_start(environment) == _at_start(_environment())
+
+
+def run_for(arguments, environment, seconds=None):
+    """Let a command run for so long, then kill all of it.
+
+    Args:
+        arguments: after `vaultik`.
+        environment: all of it.
+        seconds: how long; None for as long as it takes.
+
+    Returns:
+        Its exit code, -9 if it was killed, and what it said on standard output and standard error.
+    """
+    forker = _idle.pop() if _idle else _Forker()
+    with open(os.memfd_create("out"), "rb") as out, open(os.memfd_create("err"), "rb") as err:
+        code = forker.run_for(arguments, environment, (out.fileno(), err.fileno()), seconds)
+        _idle.append(forker)
+        out.seek(0)
+        err.seek(0)
+        return code, *(stream.read().decode(errors="surrogateescape") for stream in (out, err))
+
+
+class _Forker:
+    """A process that forks itself for one command after the other."""
+
+    def __init__(self):
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [sys.executable, "-m", "tests.support.prefork", str(theirs.fileno())]
+        self._process = subprocess.Popen(
+            command, env=_environment(), cwd=_ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+        )
+        theirs.close()
+        atexit.register(self._process.kill)
+
+    def run_for(self, arguments, environment, outputs, seconds):
+        asked = json.dumps([[str(a) for a in arguments], environment]).encode()
+        socket.send_fds(self._socket, [asked], outputs)
+        pid = int(self._socket.recv(_LARGEST))
+        if not select.select([self._socket], [], [], seconds)[0]:
+            os.killpg(pid, signal.SIGKILL)
+        return int(self._socket.recv(_LARGEST))
+
+
+def _environment():
+    return {**os.environ, "PYTHONWARNINGS": "default"}
+
+
+def _at_start(environment):
+    return {name: value for name, value in environment.items() if name.startswith(_AT_START)}
+
+
+def _serve(connection):
+    for package in (vaultik.cli, vaultik.tasks):
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{package.__name__}.{module.name}")
+    importlib.import_module("vaultik.store.s3")
+    while True:
+        asked, outputs, _, _ = socket.recv_fds(connection, _LARGEST, 2)
+        if not asked:
+            return
+        waits, stands = os.pipe()
+        if (pid := os.fork()) == 0:
+            os.setsid()
+            connection.close()
+            os.close(waits)
+            os.close(stands)
+            _become(*json.loads(asked), outputs)
+            main()
+        os.close(stands)
+        os.read(waits, 1)  # until it can be killed with all that it begins
+        for descriptor in (waits, *outputs):
+            os.close(descriptor)
+        connection.send(str(pid).encode())
+        connection.send(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode())
+
+
+def _become(arguments, environment, outputs):
+    for number, descriptor in enumerate(outputs, 1):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    sys.argv = ["vaultik", *arguments]
+    os.environ.clear()
+    os.environ.update(environment)
+    time.tzset()
+    tempfile.tempdir = None
+
+
+if __name__ == "__main__":
+    _serve(socket.socket(fileno=int(sys.argv[1])))
