@@ -92,6 +92,8 @@ class IntegrityError(VaultikError):
     """Something stored is missing or damaged. Never retried, never a warning."""
 
     exit_code = 4
+    layer: bytes | None = None
+    """The id of the layer that it is, of a snapshot DB that builds on one: other snapshots may need it too."""
 
 
 class FormatError(IntegrityError):

@@ -176,7 +176,9 @@ def test_killed_in_the_midst_of_its_plan(local_site, tmp_path, monkeypatch):
         identities,
         Asked(tmp_path / "out", "latest"),
     )
-    monkeypatch.setattr(Asked, "make_plan", lambda _self, copy: (copy.commit(), os.kill(os.getpid(), signal.SIGKILL)))
+    monkeypatch.setattr(
+        Asked, "make_plan", lambda _self, copy, _narrow: (copy.commit(), os.kill(os.getpid(), signal.SIGKILL))
+    )
     if (child := os.fork()) == 0:
         with contextlib.suppress(BaseException):
             session.begin()

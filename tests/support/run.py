@@ -38,9 +38,13 @@ def restore_into(open_store, identities, asked):
             session.fetch_snapshot()
         if not session.is_finished():
             session.compare()
-        while (wave := session.next_wave()) is not None:
-            for blob in session.wave_blobs(wave):
-                session.restore_blob(blob)
+        while True:
+            while (wave := session.next_wave()) is not None:
+                for blob in session.wave_blobs(wave):
+                    session.restore_blob(blob)
+            if session.has_looked():
+                break
+            session.look_elsewhere()
         session.finish()
         report = session.report()
         session.end(report)

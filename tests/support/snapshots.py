@@ -8,6 +8,9 @@ from vaultik.core.age_stream import open_stream
 from vaultik.core.frames import decode_frames
 from vaultik.core.identity import Identity
 from vaultik.core.names import blob_key
+from vaultik.restore.scratch import copied_snapshot
+from vaultik.secrets import load_identities
+from vaultik.store.open import open_store
 
 COLUMNS = (
     "type, mode, uid, gid, user_name, group_name, size, mtime_ns, ctime_ns, birth_ns, link_target, rdev, inode_flags,"
@@ -107,3 +110,17 @@ def _collected(rows):
     for entry, *values in rows:
         found.setdefault(entry, []).append(tuple(values))
     return found
+
+
+def blobs_of(site, name):
+    """The blobs of a file, in its order."""
+    with copied_snapshot(
+        open_store(site.endpoint, site.bucket, site.prefix), load_identities(site.key), "latest"
+    ) as found:
+        rows = found.copy.execute(
+            "SELECT DISTINCT lower(hex(b.hash)) FROM entries AS e JOIN entry_chunks AS ec ON ec.entry = coalesce(e.hardlink, e.id)"
+            " JOIN chunks AS c ON c.id = ec.chunk JOIN blobs AS b ON b.id = c.blob WHERE e.name = ? ORDER BY ec.offset",
+            (name,),
+        ).fetchall()
+    paths = {path.name: path for path in site.blobs()}
+    return [paths[digest] for (digest,) in rows]

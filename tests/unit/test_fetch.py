@@ -43,9 +43,8 @@ class Blob:
         """Returns the chunks that came out, checked, and those that didn't."""
         store = store or MemoryStore()
         store._objects[blob_key(self.row.hash)] = (stored, 0)
-        wanted = sum({c.frame_offset: c.frame_length for c in chunks}.values())
         good, bad = set(), {}
-        for chunk, data, damage in BlobFetcher(store, IDENTITIES, self.row, **kwargs).fetch(chunks, wanted):
+        for chunk, data, damage in BlobFetcher(store, IDENTITIES, self.row, **kwargs).fetch(chunks):
             if damage is None:
                 assert hashlib.sha256(data).digest() == chunk.hash
                 good.add(chunk.id)
@@ -179,6 +178,6 @@ def test_a_frame_of_very_many_chunks_is_looked_at_in_parts():
     store._objects[blob_key(digest)] = (stored, 0)
     chunks = [WantedChunk(n, hashlib.sha256(data[n : n + 1]).digest(), 1, 0, len(frame), n) for n in range(len(data))]
     fetcher = BlobFetcher(store, IDENTITIES, WantedBlob(digest, len(stored), header))
-    fetched = list(fetcher.fetch(iter(chunks), len(frame)))
+    fetched = list(fetcher.fetch(iter(chunks)))
     assert [f.chunk.id for f in fetched] == list(range(len(data)))
     assert all(f.damage is None for f in fetched)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.site import Site
 from vaultik.errors import RestoreError
-from vaultik.restore import ledger, plan
+from vaultik.restore import ledger, needs, plan
 from vaultik.restore.asked import Asked
 from vaultik.restore.attributes import AttributeWriter
 from vaultik.restore.session import RestoreSession
@@ -59,7 +59,7 @@ def test_memory_does_not_depend_on_how_many_files_a_blob_holds():
 
     def read():
         FileWriter(copy, None, AttributeWriter(copy), 1)
-        return sum(1 for chunk in ledger.iter_chunks(copy, 1) for _ in ledger.iter_places(copy, chunk.id))
+        return sum(1 for chunk in needs.iter_chunks(copy, 1) for _ in needs.iter_places(copy, chunk.id))
 
     count, peak = peak_of(read)
     assert count == files
@@ -69,7 +69,7 @@ def test_memory_does_not_depend_on_how_many_files_a_blob_holds():
 def test_nor_on_how_many_files_share_a_chunk():
     files = 40_000
     copy = copied([(2, bytes(32), 1, 0, 0)], [(n, 0, 2) for n in range(2, files + 2)])
-    count, peak = peak_of(lambda: sum(1 for _ in ledger.iter_places(copy, 2)))
+    count, peak = peak_of(lambda: sum(1 for _ in needs.iter_places(copy, 2)))
     assert count == files
     assert peak < 2 << 20
 
@@ -90,11 +90,11 @@ def test_a_second_try_reads_only_what_unfinished_files_lack():
     ledger.go_on(copy)
     ledger.read_again(copy)
     assert [blob for (blob,) in copy.execute("SELECT blob FROM reads WHERE NOT done")] == [1]
-    assert [chunk.id for chunk in ledger.iter_chunks(copy, 1)] == [101]
+    assert [chunk.id for chunk in needs.iter_chunks(copy, 1)] == [101]
     ledger.forget_written(copy, 30)
     ledger.read_again(copy)
     assert [blob for (blob,) in copy.execute("SELECT blob FROM reads WHERE NOT done")] == [1, 2, 3]
-    assert [chunk.id for chunk in ledger.iter_chunks(copy, 2)] == [201]
+    assert [chunk.id for chunk in needs.iter_chunks(copy, 2)] == [201]
 
 
 def test_damage_is_not_tried_again():
@@ -146,6 +146,12 @@ class FakeSession:
 
     def restore_blob(self, blob):
         self.copy.execute("UPDATE reads SET done = 1 WHERE blob = ?", (blob,))
+
+    def has_looked(self):
+        return "elsewhere" in self.steps
+
+    def look_elsewhere(self):
+        self.steps.add("elsewhere")
 
     def finish(self):
         assert self.next_wave() is None

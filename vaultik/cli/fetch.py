@@ -51,6 +51,9 @@ wrong identity; 1 store or target failed.
 @click.argument("target", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--force", is_flag=True, help="Replace what stands at TARGET.")
 @attribute_options
+@click.option(
+    "--salvage", is_flag=True, help="Of damaged files keep what can be read, as NAME.vaultik-salvaged; on - with zeros."
+)
 @click.option("--host", help="Which host, for `latest` in a prefix of several.")
 @store_options
 @cache_option
@@ -65,6 +68,7 @@ def fetch(
     path: str,
     target: Path,
     force: bool,
+    salvage: bool,
     host: str | None,
     endpoint: str | None,
     region: str | None,
@@ -81,7 +85,10 @@ def fetch(
         if os.fspath(target) == "-":
             if as_json:
                 raise ConfigError("--json: standard output is the file's", hint="name a TARGET instead of -")
-            fetch_to_stream(store, identities, snapshot, paths_of(path), StandardOutput(), host=host, signers=believed)
+            out = StandardOutput()
+            fetch_to_stream(
+                store, identities, snapshot, paths_of(path), out, host=host, signers=believed, salvage=salvage
+            )
             return
         with ProgressDisplay("fetching", enabled=not (quiet or as_json)) as display:
             place, report = fetch_entry(
@@ -94,6 +101,7 @@ def fetch(
                 signers=believed,
                 force=force,
                 keeps=keeps,
+                salvage=salvage,
                 progress=display,
             )
     say_report(report, place, as_json=as_json, quiet=quiet)

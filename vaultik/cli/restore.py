@@ -31,6 +31,7 @@ from vaultik.cli.progress import ProgressDisplay, human_bytes
 from vaultik.errors import ConfigError, IntegrityError, RestoreError
 from vaultik.restore import plan
 from vaultik.restore.asked import Asked, look
+from vaultik.restore.needs import left_reads
 from vaultik.restore.report import problem_lines, summary
 from vaultik.restore.scratch import copied_snapshot
 from vaultik.restore.session import RestoreSession
@@ -51,7 +52,8 @@ Example:
 \b
 Paths stand under TARGET as they stood under /; TARGET itself keeps its own attributes. The same command continues an interrupted restore.
 With --force it updates what is in TARGET, and fetches only what differs; with --delete it also removes what
-SNAPSHOT doesn't have: look first with --dry-run. What this user may not set is counted, by class.
+SNAPSHOT doesn't have: look first with --dry-run, which also says how many requests and bytes it takes.
+What this user may not set is counted, by class. Of damaged files --salvage keeps what can be read, beside everything else.
 Exit codes: 0 done; 4 something stored is missing or damaged, the rest was restored; 2 usage,
 unknown snapshot, wrong identity; 1 store or target failed.
 """
@@ -69,13 +71,20 @@ unknown snapshot, wrong identity; 1 store or target failed.
     help="Only what fits (gitignore rules over the whole path); may be repeated.",
 )
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Not what fits; may be repeated.")
-@click.option("--dry-run", is_flag=True, help="Say what would be read and written, write nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what would be read and written, in how many requests, and write nothing."
+)
 @click.option(
     "--force", is_flag=True, help="Update a directory that isn't empty: what is equal stays, what differs is replaced."
 )
 @click.option("--delete", is_flag=True, help="With --force: remove what SNAPSHOT doesn't have, among what is selected.")
 @click.option("--checksum", is_flag=True, help="Tell what is equal by content instead of size and time.")
 @attribute_options
+@click.option(
+    "--salvage",
+    is_flag=True,
+    help="Of damaged files keep what can be read, as NAME.vaultik-salvaged, never under NAME.",
+)
 @click.option("--host", help="Which host, for `latest` in a prefix of several.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Luigi processes (default: as many as the blobs merit).")
 @store_options
@@ -95,6 +104,7 @@ def restore(
     force: bool,
     delete: bool,
     checksum: bool,
+    salvage: bool,
     host: str | None,
     workers: int | None,
     endpoint: str | None,
@@ -113,7 +123,18 @@ def restore(
         )
     identities, believed = load_identities(identity), load_signers(signers)
     asked = Asked(
-        target, snapshot, host, include, exclude, force, delete, checksum, identity_files(identity), believed, keeps
+        target,
+        snapshot,
+        host,
+        include,
+        exclude,
+        force,
+        delete,
+        checksum,
+        identity_files(identity),
+        believed,
+        keeps,
+        salvage,
     )
     session = RestoreSession(lambda: store_of(endpoint, region, bucket, prefix, cache=cache), identities, asked)
     if dry_run:
@@ -152,6 +173,7 @@ def say_report(report: RestoreReport, target: Path, *, as_json: bool, quiet: boo
             "unchanged": report.unchanged,
             "removed": report.removed,
             "notes": [{**json_path(p), "text": text} for p, text in report.notes],
+            "salvaged": [{**json_path(s.path), "as": json_path(s.place), "lost": s.lost} for s in report.salvaged],
         }
         click.echo(json.dumps(fields))
         return
@@ -173,13 +195,14 @@ def exit_by(report: RestoreReport) -> None:
 
 def _say_plan(snapshot: str, copy: sqlite3.Connection, extra: list[bytes], target: Path, *, as_json: bool) -> None:
     t, left = plan.totals(copy), plan.left(copy)
+    requests, size = left_reads(copy)
     if as_json:
         fields = {
             "snapshot": snapshot,
             "target": os.fspath(target),
             "dry_run": True,
             **t._asdict(),
-            "left": left._asdict(),
+            "left": {**left._asdict(), "requests": requests, "fetched_bytes": size},
             "remove": [json_path(path) for path in extra],
         }
         click.echo(json.dumps(fields))
@@ -191,4 +214,5 @@ def _say_plan(snapshot: str, copy: sqlite3.Connection, extra: list[bytes], targe
         f" of snapshot {snapshot} to {printable(os.fspath(target))};"
         f" to be written: {plural(left.files, 'file')}, {human_bytes(left.bytes)},"
         f" from {plural(left.blobs, 'blob')} of {human_bytes(left.blob_bytes)}"
+        f" by {plural(requests, 'request')} for {human_bytes(size)}"
     )

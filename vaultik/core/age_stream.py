@@ -91,11 +91,7 @@ class RangeOpener:
 
     def ciphertext_range(self, offset: int, length: int, total_plaintext: int) -> tuple[int, int]:
         """Return offset and length, in the stored file, of the segments that cover a range of the plaintext."""
-        assert length > 0
-        assert offset + length <= total_plaintext
-        first, last = offset // SEGMENT, (offset + length - 1) // SEGMENT
-        end = min((last + 1) * _STORED, total_plaintext + TAG * -(-total_plaintext // SEGMENT))
-        return self.payload_offset + first * _STORED, end - first * _STORED
+        return stored_range(self.payload_offset, offset, length, total_plaintext)
 
     def open(self, ciphertext: bytes, offset: int, length: int, total_plaintext: int) -> bytes:
         """Return a range of the plaintext from the segments that `ciphertext_range` named.
@@ -103,12 +99,15 @@ class RangeOpener:
         Raises:
             AuthenticationError: a segment was altered, moved or is incomplete; nothing is returned.
         """
-        return self.segments(ciphertext, offset, total_plaintext).cut(offset, length)
+        begin = self.payload_offset + offset // SEGMENT * _STORED
+        return self.segments(ciphertext, begin, total_plaintext).cut(offset, length)
 
-    def segments(self, ciphertext: bytes, offset: int, total_plaintext: int) -> Segments:
-        """Return the segments that `ciphertext_range` named for a range, or as many as were to be had, one by one."""
-        found = Segments(offset // SEGMENT)
-        _open_segments(found, self._cipher, ciphertext, total_plaintext)
+    def segments(self, stored: bytes, begin: int, total_plaintext: int) -> Segments:
+        """Return the segments in what stands in the file from `begin` on, one by one; what precedes the payload is passed over."""
+        first = max(begin - self.payload_offset, 0) // _STORED
+        found = Segments(first)
+        skipped = max(self.payload_offset - begin, 0)
+        _open_segments(found, self._cipher, memoryview(stored)[skipped:], total_plaintext)
         return found
 
 
@@ -238,6 +237,22 @@ def open_stream(reader: Readable, identities: Sequence[Identity]) -> StreamOpene
     return StreamOpener(reader, identities)
 
 
+def stored_range(payload_offset: int, offset: int, length: int, total_plaintext: int) -> tuple[int, int]:
+    """Return offset and length, in the stored file, of the segments that cover a range of the plaintext.
+
+    Args:
+        payload_offset: where the first segment begins: after header and nonce.
+        offset: of the range.
+        length: of the range, not 0.
+        total_plaintext: how much plaintext the file holds.
+    """
+    assert length > 0
+    assert offset + length <= total_plaintext
+    first, last = offset // SEGMENT, (offset + length - 1) // SEGMENT
+    end = min((last + 1) * _STORED, total_plaintext + TAG * -(-total_plaintext // SEGMENT))
+    return payload_offset + first * _STORED, end - first * _STORED
+
+
 def plaintext_size(stored_size: int, header_length: int) -> int:
     """Return how much plaintext an age file of that size holds.
 
@@ -278,7 +293,7 @@ def _fill(reader: Readable, data: bytes, size: int) -> bytes:
     return b"".join(parts)
 
 
-def _open_segments(found: Segments, cipher: ChaCha20Poly1305, stored: bytes, total_plaintext: int) -> None:
+def _open_segments(found: Segments, cipher: ChaCha20Poly1305, stored: bytes | memoryview, total_plaintext: int) -> None:
     """Add stored segments to those before them; one that isn't genuine as None."""
     view = memoryview(stored)
     final = max(total_plaintext - 1, 0) // SEGMENT

@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from vaultik.model import BlobId, ChunkId
-from vaultik.snapshot.fetch import BlobFetcher, WantedBlob, WantedChunk
+from vaultik.snapshot.fetch import BlobFetcher, WantedBlob, WantedChunk, all_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -62,13 +62,14 @@ def bad_chunks(witness: Witness, identities: Sequence[Identity], db: sqlite3.Con
     """
     bad: dict[bytes, None] = {}
     for (header_length, stored), rows in groupby(_rows(db, blob), key=lambda row: row[:2]):
-        fetcher = BlobFetcher(witness, identities, WantedBlob(BlobId(blob), stored, header_length), lambda: True)
+        row = WantedBlob(BlobId(blob), stored, header_length)
+        fetcher = BlobFetcher(witness, identities, row, lambda: True)
         chunks = (
             WantedChunk(0, ChunkId(chunk), size, frame_offset, frame_length, offset)
             for _, _, frame_offset, offset, chunk, frame_length, size in rows
         )
-        # As if all of it were wanted: it is read as one stream.
-        bad |= {f.chunk.hash: None for f in fetcher.fetch(chunks, stored) if f.damage is not None}
+        # As one stream, whatever is wanted of it.
+        bad |= {f.chunk.hash: None for f in fetcher.fetch(chunks, all_of(row)) if f.damage is not None}
     return list(bad)
 
 

@@ -132,9 +132,7 @@ class FrameCache:
         got = {}
         try:
             chunks = (chunk for wanted in frames.values() for chunk in wanted)
-            # One request for a small blob, not two, as its header is no other's.
-            wanted = blob.size if blob.size <= _NEAR else sum(frame.length for frame in frames)
-            fetched = self._fetcher(blob).fetch(chunks, wanted)
+            fetched = self._fetcher(blob).fetch(chunks)
             for place, group in groupby(fetched, key=lambda f: (f.chunk.frame_offset, f.chunk.frame_length)):
                 key = (blob.hash, *place)
                 got[key] = held_of(group)

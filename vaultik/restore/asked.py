@@ -55,6 +55,8 @@ class Asked(NamedTuple):
     """Whose signature the snapshot must have; None if that doesn't matter."""
     keeps: Kept = _EVERYTHING
     """Which attributes are given back, and in whose names; it may change between two tries, as how what is there is treated."""
+    salvage: bool = False
+    """Keep what can be read of damaged files, under other names."""
 
     def check(self) -> None:
         """Check that it makes sense.
@@ -105,14 +107,16 @@ class Asked(NamedTuple):
                 hint="restore it without --delete, or take a complete one",
             )
 
-    def make_plan(self, copy: sqlite3.Connection) -> None:
-        """Plan in a copied snapshot to restore what is asked for.
+    def make_plan(
+        self, copy: sqlite3.Connection, narrow: Callable[[sqlite3.Connection], None] = lambda _copy: None
+    ) -> None:
+        """Plan in a copied snapshot to restore what is asked for, `narrow` as `plan.make_plan` has it.
 
         Raises:
             ConfigError, SelectionError: as `plan.make_plan`, `check_complete`.
         """
         self.check_complete(copy)
-        plan.make_plan(copy, ROOT, include=self.include, exclude=self.exclude)
+        plan.make_plan(copy, ROOT, include=self.include, exclude=self.exclude, narrow=narrow)
 
     def open_target(
         self, copy: sqlite3.Connection, store: Store, begun: Begun | None, likeness: Likeness, home: Path | None = None

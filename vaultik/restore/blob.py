@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from vaultik.restore import ledger
+from vaultik.restore import needs
 from vaultik.restore.ledger import Failure, Kind
 from vaultik.restore.write import FileWriter
 from vaultik.snapshot.fetch import BlobFetcher
@@ -31,6 +31,7 @@ def write_blob(
     *,
     emit: Callable[..., None],
     others_work: Callable[[], bool],
+    salvage: bool,
 ) -> None:
     """Read a blob once, write what unfinished files want of it, and note in the plan what came of it.
 
@@ -43,26 +44,30 @@ def write_blob(
         blob: its row.
         emit: takes progress.
         others_work: tells, after the store refused this blob, whether it still gives others.
+        salvage: of damaged files, write what can be read.
 
     Raises:
         StoreError: the store failed.
         OSError: the target did.
     """
-    fetcher = BlobFetcher(store, identities, ledger.get_blob(copy, blob), others_work)
+    fetcher = BlobFetcher(store, identities, needs.get_blob(copy, blob), others_work)
     with closing(FileWriter(copy, target, attributes, blob)) as writer:
-        chunks, size = ledger.iter_chunks(copy, blob), ledger.wanted_bytes(copy, blob)
-        for fetched in fetcher.fetch(chunks, size, sparing=ledger.is_partly_done(copy, blob)):
-            emit(bytes=_write(copy, writer, fetched))
+        for fetched in fetcher.fetch(needs.iter_chunks(copy, blob), needs.plan_blob(copy, blob)):
+            emit(bytes=_write(copy, writer, fetched, salvage=salvage))
         writer.end()
     emit(blobs=1, files=writer.finished)
 
 
-def _write(copy: sqlite3.Connection, writer: FileWriter, fetched: Fetched) -> int:
+def _write(copy: sqlite3.Connection, writer: FileWriter, fetched: Fetched, *, salvage: bool) -> int:
     """Put a chunk where it goes. Returns how many bytes that is."""
     total = 0
-    for place in ledger.iter_places(copy, fetched.chunk.id):
+    if fetched.damage is not None and not fetched.damage.refused:
+        writer.note_damaged(fetched.chunk.id)
+    for place in needs.iter_places(copy, fetched.chunk.id):
         if fetched.damage is None:
             writer.write(place, fetched.data)
+        elif salvage and place.chunks > 1 and not fetched.damage.refused:
+            writer.lose(place, fetched.chunk.size, fetched.damage.reason)
         else:
             kind = Kind.REFUSED if fetched.damage.refused else Kind.DAMAGED
             writer.give_up(place.file.id, Failure(kind, fetched.damage.reason))

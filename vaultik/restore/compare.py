@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from vaultik.restore import ledger
+from vaultik.restore import ledger, salvage
 from vaultik.restore.ledger import Failure, Kind
 from vaultik.restore.mend import state_of
 from vaultik.restore.target import IN_THE_WAY
@@ -70,6 +70,7 @@ class Comparer:
             OSError: the whole target failed.
         """
         self._copy.execute("DELETE FROM mend")
+        salvage.settle(self._copy, self._target)
         self._copy.execute("CREATE TEMP TABLE IF NOT EXISTS inodes (inode TEXT PRIMARY KEY) WITHOUT ROWID")
         self._copy.execute("DELETE FROM temp.inodes")
         for of, compare in (

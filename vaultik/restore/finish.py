@@ -91,16 +91,16 @@ class Finisher:
         query = f"SELECT entry FROM files WHERE entry = prime AND entry {_NOT_FAILED} AND entry {_NOT_DONE} ORDER BY 1"
         for number in iter_ids(self._copy, query):
             with guarded(self._copy, number):
-                self._file(number)
-                add_done(self._copy, [number])
+                if self._file(number):
+                    add_done(self._copy, [number])
 
-    def _file(self, number: int) -> None:
+    def _file(self, number: int) -> bool:
         entry = get_entry(self._copy, number)
         (blobs,) = self._copy.execute("SELECT blobs FROM files WHERE entry = ?", (number,)).fetchone()
         if blobs:
-            finish_part(self._copy, self._target, self._attributes, number)
-            return
+            return finish_part(self._copy, self._target, self._attributes, number)
         write_whole(self._target, self._attributes, entry)
+        return True
 
     def _hard_links(self) -> None:
         query = f"SELECT entry FROM files WHERE entry <> prime AND prime {_NOT_FAILED} ORDER BY 1"

@@ -11,17 +11,15 @@ import sqlite3
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
-from vaultik.model import BlobId, ChunkId
 from vaultik.restore.attributes import FLAGS
 from vaultik.restore.target import is_fatal
-from vaultik.snapshot.fetch import WantedBlob, WantedChunk
-from vaultik.snapshot.tree import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 WAVE = 32
-_PAGE = 1000
+NOT_SALVAGED = "entry NOT IN (SELECT entry FROM salvaged)"
+"""What holds of files of which nothing was kept under another name."""
 _RANGE = 10_000
 
 
@@ -34,6 +32,12 @@ class Kind(enum.IntEnum):
     """Something stored is missing or damaged: another try finds the same."""
     REFUSED = 2
     """The store doesn't give one object away, others it does."""
+    CLASH = 3
+    """The target's file system takes its name for another's; it is not in the plan."""
+
+
+LASTING = f"({Kind.DAMAGED:d}, {Kind.CLASH:d})"
+"""Kinds of failures of which another try finds the same."""
 
 
 class Failure(NamedTuple):
@@ -72,6 +76,16 @@ def add_done(copy: sqlite3.Connection, entries: Sequence[int]) -> None:
         copy.executemany("INSERT OR IGNORE INTO done (entry) VALUES (?)", ((entry,) for entry in entries))
 
 
+def add_damaged(copy: sqlite3.Connection, chunks: Sequence[int]) -> None:
+    """Note chunks that can't be read where the snapshot says they are."""
+    copy.executemany("INSERT OR IGNORE INTO damaged VALUES (?)", ((chunk,) for chunk in chunks))
+
+
+def has_damage(copy: sqlite3.Connection) -> bool:
+    """Tell whether there are any."""
+    return copy.execute("SELECT 1 FROM damaged").fetchone() is not None
+
+
 @contextmanager
 def guarded(copy: sqlite3.Connection, entry: int) -> Iterator[None]:
     """Keep what goes wrong with one entry as its failure.
@@ -89,14 +103,20 @@ def guarded(copy: sqlite3.Connection, entry: int) -> Iterator[None]:
 
 def may_try_again(copy: sqlite3.Connection) -> bool:
     """Tell whether something failed for another reason than damage: the next try may find it mended."""
-    failed = "SELECT 1 FROM failures WHERE kind <> ? UNION ALL SELECT 1 FROM notes WHERE failed"
-    return copy.execute(failed, (int(Kind.DAMAGED),)).fetchone() is not None
+    failed = f"SELECT 1 FROM failures WHERE kind NOT IN {LASTING} UNION ALL SELECT 1 FROM notes WHERE failed"
+    return copy.execute(failed).fetchone() is not None
 
 
-def go_on(copy: sqlite3.Connection) -> None:
-    """Begin another try: what is done stays done once it has been looked at; all else is to be done, but for what is damaged."""
+def go_on(copy: sqlite3.Connection, *, salvage: bool = False) -> None:
+    """Begin another try: what is done stays done once it has been looked at; all else is to be done.
+
+    What is damaged stays so; with `salvage` what can be read of it is still to be had.
+    """
     with transaction(copy):
-        copy.execute("DELETE FROM failures WHERE kind <> ?", (int(Kind.DAMAGED),))
+        copy.execute(f"DELETE FROM failures WHERE kind NOT IN {LASTING}")
+        if salvage:
+            copy.execute(f"DELETE FROM failures WHERE kind = {Kind.DAMAGED:d} AND {NOT_SALVAGED}")
+        copy.execute(f"DELETE FROM lost WHERE {NOT_SALVAGED}")
         copy.execute("DELETE FROM notes")
         copy.execute("DELETE FROM steps WHERE name <> 'snapshot'")
         copy.execute(
@@ -119,13 +139,14 @@ def written_files(copy: sqlite3.Connection) -> list[int]:
 def forget_written(copy: sqlite3.Connection, entry: int) -> None:
     """Forget what was written of a file: its temporary is gone."""
     copy.execute("DELETE FROM written WHERE entry = ?", (entry,))
+    copy.execute(f"DELETE FROM lost WHERE entry = ? AND {NOT_SALVAGED}", (entry,))
 
 
 def read_again(copy: sqlite3.Connection) -> None:
     """Settle which blobs are to be read: those that an unfinished file lacks something of."""
     copy.execute(
         "UPDATE reads SET done = blob NOT IN (SELECT c.blob FROM files AS f JOIN entry_chunks AS ec"
-        f" ON ec.entry = f.content JOIN chunks AS c ON c.id = ec.chunk WHERE f.entry = f.prime AND {_OPEN} AND NOT {_WRITTEN})"
+        f" ON ec.entry = f.content JOIN chunks AS c ON c.id = ec.chunk WHERE f.entry = f.prime AND {OPEN} AND NOT {WRITTEN})"
     )
 
 
@@ -140,11 +161,12 @@ def iter_ids(copy: sqlite3.Connection, query: str) -> Iterator[int]:
         last = rows[-1][0]
 
 
-_OPEN = (
+OPEN = (
     "NOT EXISTS (SELECT 1 FROM done AS d WHERE d.entry = f.entry)"
     " AND NOT EXISTS (SELECT 1 FROM failures AS x WHERE x.entry = f.entry)"
 )
-_WRITTEN = "EXISTS (SELECT 1 FROM written AS w WHERE w.entry = f.entry AND w.blob = c.blob AND w.complete)"
+WRITTEN = "EXISTS (SELECT 1 FROM written AS w WHERE w.entry = f.entry AND w.blob = c.blob AND w.complete)"
+"""What holds of a file `f` that is still to be done; and of one that has all it needs of the blob of a chunk `c`."""
 
 
 def needed_blobs(copy: sqlite3.Connection) -> list[int]:
@@ -177,77 +199,3 @@ def is_done(copy: sqlite3.Connection, step: str) -> bool:
 def is_read(copy: sqlite3.Connection, blob: int) -> bool:
     """Tell whether what is wanted of a blob has been written."""
     return copy.execute("SELECT 1 FROM reads WHERE blob = ? AND done", (blob,)).fetchone() is not None
-
-
-def get_blob(copy: sqlite3.Connection, blob: int) -> WantedBlob:
-    """Return a blob by its row id."""
-    digest, size, header_length = copy.execute(
-        "SELECT hash, size, header_length FROM blobs WHERE id = ?", (blob,)
-    ).fetchone()
-    return WantedBlob(BlobId(digest), size, header_length)
-
-
-def iter_chunks(copy: sqlite3.Connection, blob: int) -> Iterator[WantedChunk]:
-    """Yield the chunks of a blob that unfinished files need, in the order they are stored.
-
-    In pages: the plan may be written to meanwhile, and memory doesn't depend on how many there are.
-    """
-    last = (-1, -1, -1)
-    while rows := copy.execute(_CHUNKS, (blob, *last, _PAGE)).fetchall():
-        for number, digest, size, frame_offset, frame_length, offset in rows:
-            yield WantedChunk(number, ChunkId(digest), size, frame_offset, frame_length, offset)
-        last = (rows[-1][3], rows[-1][5], rows[-1][0])
-
-
-_USERS = "entry_chunks AS ec JOIN files AS f ON f.content = ec.entry AND f.entry = f.prime"
-_CHUNKS = (
-    "SELECT c.id, c.hash, c.size, c.frame_offset, c.frame_length, c.offset FROM chunks AS c WHERE c.blob = ?"
-    " AND (c.frame_offset, c.offset, c.id) > (?, ?, ?)"
-    f" AND EXISTS (SELECT 1 FROM {_USERS} WHERE ec.chunk = c.id AND {_OPEN} AND NOT {_WRITTEN})"
-    " ORDER BY c.frame_offset, c.offset, c.id LIMIT ?"
-)
-
-
-class Place(NamedTuple):
-    """Where a chunk goes."""
-
-    file: Entry
-    offset: int
-    chunks: int
-    """How many chunks the file has."""
-
-
-def iter_places(copy: sqlite3.Connection, chunk: int) -> Iterator[Place]:
-    """Yield where a chunk goes, in pages like `iter_chunks`; what is done or given up is left out."""
-    content, at = 0, -1
-    while rows := copy.execute(_PLACES, (chunk, content, at, _PAGE)).fetchall():
-        yield from (Place(Entry._make(columns), offset, chunks) for _, offset, chunks, *columns in rows)
-        if len(rows) < _PAGE:
-            return
-        content, at, *_ = rows[-1]
-
-
-_PLACES = (
-    f"SELECT ec.entry, ec.offset, f.chunks, {', '.join(f'e.{column}' for column in Entry._fields)} FROM {_USERS}"
-    " JOIN entries AS e ON e.id = f.entry WHERE ec.chunk = ? AND (ec.entry, ec.offset) > (?, ?)"
-    f" AND {_OPEN} ORDER BY ec.entry, ec.offset LIMIT ?"
-)
-
-
-def wanted_bytes(copy: sqlite3.Connection, blob: int) -> int:
-    """Return the length of all frames of a blob that hold a chunk of an unfinished file."""
-    (total,) = copy.execute(
-        "SELECT total(frame_length) FROM (SELECT DISTINCT c.frame_offset, c.frame_length FROM chunks AS c WHERE c.blob = ?"
-        f" AND EXISTS (SELECT 1 FROM {_USERS} WHERE ec.chunk = c.id AND {_OPEN} AND NOT {_WRITTEN}))",
-        (blob,),
-    ).fetchone()
-    return int(total)
-
-
-def is_partly_done(copy: sqlite3.Connection, blob: int) -> bool:
-    """Tell whether a file that needs something of a blob is done: what it needs shall not be fetched again."""
-    query = (
-        f"SELECT 1 FROM {_USERS} JOIN chunks AS c ON c.id = ec.chunk JOIN done AS d ON d.entry = f.entry"
-        " WHERE c.blob = ? LIMIT 1"
-    )
-    return copy.execute(query, (blob,)).fetchone() is not None

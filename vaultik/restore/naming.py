@@ -16,6 +16,8 @@ from vaultik import linux
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import ExitStack
+    from pathlib import Path
 
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """How a file is opened whose attributes are looked at or set, whatever has come into its place."""
@@ -49,24 +51,36 @@ def rename(directory: int, old: bytes, new: bytes) -> None:
     _past_flags(directory, new, lambda: os.rename(old, new, src_dir_fd=directory, dst_dir_fd=directory))
 
 
-def rename_new(directory: int, old: bytes, new: bytes) -> bool:
-    """Give a file its name, unless something stands there. Returns whether nothing did.
+def rename_new(directory: int, old: bytes, new: bytes, new_directory: int | None = None) -> bool:
+    """Give a file its name, maybe in another directory, unless something stands there. Returns whether nothing did.
 
     Raises:
         OSError: it may not be done.
     """
+    there = directory if new_directory is None else new_directory
     try:
-        linux.rename_noreplace(directory, old, directory, new)
+        linux.rename_noreplace(directory, old, there, new)
     except FileExistsError:
         return False
     except OSError as exc:
         if exc.errno not in (errno.EINVAL, errno.ENOSYS):
             raise
         # A file system that can't do it in one step.
-        if stands(directory, new) is not None:
+        if stands(there, new) is not None:
             return False
-        rename(directory, old, new)
+        _past_flags(there, new, lambda: os.rename(old, new, src_dir_fd=directory, dst_dir_fd=there))
     return True
+
+
+def open_directory(stack: ExitStack, path: Path) -> int:
+    """Return the descriptor of a directory, closed when the stack is.
+
+    Raises:
+        OSError: it can't be opened.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    return fd
 
 
 def stands(directory: int, name: bytes) -> os.stat_result | None:

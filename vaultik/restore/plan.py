@@ -11,6 +11,8 @@ first wanted name is its prime: it gets the content, the others are linked to it
     written   which blobs have been written into the temporary that stands for a file of several chunks, and
               which are being written; a temporary that is made anew forgets all of them
     failures  what can't be brought back, and why
+    damaged   chunks that could not be read where the snapshot says they are
+    lost      what of files can't be read, where their other parts are kept (salvage.py); `salvaged`: under which name
     refused   what could not be set, for each entry
     names     what the snapshot calls the users and groups that its ACLs may name
     notes     what a person should know of paths that are not the plan's: what was changed, what could not be removed
@@ -33,7 +35,7 @@ from vaultik.restore import owners
 from vaultik.snapshot.tree import ROOT, iter_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 _PLAN_SCHEMA = """
@@ -49,6 +51,11 @@ CREATE TABLE written (entry INTEGER NOT NULL, blob INTEGER NOT NULL, complete IN
     PRIMARY KEY (entry, blob)) STRICT, WITHOUT ROWID;
 CREATE INDEX written_by_blob ON written (blob);
 CREATE TABLE failures (entry INTEGER PRIMARY KEY, kind INTEGER NOT NULL, reason TEXT NOT NULL) STRICT;
+CREATE TABLE damaged (chunk INTEGER PRIMARY KEY) STRICT;
+CREATE TABLE lost (entry INTEGER NOT NULL, offset INTEGER NOT NULL, size INTEGER NOT NULL, blob INTEGER NOT NULL, reason TEXT NOT NULL,
+    PRIMARY KEY (entry, offset)) STRICT, WITHOUT ROWID;
+CREATE INDEX lost_by_blob ON lost (blob);
+CREATE TABLE salvaged (entry INTEGER PRIMARY KEY, name BLOB NOT NULL) STRICT;
 CREATE TABLE refused (entry INTEGER NOT NULL, what TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (entry, what)) STRICT, WITHOUT ROWID;
 CREATE TABLE steps (name TEXT PRIMARY KEY) STRICT
 """
@@ -96,7 +103,14 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def make_plan(copy: sqlite3.Connection, root: int, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
+def make_plan(
+    copy: sqlite3.Connection,
+    root: int,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    narrow: Callable[[sqlite3.Connection], None] = lambda _copy: None,
+) -> None:
     """Plan to restore what lies at and below an entry.
 
     Args:
@@ -105,6 +119,7 @@ def make_plan(copy: sqlite3.Connection, root: int, *, include: Sequence[str] = (
         include: gitignore patterns over the whole path; given any, only what fits one (and the
             directories that lead there) is wanted.
         exclude: patterns of what isn't wanted after all.
+        narrow: takes off `wanted` what the target can't take.
 
     Raises:
         ConfigError: a pattern is none.
@@ -122,6 +137,7 @@ def make_plan(copy: sqlite3.Connection, root: int, *, include: Sequence[str] = (
             " SELECT e.id FROM entries AS e JOIN below ON e.parent = below.id) SELECT id FROM below",
             (root,),
         )
+    narrow(copy)
     copy.execute(
         "INSERT INTO files SELECT e.id, coalesce(e.hardlink, e.id),"
         " min(e.id) OVER (PARTITION BY coalesce(e.hardlink, e.id)),"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.restore import plan
 from vaultik.restore.attributes import SPECIAL
-from vaultik.restore.ledger import Kind
+from vaultik.restore.ledger import Kind, may_try_again
+from vaultik.restore.salvage import Salvaged, all_salvaged, zeros
 from vaultik.shown import human_bytes, plural, printable
 from vaultik.snapshot.read import get_meta
 from vaultik.snapshot.tree import path_of
@@ -37,6 +38,8 @@ class RestoreReport(NamedTuple):
     """Names that were removed because the snapshot doesn't have them."""
     notes: list[tuple[bytes, str]]
     """Paths of which something should be known that is no failure."""
+    salvaged: list[Salvaged]
+    """What could be read of damaged files, and where that stands."""
 
 
 class Line(NamedTuple):
@@ -61,22 +64,34 @@ def make_report(copy: sqlite3.Connection) -> RestoreReport:
     ).fetchone()
     planned = plan.totals(copy)
     totals = planned._replace(
-        entries=planned.entries - len(lost) - planned.unreadable_files - refused.get(SPECIAL, 0),
+        entries=planned.entries
+        - sum(kind != Kind.CLASH for _, kind, _ in lost)
+        - planned.unreadable_files
+        - refused.get(SPECIAL, 0),
         files=planned.files - files,
         bytes=planned.bytes - int(size),
     )
-    damaged = [(path, reason) for path, kind, reason in lost if kind != Kind.TARGET]
-    failed = [(path, reason) for path, kind, reason in lost if kind == Kind.TARGET]
+    damaged = [(path, reason) for path, kind, reason in lost if kind in (Kind.DAMAGED, Kind.REFUSED)]
+    failed = [(path, reason) for path, kind, reason in lost if kind in (Kind.TARGET, Kind.CLASH)]
     notes = copy.execute("SELECT path, text, failed FROM notes ORDER BY path").fetchall()
     failed += [(path, text) for path, text, is_failure in notes if is_failure]
-    may_go_on = bool(failed) or any(kind != Kind.DAMAGED for _, kind, _ in lost)
+    may_go_on = may_try_again(copy)
     (unchanged,) = copy.execute(
         "SELECT count(*) FROM files AS f JOIN done AS d ON d.entry = f.prime WHERE d.found"
     ).fetchone()
     (removed,) = copy.execute("SELECT coalesce(sum(count), 0) FROM removed").fetchone()
     said = [(path, text) for path, text, is_failure in notes if not is_failure]
     return RestoreReport(
-        get_meta(copy)["snapshot"], totals, damaged, failed, refused, may_go_on, unchanged, removed, said
+        get_meta(copy)["snapshot"],
+        totals,
+        damaged,
+        failed,
+        refused,
+        may_go_on,
+        unchanged,
+        removed,
+        said,
+        all_salvaged(copy),
     )
 
 
@@ -86,6 +101,8 @@ def problem_lines(report: RestoreReport, target: Path | None = None) -> Iterator
     there = [(top + path, reason) for path, reason in (*report.failed, *report.notes)]
     for path, reason in [*report.damaged, *there]:
         yield Line(f"{printable(path)}: {printable(reason)}")
+    for _, place, lost in report.salvaged:
+        yield Line(f"{printable(top + place)}: what could be read of it; {zeros(lost)}")
     if report.damaged:
         again = "the same command tries those again that the store refused" if report.may_go_on else None
         hint = "everything else was; older snapshots may hold other copies of them"
@@ -96,7 +113,9 @@ def problem_lines(report: RestoreReport, target: Path | None = None) -> Iterator
         n = plural(len(report.failed), "entry", "entries")
         yield Line(
             f"{n} could not be written or removed, or left alone on purpose",
-            "once that is mended, the same command does what is missing",
+            "once that is mended, the same command does what is missing"
+            if report.may_go_on
+            else "on another file system, or one by one with vaultik fetch, they come back",
         )
     for what, count in report.refused.items():
         yield Line(f"{printable(what)}: could not be set {plural(count, 'time')}, no right or not supported here")

@@ -12,6 +12,7 @@ from vaultik.errors import RestoreError
 from vaultik.restore.plan import connect
 from vaultik.scratch import ScratchDirectory
 from vaultik.snapshot.find import FoundSnapshot, select
+from vaultik.snapshot.nearest import naming_nearest
 from vaultik.snapshot.read import disk_errors, fetch_snapshot
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def copied_snapshot(
         with temporary_errors():
             directory = stack.enter_context(ScratchDirectory()).path
             found = select(store, spec, identities, host, signers)
-            fetch_snapshot(store, found, identities, directory, directory / "plan.sqlite")
+            with naming_nearest(store, found, identities):
+                fetch_snapshot(store, found, identities, directory, directory / "plan.sqlite")
             copy = stack.enter_context(closing(connect(directory / "plan.sqlite")))
         try:
             yield Scratch(found, copy)

@@ -11,11 +11,14 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from vaultik import linux
+from vaultik.core.names import parse_snapshot_key
 from vaultik.errors import RestoreError
 from vaultik.restore import ledger, plan
 from vaultik.restore.blob import write_blob
+from vaultik.restore.clashes import leave_out_clashes
 from vaultik.restore.compare import Comparer
 from vaultik.restore.directories import Directories
+from vaultik.restore.elsewhere import look_elsewhere
 from vaultik.restore.finish import LAST, Finisher
 from vaultik.restore.likeness import KeptTimes, Likeness
 from vaultik.restore.own import Own
@@ -25,6 +28,7 @@ from vaultik.restore.sweep import Sweeper
 from vaultik.restore.target import Target, make_directories, names_in, target_errors
 from vaultik.snapshot.fetch import can_read
 from vaultik.snapshot.find import select
+from vaultik.snapshot.nearest import naming_nearest
 from vaultik.snapshot.read import fetch_snapshot
 from vaultik.snapshot.tree import ROOT
 
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 
 _FETCHED = "snapshot"
 _COMPARED = "compared"
+_LOOKED = "elsewhere"
 _FINISHED = "finished"
 
 
@@ -167,8 +172,9 @@ class RestoreSession:
             pinned = self._begun.snapshot if self._begun is not None else asked.spec
             found = select(self.store(), pinned, self._identities, asked.host, asked.signers)
             self._begun = self._state.begin(self._choice(), found.name.snapshot, found.name.key)
-            fetch_snapshot(self.store(), found, self._identities, self._state.path, self._state.plan)
-            asked.make_plan(self.copy())
+            with naming_nearest(self.store(), found, self._identities):
+                fetch_snapshot(self.store(), found, self._identities, self._state.path, self._state.plan)
+            asked.make_plan(self.copy(), lambda copy: leave_out_clashes(copy, self._state.path, ROOT, STATE.encode()))
             attributes = self._asked.attributes(self.copy())
             if left_out := plan.leave_out(self.copy(), STATE.encode()):
                 attributes.refuse(0, f"/{STATE}", left_out)
@@ -217,7 +223,20 @@ class RestoreSession:
                 blob,
                 emit=self.emit,
                 others_work=self._others_work,
+                salvage=self._asked.salvage,
             )
+
+    def look_elsewhere(self) -> None:
+        """LookElsewhere: plan to read what is damaged from other blobs, if other snapshots name some that have it."""
+        with target_errors(self.target):
+            name = parse_snapshot_key((self._begun or self._state.read()).key)
+            if name is not None and ledger.has_damage(self.copy()):
+                look_elsewhere(self.store(), name, self._identities, self.copy(), self._state.path)
+            self._done(_LOOKED, self._asked.attributes(self.copy()))
+
+    def has_looked(self) -> bool:
+        """Tell whether this run has looked elsewhere for what is damaged."""
+        return self.is_done(_LOOKED)
 
     def finish(self) -> None:
         """FinishTree: links, special files, flags, directories."""
@@ -285,8 +304,13 @@ class RestoreSession:
                     # Killed while it was made. Another process makes the next one: this one may keep no connection to it.
                     self.close()
                     self._state.forget_plan()
-                elif self._asked.delete or not self.is_done(_FINISHED) or ledger.may_try_again(self.copy()):
-                    ledger.go_on(self.copy())
+                elif (
+                    self._asked.delete
+                    or self._asked.salvage
+                    or not self.is_done(_FINISHED)
+                    or ledger.may_try_again(self.copy())
+                ):
+                    ledger.go_on(self.copy(), salvage=self._asked.salvage)
         except sqlite3.DatabaseError:
             self.close()
             self._state.forget_plan()

@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
-import tempfile
-from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from vaultik import interrupts
 from vaultik.errors import IntegrityError, RestoreError, SelectionError
-from vaultik.linux import AT_FDCWD, rename_noreplace
 from vaultik.model import NAME_OF_TYPE, ChunkId, EntryType, Mark
-from vaultik.restore import ledger, plan
-from vaultik.restore.attributes import SPECIAL, AttributeWriter
-from vaultik.restore.blob import write_blob
-from vaultik.restore.directories import Directories
-from vaultik.restore.finish import FINISH, LAST, Finisher
+from vaultik.restore import needs, plan
+from vaultik.restore.attributes import SPECIAL
+from vaultik.restore.clashes import leave_out_clashes
 from vaultik.restore.kept import Kept
 from vaultik.restore.progress import NoProgress, Progress
-from vaultik.restore.report import RestoreReport, make_report
+from vaultik.restore.salvage import joined, zeros
 from vaultik.restore.scratch import copied_snapshot
-from vaultik.restore.target import Target, target_errors
+from vaultik.restore.target import target_errors
+from vaultik.restore.writing import Writing
 from vaultik.snapshot.fetch import BlobFetcher, WantedChunk, can_read
 from vaultik.snapshot.tree import Entry, resolve
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from vaultik.core.identity import Identity
     from vaultik.core.sshsig import Signer
+    from vaultik.restore.report import RestoreReport
     from vaultik.store.base import Store
 
 _EVERYTHING = Kept()
 _LONGEST_RUN = 4096
+_FETCHERS_AT_MOST = 64
+"""Blobs whose headers are known at once."""
 
 
 class Output(Protocol):
@@ -62,12 +58,13 @@ def fetch(
     signers: Sequence[Signer] | None = None,
     force: bool = False,
     keeps: Kept = _EVERYTHING,
+    salvage: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Path, RestoreReport]:
     """Bring the entry at one of `paths`, with everything below it, to `target` (into it, if that is a directory).
 
     It is written aside and gets its name when it is complete; only into a directory that is there
-    already (`force`) is it written in place.
+    already (`force`) is it written in place. With `salvage` what can be read of a damaged file stands beside its place.
 
     Returns:
         Where it stands now, and what was done.
@@ -87,11 +84,18 @@ def fetch(
         place = target / os.fsdecode(entry.name) if target.is_dir() and entry.name else target
         place = place.absolute()
         _check_place(place, entry, force=force)
-        plan.make_plan(copy, entry.id)
-        writing = _Writing(store, identities, copy, entry, found.name.key, progress or NoProgress(), keeps)
+        above = place if place.is_dir() else place.parent
+        with target_errors(place):
+            if entry.type == "d":
+                plan.make_plan(copy, entry.id, narrow=lambda copy: leave_out_clashes(copy, above, entry.id))
+            else:
+                plan.make_plan(copy, entry.id)
+        writing = Writing(
+            store, identities, copy, entry, found.name.key, progress or NoProgress(), keeps, salvage=salvage
+        )
         with target_errors(place):
             writing.run(place, force=force)
-        report = make_report(copy)
+        report = writing.report(place)
     if entry.type not in "fd" and SPECIAL in report.refused and not report.failed:
         kind = NAME_OF_TYPE[entry.type]
         raise RestoreError(f"target {place}: this user may not make a {kind}", hint="root may")
@@ -107,12 +111,14 @@ def fetch_to_stream(
     *,
     host: str | None = None,
     signers: Sequence[Signer] | None = None,
+    salvage: bool = False,
 ) -> None:
     """Write the content of the file at one of `paths` to a stream, in order, each chunk checked before it is written.
 
     Raises:
         SelectionError: no such snapshot or path, or no file.
-        IntegrityError: a chunk is missing or damaged; what was written before is right.
+        IntegrityError: a chunk is missing or damaged; what was written before is right. With `salvage` zeros were
+            written in its place, and after it all that could be read.
     """
     with copied_snapshot(store, identities, spec, host, signers) as (found, copy):
         entry = resolve(copy, paths)
@@ -121,20 +127,30 @@ def fetch_to_stream(
                 f"path {os.fsdecode(paths[0])}: {_kind(entry)}", hint="only a file can go to standard output"
             )
         at = 0
+        lost: list[tuple[int, int]] = []
+        reason = ""
+        fetchers: dict[int, BlobFetcher] = {}
         for blob, chunks in _runs(copy, entry.hardlink or entry.id):
-            fetcher = BlobFetcher(
-                store, identities, ledger.get_blob(copy, blob), lambda: can_read(store, found.name.key)
-            )
-            wanted = sum({chunk.frame_offset: chunk.frame_length for chunk, _ in chunks}.values())
-            fetched = fetcher.fetch((chunk for chunk, _ in chunks), wanted)
+            if blob not in fetchers:
+                if len(fetchers) >= _FETCHERS_AT_MOST:
+                    del fetchers[next(iter(fetchers))]
+                row = needs.get_blob(copy, blob)
+                fetchers[blob] = BlobFetcher(store, identities, row, lambda: can_read(store, found.name.key))
+            fetched = fetchers[blob].fetch(chunk for chunk, _ in chunks)
             for (_, offset), piece in zip(chunks, fetched, strict=True):
                 if piece.damage is not None:
-                    raise IntegrityError(f"{os.fsdecode(paths[0])}: {piece.damage.reason}")
+                    reason = reason or f"{os.fsdecode(paths[0])}: {piece.damage.reason}"
+                    if not salvage:
+                        raise IntegrityError(reason, hint="--salvage goes on, with zeros where it can't be read")
+                    lost.append((offset, piece.chunk.size))
+                    continue
                 _write_zeros(stream, offset - at)
                 stream.write(piece.data)
                 at = offset + len(piece.data)
         _write_zeros(stream, entry.size - at)
         stream.flush()
+        if lost:
+            raise IntegrityError(f"{reason}; {zeros(joined(lost))}")
 
 
 def _kind(entry: Entry) -> str:
@@ -158,106 +174,6 @@ def _check_place(place: Path, entry: Entry, *, force: bool) -> None:
         raise RestoreError(
             f"target {place}: is {kinds[0]}, what is fetched is {kinds[1]}", hint="remove it, or name another place"
         )
-
-
-class _Writing:
-    """The steps of a restore for one entry."""
-
-    def __init__(
-        self,
-        store: Store,
-        identities: Sequence[Identity],
-        copy: sqlite3.Connection,
-        entry: Entry,
-        key: str,
-        progress: Progress,
-        keeps: Kept,
-    ) -> None:
-        self._store = store
-        self._identities = identities
-        self._copy = copy
-        self._entry = entry
-        self._key = key
-        self._progress = progress
-        self._attributes = AttributeWriter(copy, keeps)
-        self._token = secrets.token_hex(8)
-
-    def run(self, place: Path, *, force: bool) -> None:
-        """Bring it to its place."""
-        if self._entry.type == "d" and place.is_dir() and any(place.iterdir()):
-            self.into(place)
-        else:
-            self.aside(place, force=force)
-        self._attributes.flush()
-
-    def into(self, place: Path) -> None:
-        """Write a directory's entries into one that is there."""
-        with closing(self._target(place)) as target:
-            finisher = self._content(target, Directories.ready)
-            self._finish(finisher, FINISH)
-            finisher.remove_temporaries(all_kinds=True)
-
-    def aside(self, place: Path, *, force: bool) -> None:
-        """Write aside, then rename: whatever ends this early leaves nothing behind."""
-        aside = Path()
-        try:
-            with interrupts.deferred():
-                aside = Path(tempfile.mkdtemp(prefix=".vaultik-", dir=place.parent))
-            self._aside(aside, place, force=force)
-        finally:
-            with interrupts.deferred():
-                if aside.name:
-                    shutil.rmtree(aside, ignore_errors=True)
-
-    def _aside(self, aside: Path, place: Path, *, force: bool) -> None:
-        inner = aside / place.name
-        with closing(self._target(aside if self._entry.type == "d" else inner)) as target:
-            finisher = self._content(target)
-            self._finish(finisher, [step for step in FINISH if step not in LAST])
-            if self._entry.type == "d":
-                aside.rename(place)
-                self._finish(finisher, LAST)
-            elif os.path.lexists(inner):
-                _rename(inner, place, force=force)
-                with closing(self._target(place)) as final:
-                    self._finish(Finisher(self._copy, final, self._attributes), LAST)
-
-    def _target(self, place: Path) -> Target:
-        if self._entry.type == "d":
-            return Target(self._copy, place, self._entry.id, self._token)
-        alias = (self._entry.id, os.fsencode(place.name))
-        return Target(self._copy, place.parent, self._entry.parent or self._entry.id, self._token, alias)
-
-    def _content(self, target: Target, make: Callable[[Directories], None] = Directories.make) -> Finisher:
-        copy = self._copy
-        totals = plan.totals(copy)
-        self._progress.total(files=totals.files, bytes=totals.bytes, blobs=totals.blobs)
-        finisher = Finisher(copy, target, self._attributes)
-        make(Directories(copy, target, self._attributes))
-        for blob in ledger.needed_blobs(copy):
-            write_blob(
-                self._store,
-                self._identities,
-                copy,
-                target,
-                self._attributes,
-                blob,
-                emit=self._progress.advance,
-                others_work=lambda: can_read(self._store, self._key),
-            )
-        return finisher
-
-    def _finish(self, finisher: Finisher, names: Iterable[str]) -> None:
-        steps = finisher.steps()
-        for name in names:
-            steps[name]()
-
-
-def _rename(aside: Path, place: Path, *, force: bool) -> None:
-    if force:
-        aside.rename(place)
-    else:
-        rename_noreplace(AT_FDCWD, os.fsencode(aside), AT_FDCWD, os.fsencode(place))
 
 
 def _runs(copy: sqlite3.Connection, content: int) -> Iterator[tuple[int, list[tuple[WantedChunk, int]]]]:

@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import stat
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -169,7 +170,11 @@ class State:
             # What was begun goes last: killed before that, the same command still knows what this is.
             # Listed by a descriptor of its own: btrfs shows what was there when it was opened.
             for name in sorted(names_in(self._fd), key=lambda name: name == os.fsencode(self._file.name)):
-                os.unlink(name, dir_fd=self._fd)
+                try:
+                    os.unlink(name, dir_fd=self._fd)
+                except IsADirectoryError:
+                    # Of names that were being tried out when a kill came.
+                    shutil.rmtree(name, dir_fd=self._fd)
             (self.home / STATE).rmdir()
         self.close()
 

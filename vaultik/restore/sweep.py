@@ -37,6 +37,10 @@ _KEPT = (
     "SELECT 1 FROM failures AS x JOIN files AS f ON f.entry = x.entry"
     f" WHERE x.entry = ? AND x.kind <> {int(Kind.DAMAGED)} AND f.chunks > 1"
 )
+_KNOWN = (
+    "SELECT 1 FROM entries WHERE parent = ?1 AND name = ?2"
+    " UNION ALL SELECT 1 FROM salvaged AS s JOIN entries AS e ON e.id = s.entry WHERE e.parent = ?1 AND s.name = ?2"
+)
 _UNKNOWN = Mark.IMPLIED | Mark.UNREADABLE | Mark.GAP
 
 
@@ -143,8 +147,7 @@ class Sweeper:
                 yield path_of(self._copy, number).rstrip(b"/") + b"/" + name, True
 
     def _is_known(self, directory: int, name: bytes) -> bool:
-        query = "SELECT 1 FROM entries WHERE parent = ? AND name = ?"
-        return self._copy.execute(query, (directory, name)).fetchone() is not None
+        return self._copy.execute(_KNOWN, (directory, name)).fetchone() is not None
 
     def _inodes(self, directory: int, fd: int) -> set[tuple[int, int]]:
         """Return the inodes of what the snapshot has in a directory."""

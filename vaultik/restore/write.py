@@ -13,8 +13,9 @@ from collections import OrderedDict
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from vaultik.restore import ledger
+from vaultik.restore import ledger, salvage
 from vaultik.restore.ledger import Failure, Kind
+from vaultik.restore.salvage import Lost
 from vaultik.restore.target import is_fatal
 from vaultik.snapshot.tree import get_entry
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vaultik.restore.attributes import AttributeWriter
-    from vaultik.restore.ledger import Place
+    from vaultik.restore.needs import Place
     from vaultik.restore.target import Target
     from vaultik.snapshot.tree import Entry
 
@@ -44,8 +45,11 @@ class FileWriter:
         self._fds: OrderedDict[int, int] = OrderedDict()
         self._done: list[int] = []
         self._failures: dict[int, Failure] = {}
+        self._lost: list[Lost] = []
+        self._damaged: list[int] = []
         self.finished = 0
         copy.execute("DELETE FROM written WHERE blob = ? AND NOT complete", (blob,))
+        salvage.forget_lost(copy, blob)
 
     def write(self, place: Place, data: bytes | memoryview) -> None:
         """Write a verified chunk at its place in a file. What goes wrong with this file alone is a failure.
@@ -62,6 +66,29 @@ class FileWriter:
                 _write_at(self._part(place.file), place.offset, data)
         except OSError as exc:
             self._fail(place.file.id, exc)
+
+    def note_damaged(self, chunk: int) -> None:
+        """Note a chunk that can't be read where the snapshot says it is."""
+        self._damaged.append(chunk)
+        if len(self._damaged) >= _KEEP:
+            self.flush()
+
+    def lose(self, place: Place, size: int, reason: str) -> None:
+        """Leave a hole in a file, where a chunk of that size can't be read; the rest of it is written.
+
+        Raises:
+            OSError: the whole target failed.
+        """
+        if place.file.id in self._failures:
+            return
+        try:
+            self._part(place.file)
+        except OSError as exc:
+            self._fail(place.file.id, exc)
+            return
+        self._lost.append(Lost(place.file.id, place.offset, size, self._blob, reason))
+        if len(self._lost) >= _KEEP:
+            self.flush()
 
     def give_up(self, entry: int, failure: Failure) -> None:
         """Give a file up."""
@@ -88,8 +115,8 @@ class FileWriter:
             self._copy.execute("UPDATE written SET complete = 1 WHERE blob = ?", (self._blob,))
         for entry in self._whole_parts():
             try:
-                finish_part(self._copy, self._target, self._attributes, entry)
-                self._note_done(entry)
+                if finish_part(self._copy, self._target, self._attributes, entry):
+                    self._note_done(entry)
             except OSError as exc:
                 self._fail(entry, exc)
         self.flush()
@@ -101,9 +128,13 @@ class FileWriter:
         with ledger.transaction(self._copy):
             ledger.add_done(self._copy, self._done)
             ledger.add_failures(self._copy, self._failures)
+            salvage.add_lost(self._copy, self._lost)
+            ledger.add_damaged(self._copy, self._damaged)
             self._attributes.flush()
         self._done.clear()
         self._failures.clear()
+        self._lost.clear()
+        self._damaged.clear()
 
     def close(self) -> None:
         """Close what is open."""
@@ -172,8 +203,11 @@ _WHOLE = (
 )
 
 
-def finish_part(copy: sqlite3.Connection, target: Target, attributes: AttributeWriter, number: int) -> None:
+def finish_part(copy: sqlite3.Connection, target: Target, attributes: AttributeWriter, number: int) -> bool:
     """Finish a file of several chunks, if all its blobs were written into the temporary that stands for it.
+
+    Returns:
+        Whether it has its name now; if something of it is lost, what could be read has another.
 
     Raises:
         OSError: they were not, or the target won't have it.
@@ -187,7 +221,11 @@ def finish_part(copy: sqlite3.Connection, target: Target, attributes: AttributeW
             os.close(fd)
         raise OSError(None, "what was written of it is gone")
     try:
+        if salvage.is_hurt(copy, number):
+            salvage.keep(copy, target, attributes, number, fd)
+            return False
         name_file(target, attributes, get_entry(copy, number), fd)
+        return True
     finally:
         os.close(fd)
 

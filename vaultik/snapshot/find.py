@@ -206,8 +206,9 @@ def _select(store: Store, spec: str, identities: Sequence[Identity], host: str |
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
+        _check_lost(store, spec, found)
         raise SelectionError(
-            f"snapshot {spec!r}: there is none of that id", hint=f"there are: {_shown(found)}; or `latest`"
+            f"snapshot {spec!r}: there is none of that id", hint=f"there are: {_nearest(found, spec)}; or `latest`"
         )
     raise SelectionError(f"snapshot {spec!r}: several fit", hint=f"they are: {_shown(fitting)}")
 
@@ -296,6 +297,32 @@ def _named(newest: Sequence[Newest]) -> str:
     return ", ".join(
         f"{n.host} ({n.snapshot.source8}, last {when(n.server_time)})" for n in sorted(newest, key=lambda n: n.host)
     )
+
+
+def _check_lost(store: Store, spec: str, found: list[FoundSnapshot]) -> None:
+    """Check that no manifest is left of what is meant.
+
+    Raises:
+        IntegrityError: one is.
+    """
+    left = [name for name, _ in iter_snapshot_objects(store) if name.snapshot.startswith(spec)]
+    if len({name.snapshot for name in left}) != 1:
+        return
+    name = left[0]
+    others = _nearest([s for s in found if s.source8 == name.source8], spec)
+    raise IntegrityError(
+        f"snapshot {name.snapshot}: its DB is missing, only its manifest is left",
+        hint=f"lost, or of a run that did not end; of the same source there are: {others or 'none'}",
+    )
+
+
+def _nearest(found: list[FoundSnapshot], spec: str) -> str:
+    """Name the snapshots on both sides of an id, or the newest, where it is none or lies beyond them."""
+    before = [s for s in found if s.name.snapshot < spec]
+    after = found[len(before) :]
+    if before and after and spec[:1].isdigit():
+        return f"{before[-1].name.snapshot} (before it), {after[0].name.snapshot} (after it)"
+    return _shown(found)
 
 
 def _shown(found: list[FoundSnapshot]) -> str:

@@ -172,7 +172,9 @@ def _named(what: str, missing: str) -> Iterator[None]:
     except ObjectNotFoundError as exc:
         raise IntegrityError(f"{what}: {missing}") from exc
     except IntegrityError as exc:
-        raise type(exc)(f"{what}: {exc}") from exc
+        named = type(exc)(f"{what}: {exc}")
+        named.layer = exc.layer
+        raise named from exc
 
 
 @contextmanager
@@ -232,7 +234,7 @@ def _open_layer(
         IntegrityError: missing, altered, against the format, or not one that builds on the others.
     """
     *below, blob = layers
-    with _named(f"layer {blob.hex()}", "missing"):
+    with _as_layer(blob), _named(f"layer {blob.hex()}", "missing"):
         key = blob_key(BlobId(blob))
         size = size_of_metadata(store, key, blob)
         if size is None:
@@ -242,6 +244,15 @@ def _open_layer(
             if _layers(db) != below:
                 raise FormatError("builds on other layers than the snapshot")
             yield db
+
+
+@contextmanager
+def _as_layer(blob: bytes) -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError as exc:
+        exc.layer = blob
+        raise
 
 
 def _kind(db: sqlite3.Connection) -> object:

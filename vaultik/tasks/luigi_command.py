@@ -181,6 +181,7 @@ def begin_restore(task: Restore) -> RestoreSession:
                 checksum=task.checksum,
                 identities=identity_files(None),
                 signers=signers_of(task),
+                salvage=task.salvage,
             ),
             emit=record.add,
         )

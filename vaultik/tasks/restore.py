@@ -5,6 +5,7 @@ Restore                       the root: yields the snapshot, the comparison, the
   CompareTree                 what is there already, of an earlier try or of the tree that is updated
   RestoreWave(number)         up to 32 blobs at a time: Luigi's cost grows with the square of what is yielded at once
     RestoreBlob(blob)         one per blob, each read once
+  LookElsewhere               what is damaged: other snapshots may name other blobs for it, which are waves then
   FinishTree
 """
 
@@ -70,6 +71,7 @@ class RestoreBlob(_RestoreTask):
     """Read one blob and write what is wanted of it."""
 
     blob = luigi.IntParameter(description="the blob's row in the snapshot")
+    again = luigi.IntParameter(default=0, description="1 after what is damaged was looked for elsewhere")
 
     def complete(self) -> bool:
         return self.session.is_read(self.blob)
@@ -88,16 +90,28 @@ class RestoreWave(_RestoreTask):
     """A number of blobs, all on their way at once."""
 
     number = luigi.IntParameter(description="place of the wave in the restore")
+    again = luigi.IntParameter(default=0, description="1 after what is damaged was looked for elsewhere")
     sums_up = True
 
     def requires(self) -> list[luigi.Task]:
-        return [RestoreBlob(restore_id=self.restore_id, blob=blob) for blob in self.session.wave_blobs(self.number)]
+        blobs = self.session.wave_blobs(self.number)
+        return [RestoreBlob(restore_id=self.restore_id, blob=blob, again=self.again) for blob in blobs]
 
     def complete(self) -> bool:
         return all(self.session.is_read(blob) for blob in self.session.wave_blobs(self.number))
 
     def run(self) -> None:
         """Nothing is left to do: the blobs are what it stands for."""
+
+
+class LookElsewhere(_RestoreTask):
+    """Look for what is damaged in other blobs; what is found there is waves of its own."""
+
+    def complete(self) -> bool:
+        return self.session.has_looked()
+
+    def run(self) -> None:
+        self.session.look_elsewhere()
 
 
 class FinishTree(_RestoreTask):
@@ -120,8 +134,12 @@ class RestoreTree(_RestoreTask):
         """Yield the steps in their order; begun anew by Luigi after each, so the plan says where it stands."""
         yield FetchSnapshotDB(restore_id=self.restore_id)
         yield CompareTree(restore_id=self.restore_id)
-        while (wave := self.session.next_wave()) is not None:
-            yield RestoreWave(restore_id=self.restore_id, number=wave)
+        for again in (0, 1):
+            while (wave := self.session.next_wave()) is not None:
+                yield RestoreWave(
+                    restore_id=self.restore_id, number=wave, again=int(again or self.session.has_looked())
+                )
+            yield LookElsewhere(restore_id=self.restore_id)
         yield FinishTree(restore_id=self.restore_id)
 
 
@@ -145,6 +163,7 @@ class Restore(VisibleTask):
     force = luigi.BoolParameter(description="update a directory that isn't empty")
     delete = luigi.BoolParameter(description="with force: remove what the snapshot doesn't have")
     checksum = luigi.BoolParameter(description="tell what is equal by its bytes, not by size and time")
+    salvage = luigi.BoolParameter(description="of damaged files keep what can be read, under other names")
     restore_id = luigi.Parameter(default=new_run_id(), description="identity of this restore, new each time")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

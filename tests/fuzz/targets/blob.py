@@ -11,7 +11,7 @@ from vaultik.core import chunk_table
 from vaultik.core.frames import FrameEncoder
 from vaultik.core.names import blob_key
 from vaultik.errors import VaultikError
-from vaultik.snapshot.fetch import BlobFetcher, WantedBlob, WantedChunk
+from vaultik.snapshot.fetch import BlobFetcher, WantedBlob, WantedChunk, all_of
 
 DOCUMENTED = (VaultikError,)
 _ROW = struct.Struct("<32sIQIQ")
@@ -33,7 +33,7 @@ def seeds():
             ]
             plain += both
         plain += chunk_table.tail(len(plain), [])
-        found += [pack([_BLOB.pack(0, 0, sparing), b"".join(rows), plain]) for sparing in (0, 1)]
+        found += [pack([_BLOB.pack(0, 0, whole), b"".join(rows), plain]) for whole in (0, 1)]
     return found
 
 
@@ -59,7 +59,7 @@ def mutate(data, rng):
 
 def target(data):
     facts, rows, plain = (unpack(data, 3) + [b"", b"", b""])[:3]
-    size_more, header_more, sparing = _BLOB.unpack(facts[: _BLOB.size].ljust(_BLOB.size, b"\0"))
+    size_more, header_more, whole = _BLOB.unpack(facts[: _BLOB.size].ljust(_BLOB.size, b"\0"))
     stored = seal(plain)
     name = hashlib.sha256(stored).digest()
     size = min(max(2, len(stored) + size_more), (1 << 63) - 1)
@@ -68,10 +68,8 @@ def target(data):
     fetcher = BlobFetcher(
         MemoryStore(shared={blob_key(name): (stored, 0.0)}), IDENTITIES, WantedBlob(name, size, header)
     )
-    wanted = sum(
-        {(chunk.frame_offset, chunk.frame_length) for chunk in chunks} and {chunk.frame_length for chunk in chunks}
-    )
-    found = list(fetcher.fetch(iter(chunks), wanted, sparing=bool(sparing % 2)))
+    reads = all_of(WantedBlob(name, size, header)) if whole % 2 else None
+    found = list(fetcher.fetch(iter(chunks), reads))
     assert sorted(fetched.chunk.id for fetched in found) == sorted(chunk.id for chunk in chunks)
     for fetched in found:
         if fetched.damage is None:
