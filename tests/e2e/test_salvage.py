@@ -86,7 +86,8 @@ def test_the_readable_parts_come_back_under_another_name(hurt, tmp_path):
     plain = json.loads(hurt.restore(tmp_path / "plain", "--json", code=4).stdout)
     assert not list((tmp_path / "plain").rglob("*salvaged*"))
     report = json.loads(hurt.restore(tmp_path / "out", "--salvage", "--json", code=4).stdout)
-    assert plain["damaged"] == report["damaged"]
+    # Of a file that two blobs damage the reason is whichever is read first.
+    assert [one["path"] for one in plain["damaged"]] == [one["path"] for one in report["damaged"]]
     assert {**plain, "salvaged": 0, "target": 0} == {**report, "salvaged": 0, "target": 0}
     at = hurt.restored(tmp_path / "out")
     paths = check(hurt, at, report)

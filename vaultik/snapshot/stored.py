@@ -166,6 +166,10 @@ class StoredFrames:
             if at.begin == 0:
                 self._header = self._header or RangeOpener(stored[: self._blob.header_length + NONCE], self._identities)
             return self._opener().segments(stored, at.begin, total)
+        except ObjectNotFoundError as exc:
+            # Nor is anything else of it there.
+            self._header = exc
+            return None
         except _FAILURES:
             return None
 
