@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from vaultik.errors import IntegrityError, RestoreError, SelectionError
 from vaultik.model import NAME_OF_TYPE, ChunkId, EntryType, Mark
-from vaultik.restore import needs, plan
+from vaultik.restore import flags, needs, plan
 from vaultik.restore.attributes import SPECIAL
 from vaultik.restore.clashes import leave_out_clashes
 from vaultik.restore.kept import Kept
@@ -15,7 +15,7 @@ from vaultik.restore.progress import NoProgress, Progress
 from vaultik.restore.salvage import joined, zeros
 from vaultik.restore.scratch import copied_snapshot
 from vaultik.restore.target import target_errors
-from vaultik.restore.writing import Writing
+from vaultik.restore.writing import Writing, goes_into
 from vaultik.snapshot.fetch import BlobFetcher, WantedChunk, can_read
 from vaultik.snapshot.tree import Entry, resolve
 
@@ -84,9 +84,9 @@ def fetch(
         place = target / os.fsdecode(entry.name) if target.is_dir() and entry.name else target
         place = place.absolute()
         _check_place(place, entry, force=force)
-        above = place if place.is_dir() else place.parent
         with target_errors(place):
             if entry.type == "d":
+                above = _ready(place) if goes_into(entry, place) else place.parent
                 plan.make_plan(copy, entry.id, narrow=lambda copy: leave_out_clashes(copy, above, entry.id))
             else:
                 plan.make_plan(copy, entry.id)
@@ -174,6 +174,16 @@ def _check_place(place: Path, entry: Entry, *, force: bool) -> None:
         raise RestoreError(
             f"target {place}: is {kinds[0]}, what is fetched is {kinds[1]}", hint="remove it, or name another place"
         )
+
+
+def _ready(place: Path) -> Path:
+    """Take off a directory that is to be written to what forbids that."""
+    fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        flags.loosen(fd)
+    finally:
+        os.close(fd)
+    return place
 
 
 def _runs(copy: sqlite3.Connection, content: int) -> Iterator[tuple[int, list[tuple[WantedChunk, int]]]]:

@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     from vaultik.store.base import Store
 
 
+def goes_into(entry: Entry, place: Path) -> bool:
+    """Tell whether an entry comes into a directory that is there, and not aside, to be renamed."""
+    return entry.type == "d" and place.is_dir() and any(place.iterdir())
+
+
 class Writing:
     """The steps of a restore for one entry."""
 
@@ -65,7 +70,7 @@ class Writing:
 
     def run(self, place: Path, *, force: bool) -> None:
         """Bring it to its place."""
-        if self._entry.type == "d" and place.is_dir() and any(place.iterdir()):
+        if goes_into(self._entry, place):
             self.into(place)
         else:
             self.aside(place, force=force)
