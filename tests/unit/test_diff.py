@@ -217,3 +217,9 @@ def test_what_moved_to_where_another_that_moved_had_something_of_its_name(compar
     assert changes == [
         "removed /project/build", "removed /project/build/log", "moved /project -> /work", "moved /cache -> /work/build",
     ]  # fmt: skip
+
+
+def test_holes_that_are_more_than_a_number_of_sqlites(compare):
+    huge = {"data": b"", "size": (1 << 63) - 1}
+    _, totals = compare({"/a": huge, "/b": huge, "/c": huge, "/d": huge}, {"/c": huge, "/d": huge})
+    assert totals["removed"].old_bytes == totals["unchanged"].new_bytes == 1 << 64
