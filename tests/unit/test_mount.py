@@ -568,7 +568,7 @@ class Strange:
     def chunk(self, at):
         return WantedChunk(at, at.to_bytes(32, "big"), 1, at, 1, 0)
 
-    def chunks(self, frame, chunk=None):
+    def chunks(self, frame, _chunk=None):
         self.asked += 1
         if self.fails:
             raise MemoryError
@@ -581,10 +581,10 @@ class Strange:
 class Empty:
     """A store without objects."""
 
-    def open(self, key, *, offset=0, length=None):
+    def open(self, key, **_range):
         raise ObjectNotFoundError(key)
 
-    def look_behind(self, key, sha256):
+    def look_behind(self, _key, _sha256):
         return None
 
 

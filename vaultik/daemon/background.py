@@ -85,7 +85,7 @@ def _live(
     except VaultikError as exc:
         if not waits:
             # Nobody waits for it any more: it is the log's.
-            logging.getLogger("vaultik.daemon").error("%s", exc)
+            logging.getLogger("vaultik.daemon").error("%s", exc)  # noqa: TRY400 - a line
         else:
             answer(str(exc))
         code = exc.exit_code

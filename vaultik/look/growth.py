@@ -84,7 +84,8 @@ def find_growth(
         alone = dict(db.execute("SELECT first, total(size) FROM blobs WHERE count = 1 GROUP BY first"))
         (stored,) = db.execute("SELECT total(size) FROM blobs").fetchone()
     steps = [
-        step._replace(new=int(new.get(number, 0)), only_here=int(alone.get(number, 0))) for number, (_, step) in enumerate(seen)
+        step._replace(new=int(new.get(number, 0)), only_here=int(alone.get(number, 0)))
+        for number, (_, step) in enumerate(seen)
     ]
     steps.sort(key=lambda step: (step.source8, step.snapshot))
     return Growth(steps, int(stored), sum(step.metadata for step in steps), choice)
