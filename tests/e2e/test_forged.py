@@ -125,6 +125,8 @@ BELOW_DIR = (
         "UPDATE meta SET value = 2 WHERE key = 'format'",
         "UPDATE meta SET value = 'delta' WHERE key = 'kind'",
         "DELETE FROM meta",
+        "UPDATE meta SET value = CAST(x'ff' AS TEXT) WHERE key = 'host'",
+        "UPDATE entries SET user_name = CAST(x'ff' AS TEXT)",
         "CREATE TABLE more (a)",
         "CREATE VIEW v AS SELECT 1",
         "CREATE TRIGGER t AFTER INSERT ON entries BEGIN SELECT 1; END",

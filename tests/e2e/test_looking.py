@@ -135,6 +135,12 @@ class TestFind:
         (version,) = self.find(site, *arguments)["home/b/gone"]["versions"]
         assert version["snapshots"] == [site.ids[0]]
 
+    @pytest.mark.parametrize("first", [0, 3])
+    def test_named_in_any_order_the_newest_is_the_newest(self, site, first):
+        arguments = ["--snapshot", site.ids[first], "--snapshot", site.ids[3 - first]]
+        assert self.find(site, "gone", *arguments)["home/b/gone"]["in_newest"] is False
+        assert self.find(site, "new", *arguments)["home/new"]["in_newest"] is True
+
     def test_names_do_no_harm_on_a_terminal(self, site):
         assert "\x1b" not in look(site, "find", "odd*").stdout
 

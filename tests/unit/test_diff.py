@@ -205,3 +205,23 @@ def test_long_paths_by_the_thousand_fill_no_disk(tmp_path, monkeypatch):
     with pytest.raises(sqlite3.OperationalError, match="full"), compare_copies(tmp_path):
         pass
     assert (tmp_path / "diff").stat().st_size < 8 << 20
+
+
+def test_what_moved_to_where_another_that_moved_had_something_of_its_name(compare):
+    kept = {f"g{n}": b"kept %d" % n for n in range(3)}
+    cached = {f"s{n}": b"cached %d" % n for n in range(5)}
+    old = {f"/project/{name}": data for name, data in kept.items()} | {"/project/build/log": b"of the old build"}
+    old |= {f"/cache/{name}": data for name, data in cached.items()}
+    new = {f"/work/{name}": data for name, data in kept.items()} | {
+        f"/work/build/{name}": data for name, data in cached.items()
+    }
+    changes, _ = compare(old, new)
+    assert changes == [
+        "removed /project/build", "removed /project/build/log", "moved /project -> /work", "moved /cache -> /work/build",
+    ]  # fmt: skip
+
+
+def test_holes_that_are_more_than_a_number_of_sqlites(compare):
+    huge = {"data": b"", "size": (1 << 63) - 1}
+    _, totals = compare({"/a": huge, "/b": huge, "/c": huge, "/d": huge}, {"/c": huge, "/d": huge})
+    assert totals["removed"].old_bytes == totals["unchanged"].new_bytes == 1 << 64

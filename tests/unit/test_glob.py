@@ -98,6 +98,10 @@ NOW = 1_700_000_000
         (b"*", {"newer": "2020-09-13T12:26:41"}, []),
         (b"*.conf", {"older": "2020-09-13T12:26:40"}, [b"/etc/deep/er/app.conf"]),
         (b"*.conf", {"newer": "2000d"}, [b"/etc/deep/app.conf"]),
+        (b"*.conf", {"older": "2300-01-01"}, [b"/etc/deep/app.conf", b"/etc/deep/er/app.conf"]),
+        (b"*.conf", {"newer": "0001-01-02"}, [b"/etc/deep/app.conf", b"/etc/deep/er/app.conf"]),
+        (b"*", {"newer": "2300-01-01"}, []),
+        (b"*", {"older": "999999999d"}, []),
         (b"*\xfe", {}, [b"/home/\xff\xfe"]),
     ],
 )
@@ -120,3 +124,9 @@ def test_what_fits(copy, pattern, options, found):
 def test_what_cannot_be_looked_for(options, words):
     with pytest.raises(ConfigError, match=words):
         parse_wanted([b"("], now=NOW, **options)
+
+
+@pytest.mark.parametrize("pattern", [b"a{99999999999999999999}", b"(" * 3000])
+def test_regular_expressions_beyond_what_python_takes(pattern):
+    with pytest.raises(ConfigError, match="pattern"):
+        parse_wanted([pattern], is_regex=True, now=NOW)

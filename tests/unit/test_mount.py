@@ -1,6 +1,7 @@
 """The file system that is mounted, below the kernel: what it asks of the store, what it holds, what it says of damage."""
 
 import concurrent.futures
+import contextlib
 import copy
 import errno
 import itertools
@@ -16,13 +17,14 @@ import pytest
 from tests.support.forge import forge
 from tests.support.history import History
 from tests.support.site import Site
-from vaultik.errors import RestoreError, SelectionError, StoreUnavailableError
+from vaultik.errors import IntegrityError, ObjectNotFoundError, RestoreError, SelectionError, StoreUnavailableError
 from vaultik.mount import catalog, held, mounted
 from vaultik.mount.catalog import Catalog, Link
 from vaultik.mount.filesystem import FileSystem
 from vaultik.mount.frames import FrameCache
 from vaultik.mount.opened import OpenSnapshots
 from vaultik.secrets import load_identities
+from vaultik.snapshot.fetch import WantedBlob, WantedChunk
 from vaultik.snapshot.find import list_snapshots, select
 from vaultik.store.local import LocalStore
 
@@ -549,3 +551,64 @@ class TestMachine:
                 mounted.check_fuse(allow_other=True)
         (tmp_path / "fuse.conf").write_text("mount_max = 5\nuser_allow_other # yes\n")
         mounted.check_fuse(allow_other=True)
+
+
+class Strange:
+    """A snapshot that somebody made up: its blob has a frame of a chunk at every byte."""
+
+    def __init__(self):
+        self.fails = False
+        self.asked = 0
+
+    def frame(self, at):
+        return held.Frame(self.blob, 1, at, 1)
+
+    blob = WantedBlob(b"b" * 32, 1 << 30, 200)
+
+    def chunk(self, at):
+        return WantedChunk(at, at.to_bytes(32, "big"), 1, at, 1, 0)
+
+    def chunks(self, frame, _chunk=None):
+        self.asked += 1
+        if self.fails:
+            raise MemoryError
+        return [self.chunk(frame.offset)]
+
+    def iter_frames(self, _blob, offset):
+        return map(self.frame, itertools.count(offset))
+
+
+class Empty:
+    """A store without objects."""
+
+    def open(self, key, **_range):
+        raise ObjectNotFoundError(key)
+
+    def look_behind(self, _key, _sha256):
+        return None
+
+
+class TestAStrangersBlob:
+    @pytest.fixture
+    def cache(self):
+        with contextlib.closing(FrameCache(Empty(), [], 64 * MIB, lambda: True)) as cache:
+            yield cache
+
+    def get(self, cache, source, at):
+        with pytest.raises(IntegrityError, match="missing"):
+            cache.get(source.frame(at), source.chunk(at), source)
+
+    def test_no_more_frames_are_read_ahead_than_memory_holds(self, cache):
+        source = Strange()
+        for at in range(3):
+            self.get(cache, source, at)
+        assert source.asked < 1000
+
+    def test_who_fails_leaves_nobody_waiting(self, cache):
+        source = Strange()
+        source.fails = True
+        with pytest.raises(MemoryError):
+            cache.get(source.frame(0), source.chunk(0), source)
+        source.fails = False
+        with concurrent.futures.ThreadPoolExecutor(1) as other:
+            other.submit(self.get, cache, source, 0).result(timeout=20)

@@ -231,6 +231,15 @@ class TestWhereItLies:
         assert open_cache() is None
         assert list((tmp_path / "xdg").iterdir()) == []
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can have another's link")
+    def test_not_where_somebody_elses_link_leads(self, tmp_path):
+        (tmp_path / "root").mkdir()
+        (tmp_path / "xdg").mkdir()
+        (tmp_path / "xdg/vaultik").symlink_to(tmp_path / "root")
+        os.chown(tmp_path / "xdg/vaultik", 12345, 12345, follow_symlinks=False)
+        assert open_cache() is None
+        assert list((tmp_path / "root").iterdir()) == []
+
     def test_not_where_nothing_can_be_made(self, tmp_path):
         (tmp_path / "xdg").write_text("a file")
         assert open_cache() is None

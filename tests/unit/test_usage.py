@@ -80,3 +80,9 @@ def test_names_are_safe_to_show(tmp_path):
     assert DEFAULTS["size"] == 0
     (one,) = usage(tmp_path, {b"/\x1b[31m": b"x"}).files
     assert one.path == "/\\x1b[31m"
+
+
+def test_holes_that_are_more_than_a_number_of_sqlites(tmp_path):
+    huge = {"data": b"", "size": (1 << 63) - 1}
+    found = usage(tmp_path, {"/d/a": huge, "/d/b": huge})
+    assert found.size == 1 << 64

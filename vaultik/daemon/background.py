@@ -71,14 +71,23 @@ def _live(
     # Signals are this process's now.
     interrupts.install()
 
-    def ready(answer: str = _READY) -> None:
-        os.write(write_fd, answer.encode())
-        os.close(write_fd)
+    waits = [write_fd]
+
+    def answer(text: str) -> None:
+        # Once: its number may be that of another file by now.
+        if waits:
+            fd = waits.pop()
+            os.write(fd, text.encode())
+            os.close(fd)
 
     try:
-        code = serve(ready)
+        code = serve(lambda: answer(_READY))
     except VaultikError as exc:
-        ready(str(exc))
+        if not waits:
+            # Nobody waits for it any more: it is the log's.
+            logging.getLogger("vaultik.daemon").error("%s", exc)  # noqa: TRY400 - a line
+        else:
+            answer(str(exc))
         code = exc.exit_code
     logging.shutdown()
     os._exit(code)

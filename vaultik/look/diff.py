@@ -115,16 +115,17 @@ class Difference:
     def totals(self) -> dict[str, Totals]:
         """Return the totals of each kind that there is, and of `unchanged`."""
         query = (
-            "SELECT c.kind, count(*), sum(iif(ea.type = 'f', ea.size, 0)), sum(iif(eb.type = 'f', eb.size, 0)) FROM changes AS c"
+            "SELECT c.kind, count(*), total(iif(ea.type = 'f', ea.size, 0)), total(iif(eb.type = 'f', eb.size, 0)) FROM changes AS c"
             " LEFT JOIN a.entries AS ea ON ea.id = c.a LEFT JOIN b.entries AS eb ON eb.id = c.b GROUP BY c.kind"
         )
-        found = {kind: Totals(count, old or 0, new or 0) for kind, count, old, new in self._db.execute(query)}
+        # Not sum(): a few holes as large as a file may have are more than SQLite's numbers.
+        found = {kind: Totals(count, int(old), int(new)) for kind, count, old, new in self._db.execute(query)}
         same = (
-            f"SELECT count(*), coalesce(sum(iif(ea.type = 'f', ea.size, 0)), 0) {_BOTH}"
+            f"SELECT count(*), total(iif(ea.type = 'f', ea.size, 0)) {_BOTH}"
             " WHERE p.a NOT IN (SELECT a FROM changes WHERE a IS NOT NULL)"
         )
         count, size = self._db.execute(same).fetchone()
-        return {**found, "unchanged": Totals(count, size, size)}
+        return {**found, "unchanged": Totals(count, int(size), int(size))}
 
     def __iter__(self) -> Iterator[Change]:
         """Yield every difference, by path (of the new tree, where it is there)."""

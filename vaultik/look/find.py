@@ -55,7 +55,7 @@ class Version(NamedTuple):
     content: bytes | None
     """Of a regular file: equal for equal content."""
     snapshots: list[str]
-    """Ids, in the order in which they were looked at."""
+    """Ids, by the times at which they were begun."""
     spans: list[tuple[str, str, int]]
     """The same as first, last and number of those that follow each other."""
 
@@ -84,7 +84,7 @@ def find(
     Args:
         store: where they lie.
         identities: any of which may open them.
-        snapshots: which, those of one source in the order of their times.
+        snapshots: which, in any order.
         wanted: what for.
         progress: called with each that was looked at.
         damaged: told why one is left out; None to raise that.
@@ -93,6 +93,8 @@ def find(
         IntegrityError, NoMatchingIdentityError, StoreError: as `fetch_snapshot`.
         RestoreError: the temporary directory's disk is full.
     """
+    # By source, and then by time: the last of a source is its newest.
+    snapshots = sorted(snapshots, key=lambda one: (one.source8, one.name.snapshot))
     with scratch_directory() as directory, closing(sqlite3.connect(directory / "found.sqlite")) as found:
         found.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {_SCHEMA}")
         copies_bytes = 0

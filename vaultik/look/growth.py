@@ -79,15 +79,16 @@ def find_growth(
             seen.append((found, _step(found, facts)))
 
         choice = choose(store, identities, host=host, signers=signers, each=note)
-        new = dict(db.execute("SELECT first, sum(size) FROM blobs GROUP BY first"))
+        new = dict(db.execute("SELECT first, total(size) FROM blobs GROUP BY first"))
         # What one snapshot alone has, the first that has it has.
-        alone = dict(db.execute("SELECT first, sum(size) FROM blobs WHERE count = 1 GROUP BY first"))
-        (stored,) = db.execute("SELECT coalesce(sum(size), 0) FROM blobs").fetchone()
+        alone = dict(db.execute("SELECT first, total(size) FROM blobs WHERE count = 1 GROUP BY first"))
+        (stored,) = db.execute("SELECT total(size) FROM blobs").fetchone()
     steps = [
-        step._replace(new=new.get(number, 0), only_here=alone.get(number, 0)) for number, (_, step) in enumerate(seen)
+        step._replace(new=int(new.get(number, 0)), only_here=int(alone.get(number, 0)))
+        for number, (_, step) in enumerate(seen)
     ]
     steps.sort(key=lambda step: (step.source8, step.snapshot))
-    return Growth(steps, stored, sum(step.metadata for step in steps), choice)
+    return Growth(steps, int(stored), sum(step.metadata for step in steps), choice)
 
 
 def _step(found: FoundSnapshot, facts: Manifest) -> Step:

@@ -34,6 +34,14 @@ INSERT INTO pairs WITH RECURSIVE below (a, b) AS (SELECT ?, ? UNION ALL
     JOIN b.entries AS eb ON eb.parent = below.b AND eb.name = ea.name)
 SELECT a, b FROM below
 """
+_UNPAIRED_BELOW = """
+INSERT INTO pairs WITH RECURSIVE below (a, b) AS (SELECT ?, ? UNION ALL
+    SELECT ea.id, eb.id FROM below JOIN a.entries AS ea ON ea.parent = below.a
+    JOIN b.entries AS eb ON eb.parent = below.b AND eb.name = ea.name
+    WHERE ea.id NOT IN (SELECT a FROM pairs) AND eb.id NOT IN (SELECT b FROM pairs))
+SELECT a, b FROM below
+"""
+"""What moved into or out of a directory that moved itself stays with what it was paired with."""
 _COLUMNS = "e.id, e.parent, e.name, e.type, e.size, e.mtime_ns, coalesce(e.hardlink, e.id)"
 _CONTENT = {
     "gone": "UPDATE gone SET content = content_of_a(leader, size) WHERE type = 'f' AND size > 0"
@@ -116,7 +124,7 @@ def _move_directories(db: sqlite3.Connection) -> None:
             "SELECT ? NOT IN (SELECT a FROM pairs) AND ? NOT IN (SELECT b FROM pairs)", (old, new)
         ).fetchone()[0]
         if is_free and files * 2 >= db.execute(_FILES_BELOW, (old,)).fetchone()[0]:
-            db.execute(_PAIRS_BELOW, (old, new))
+            db.execute(_UNPAIRED_BELOW, (old, new))
             db.execute("INSERT INTO moved VALUES (?, ?)", (old, new))
     _forget_paired(db)
 

@@ -25,9 +25,9 @@ _TOTALS = """
 CREATE TEMP TABLE shares (id INTEGER PRIMARY KEY, stored REAL NOT NULL);
 INSERT INTO shares SELECT ec.entry, sum(1.0 * c.size * f.stored / f.size) FROM entry_chunks AS ec JOIN chunks AS c ON c.id = ec.chunk
     JOIN frames AS f ON f.blob = c.blob AND f.frame_offset = c.frame_offset GROUP BY ec.entry;
-CREATE TEMP TABLE totals (id INTEGER PRIMARY KEY, parent INTEGER, files INTEGER NOT NULL, size INTEGER NOT NULL, stored REAL NOT NULL);
+CREATE TEMP TABLE totals (id INTEGER PRIMARY KEY, parent INTEGER, files INTEGER NOT NULL, size REAL NOT NULL, stored REAL NOT NULL);
 INSERT INTO totals SELECT id, parent, 0, 0, 0 FROM entries WHERE type = 'd';
-INSERT INTO totals SELECT e.parent, NULL, count(*), sum(e.size), coalesce(sum(s.stored), 0) FROM entries AS e
+INSERT INTO totals SELECT e.parent, NULL, count(*), total(e.size), total(s.stored) FROM entries AS e
     LEFT JOIN shares AS s ON s.id = e.id WHERE e.type = 'f' AND (e.hardlink IS NULL OR e.hardlink = e.id) GROUP BY e.parent
     ON CONFLICT DO UPDATE SET files = excluded.files, size = excluded.size, stored = excluded.stored;
 """
@@ -36,7 +36,7 @@ UPDATE totals SET files = totals.files + c.files, size = totals.size + c.size, s
 FROM totals AS c WHERE c.id = ? AND totals.id = c.parent
 """
 _DIRECTORIES = f"""
-SELECT p.path, t.size, CAST(t.stored AS INTEGER), t.files FROM totals AS t JOIN paths AS p ON p.id = t.id WHERE t.id IN (
+SELECT p.path, CAST(t.size AS INTEGER), CAST(t.stored AS INTEGER), t.files FROM totals AS t JOIN paths AS p ON p.id = t.id WHERE t.id IN (
     SELECT id FROM totals AS d WHERE size > 0 AND size * {_MOSTLY} >= coalesce((SELECT max(size) FROM totals WHERE parent = d.id), 0)
     ORDER BY size DESC, id LIMIT ?)
 ORDER BY t.size DESC, p.id
@@ -115,12 +115,12 @@ def usage_of(path: Path, most: int) -> Usage:
             float(meta["server_time"]),
             bool(meta["complete"]),
             dict(copy.execute("SELECT type, count(*) FROM entries GROUP BY type ORDER BY count(*) DESC")),
-            _number(copy, f"SELECT sum(size) FROM entries WHERE {_ONE_NAME}"),
-            _number(copy, "SELECT sum(c.size) FROM entry_chunks AS ec JOIN chunks AS c ON c.id = ec.chunk"),
-            _number(copy, "SELECT sum(size) FROM chunks"),
-            _number(copy, "SELECT sum(stored) FROM frames"),
+            _number(copy, f"SELECT total(size) FROM entries WHERE {_ONE_NAME}"),
+            _number(copy, "SELECT total(c.size) FROM entry_chunks AS ec JOIN chunks AS c ON c.id = ec.chunk"),
+            _number(copy, "SELECT total(size) FROM chunks"),
+            _number(copy, "SELECT total(stored) FROM frames"),
             _number(copy, "SELECT count(DISTINCT blob) FROM frames"),
-            _number(copy, "SELECT sum(size) FROM blobs WHERE id IN (SELECT blob FROM frames)"),
+            _number(copy, "SELECT total(size) FROM blobs WHERE id IN (SELECT blob FROM frames)"),
             _directories(copy, most),
             [Large._make(row) for row in copy.execute(_FILES, (most,))],
         )

@@ -77,10 +77,11 @@ def parse_wanted(
     try:
         # A glob holds from the beginning; a regular expression anywhere.
         pattern = re.compile("|".join(f"(?:{'' if is_regex else '^'}{text})" for text in alternatives), flags)
-    except re.error as exc:
+    except (re.error, OverflowError, RecursionError) as exc:
         raise ConfigError(f"pattern {texts[0]!r}: {exc}", hint="--regex takes Python's regular expressions") from exc
-    least_ns = -_MOST if newer is None else _parse_time("--newer", newer, now)
-    most_ns = _MOST if older is None else _parse_time("--older", older, now) - 1
+    # What SQLite's numbers don't reach no entry has.
+    least_ns = -_MOST if newer is None else max(min(_parse_time("--newer", newer, now), _MOST), -_MOST)
+    most_ns = _MOST if older is None else max(min(_parse_time("--older", older, now) - 1, _MOST), -_MOST)
     return Wanted(pattern, whole_path, _parse_types(types), _parse_sizes(sizes), (least_ns, most_ns))
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
 from vaultik.errors import IntegrityError, StoreError, VaultikError
@@ -21,7 +21,7 @@ from vaultik.mount.held import Frame, Held, Source, held_of
 from vaultik.snapshot.fetch import BlobFetcher, Damage, WantedBlob, WantedChunk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from vaultik.core.identity import Identity
     from vaultik.model import BlobId
@@ -33,6 +33,8 @@ _NEAR = 256 << 10
 _FETCHERS = 64
 _RUNS = 64
 _THREADS = 2
+_FRAMES_AHEAD, _CHUNKS_AHEAD = 256, 1 << 16
+"""So many at once: a stranger's blob may have a million frames of a byte in `MOST_AHEAD`."""
 
 
 class _Run:
@@ -120,7 +122,12 @@ class FrameCache:
         if found is not None:
             return found
         if coming is None:
-            return self._fetch(frame.blob, {frame: source.chunks(frame, chunk)})[frame.key].find(chunk)
+            try:
+                chunks = source.chunks(frame, chunk)
+            except BaseException:
+                self._end([frame])
+                raise
+            return self._fetch(frame.blob, {frame: chunks})[frame.key].find(chunk)
         # Whoever fetches it: if that fails, or brings what another snapshot wants of it, it is asked for again, by this one.
         coming.result()
         return None
@@ -138,11 +145,15 @@ class FrameCache:
                 got[key] = held_of(group)
                 self._hold(key, got[key])
         finally:
-            with self._lock:
-                ended = [self._coming.pop(frame.key) for frame in frames if frame.key in self._coming]
-            for future in ended:
-                future.set_result(None)
+            self._end(frames)
         return got
+
+    def _end(self, frames: Iterable[Frame]) -> None:
+        """Let nobody wait any more for frames that are noted as coming."""
+        with self._lock:
+            ended = [self._coming.pop(frame.key) for frame in frames if frame.key in self._coming]
+        for future in ended:
+            future.set_result(None)
 
     def _hold(self, key: tuple[BlobId, int, int], held: Held) -> None:
         with self._lock:
@@ -183,14 +194,31 @@ class FrameCache:
         return None
 
     def _fetch_ahead(self, frame: Frame, run: _Run, source: Source) -> None:
-        frames = list(_within(source.iter_frames(frame, run.begin), run.begin + run.window))
+        ahead = _within(source.iter_frames(frame, run.begin), run.begin + run.window)
+        end, left, wanted = run.begin, _CHUNKS_AHEAD, {}
+        for one in islice(ahead, _FRAMES_AHEAD):
+            end = one.end
+            if not self._is_known(one):
+                # Asked for here, as the snapshot may be closed later; and before anybody waits for it, as this may fail.
+                wanted[one] = source.chunks(one)
+                left -= len(wanted[one])
+            if left <= 0:
+                break
         with self._lock:
-            run.end = max((frame.end for frame in frames), default=run.begin)
-            wanted = [frame for frame in frames if frame.key not in self._held and frame.key not in self._coming]
-            for coming in wanted:
-                self._coming[coming.key] = Future()
+            run.end = max(run.end, end)
+            wanted = {one: chunks for one, chunks in wanted.items() if one.key not in self._coming}
+            for one in wanted:
+                self._coming[one.key] = Future()
         if wanted:
-            self._threads.submit(self._fetch_quietly, frame.blob, {frame: source.chunks(frame) for frame in wanted})
+            try:
+                self._threads.submit(self._fetch_quietly, frame.blob, wanted)
+            except BaseException:
+                self._end(wanted)
+                raise
+
+    def _is_known(self, frame: Frame) -> bool:
+        with self._lock:
+            return frame.key in self._held or frame.key in self._coming
 
     def _fetch_quietly(self, blob: WantedBlob, frames: dict[Frame, Sequence[WantedChunk]]) -> None:
         try:

@@ -127,6 +127,8 @@ RULES = (
     ),
 )
 """What may not be: a name for it, and the query that finds it."""
+_TEXTS = {"meta": "SELECT value FROM meta", "entries": "SELECT DISTINCT user_name, group_name FROM entries"}
+"""All texts whose bytes no other rule knows."""
 
 
 def check(db: sqlite3.Connection) -> None:
@@ -139,7 +141,20 @@ def check(db: sqlite3.Connection) -> None:
         row = db.execute(f"{query} LIMIT 1").fetchone()
         if row is not None:
             raise FormatError(f"{what} (row {str(row[0])[:20]})")
+    _check_texts(db)
     _check_depth(db)
+
+
+def _check_texts(db: sqlite3.Connection) -> None:
+    """Check that what is a text can be read as one: SQLite takes any bytes for it."""
+    for what, query in _TEXTS.items():
+        try:
+            for _ in db.execute(query):
+                pass
+        except sqlite3.OperationalError as exc:
+            if "decode" not in str(exc):
+                raise
+            raise FormatError(f"{what}: a text that is not UTF-8") from exc
 
 
 def _check_depth(db: sqlite3.Connection) -> None:

@@ -64,8 +64,11 @@ def open_cache() -> ObjectCache | None:
 
 def _is_ours(directory: Path) -> bool:
     """Tell whether a directory, or where it would be made, is this user's or root's: sudo may leave HOME another's."""
-    nearest = next(place for place in (directory, *directory.parents) if place.exists())
-    return nearest.stat().st_uid in (0, os.geteuid())
+    places = (directory, *directory.parents)
+    # Through a link of somebody else's it would lie wherever that leads.
+    links = [place.lstat() for place in places if place.is_symlink()]
+    nearest = next(place for place in places if place.exists())
+    return all(found.st_uid in (0, os.geteuid()) for found in (*links, nearest.stat()))
 
 
 class ObjectCache:
