@@ -88,12 +88,22 @@ def ls(
                     click.echo(long_line(found, entry) if long else printable(found))
 
 
+def _iter_fitting(copy: sqlite3.Connection, patterns: tuple[bytes, ...]) -> Iterator[tuple[bytes, Entry]]:
+    """Yield what fits the first of the forms that may be meant which anything fits."""
+    for pattern in patterns:
+        found = iter_glob(copy, pattern)
+        for first in found:
+            yield first
+            yield from found
+            return
+
+
 def _entries(copy: sqlite3.Connection, paths: tuple[bytes, ...], *, recursive: bool) -> Iterator[tuple[bytes, Entry]]:
     entry = find_path(copy, paths)
     if entry is None and is_glob(paths[0]):
         # What fits is shown itself, not what is in it: a directory's content is its path's to list.
         shown = b"//"
-        for where, entry in iter_glob(copy, paths[0]):
+        for where, entry in _iter_fitting(copy, paths):
             if where.startswith(shown):
                 continue
             yield where, entry

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+import tempfile
 import traceback
 from typing import NoReturn
 
@@ -79,6 +80,8 @@ def main() -> NoReturn:
     as_json = "--json" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     interrupts.install()
+    # SQLite, which looks there when it is first imported, would sort names and hashes in /var/tmp.
+    os.environ.setdefault("SQLITE_TMPDIR", tempfile.gettempdir())
     # Names may be any bytes; a strict locale shall not turn what is done into a failure.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

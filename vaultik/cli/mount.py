@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,7 +91,7 @@ def mount(
     """Mount the snapshots in BUCKET under PREFIX at DIRECTORY, an empty one, read-only, until it is unmounted."""
     if log_file is not None and not background:
         raise click.UsageError("--log-file goes with --background: in the foreground lines go to standard error")
-    asked = Asked(snapshot, host, load_signers(signers), _cache_bytes(cache_size))
+    asked = Asked(snapshot, host, load_signers(signers), _cache_bytes(cache_size), allow_other)
     check_fuse(allow_other=allow_other)
     check_directory(directory)
     open_store = functools.partial(store_of, endpoint, region, bucket, prefix, cache=cache)
@@ -147,7 +147,8 @@ def _serve(
     def tell(line: str) -> None:
         # Who reads on while everything is closed meets errors that mean nothing.
         if not is_over.is_set():
-            report(line)
+            with suppress(OSError):  # a terminal or pipe that is gone
+                report(line)
 
     with closing(open_store()) as store, shown(store, identities, asked, tell) as what:
         try:

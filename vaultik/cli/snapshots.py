@@ -22,7 +22,7 @@ from vaultik.cli.common import (
 )
 from vaultik.cli.progress import human_bytes
 from vaultik.errors import IdentityError, IntegrityError, NoMatchingIdentityError, SelectionError, SignatureError
-from vaultik.snapshot.find import FoundSnapshot, list_snapshots, read_manifest, when
+from vaultik.snapshot.find import FoundSnapshot, list_snapshots, read_manifest, when, with_its_size
 from vaultik.snapshot.signed import check_signed
 
 if TYPE_CHECKING:
@@ -114,7 +114,9 @@ def _row(
         return row
     try:
         facts = read_manifest(store, snapshot, identities)
-        signer = check_signed(snapshot, facts, believed) if believed is not None else None
+        signer = None
+        if believed is not None:
+            signer = check_signed(with_its_size(store, snapshot, facts.dbs[0][1]), facts, believed)
     except NoMatchingIdentityError:
         return row | {"problem": _NOT_OURS}
     except SignatureError as exc:

@@ -113,6 +113,8 @@ class Directory:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as exc:
+            # Something stands there, so nothing in this directory can be said to be gone.
+            self._db.execute("INSERT OR IGNORE INTO hidden VALUES (?)", (parent,))
             self._problem(Problem(self._path(parent).rstrip(b"/") + b"/" + name, exc.strerror or str(exc)))
             return None
         return self._insert(parent, name, found)

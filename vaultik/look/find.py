@@ -181,7 +181,8 @@ def _version(
 
 def _spans(having: list[int], looked_at: list[int], names: dict[int, tuple[str, str]]) -> list[tuple[str, str, int]]:
     """Return the runs of snapshots that follow each other among those that were looked at."""
-    places = [looked_at.index(number) for number in having]
+    where = {number: place for place, number in enumerate(looked_at)}
+    places = [where[number] for number in having]
     spans = []
     for _, run in groupby(enumerate(places), key=lambda pair: pair[1] - pair[0]):
         part = [looked_at[place] for _, place in run]

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 MOST_SNAPSHOTS = 10
 """SQLite attaches no more."""
-_LARGEST_VALUE = 64 << 20
+_LARGEST_VALUE = 1 << 20
+"""What one function makes of values is not to be interrupted: it has to be over in seconds."""
 _STEPS = 10_000
 _ROWS = 100
 _ALLOWED = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE)

@@ -62,6 +62,8 @@ class FileSystem:
         opened: OpenSnapshots,
         frames: FrameCache,
         report: Callable[[str], None],
+        *,
+        shared: bool = False,
     ) -> None:
         """Read nothing yet.
 
@@ -70,7 +72,10 @@ class FileSystem:
             opened: gives snapshots.
             frames: gives content.
             report: takes a line for each file that can't be read, once.
+            shared: others than who mounts may look, so that a snapshot's own `/` has the mode that it had, too, for which
+                it is opened.
         """
+        self._shared = shared
         self._top = top
         self._opened = opened
         self._frames = frames
@@ -86,7 +91,7 @@ class FileSystem:
     def getattr(self, path: bytes) -> Attributes:
         """Return a path's attributes; symlinks are not followed, here as everywhere."""
         place = get_place(self._top(), path)
-        if isinstance(place, Inside):
+        if isinstance(place, Inside) or (self._shared and isinstance(place, Shown)):
             with self._using(place) as tree:
                 return self._attributes(tree, place.found, _get(tree, place.names))
         if isinstance(place, Shown):

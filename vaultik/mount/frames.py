@@ -146,6 +146,10 @@ class FrameCache:
                 self._hold(key, got[key])
         finally:
             self._end(frames)
+        if any(held.damaged for held in got.values()):
+            with self._lock:
+                # What it found out of the blob may be another way the next time.
+                self._fetchers.pop(blob.hash, None)
         return got
 
     def _end(self, frames: Iterable[Frame]) -> None:

@@ -32,6 +32,8 @@ class Asked(NamedTuple):
     host: str | None = None
     signers: Sequence[Signer] | None = None
     cache_bytes: int = 64 << 20
+    shared: bool = False
+    """Others than who mounts may look."""
 
 
 class Shown(NamedTuple):
@@ -75,7 +77,7 @@ def shown(store: Store, identities: Sequence[Identity], asked: Asked, report: Ca
         opened = stack.enter_context(closing(OpenSnapshots(store, identities, scratch.path)))
         cache = FrameCache(store, identities, asked.cache_bytes, lambda: _gives_snapshots(store))
         frames = stack.enter_context(closing(cache))
-        yield Shown(FileSystem(top, opened, frames, report), count, hosts)
+        yield Shown(FileSystem(top, opened, frames, report, shared=asked.shared), count, hosts)
 
 
 def _gives_snapshots(store: Store) -> bool:
