@@ -65,3 +65,17 @@ def test_in_a_blob_that_the_file_has_all_of(tmp_path):
     assert check(site, snapshot, tmp_path / "salvaged", "--salvage")["salvaged"]
     site.run("fetch", *site.where, snapshot, site.source / "large", tmp_path / "got", code=4)
     assert not (tmp_path / "got").exists()
+
+
+def test_in_a_blob_of_which_another_file_lost_something(tmp_path):
+    """What is lost of a file isn't forgotten when its blob is read again for another."""
+    site, snapshot = make(tmp_path, large=3_000_000, other=1_500_000)
+    broken = blobs_of(site, b"large")[1]
+    data = bytearray(broken.read_bytes())
+    data[len(data) // 2] ^= 1
+    broken.write_bytes(data)
+    missing = next(blob for blob in blobs_of(site, b"other") if blob not in blobs_of(site, b"large"))
+    missing.unlink()
+    say_it_lies_in(site, broken, of=missing)
+    report = check(site, snapshot, tmp_path / "out", "--salvage")
+    assert len(report["salvaged"]) == len(report["damaged"]) == 2

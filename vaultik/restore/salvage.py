@@ -63,8 +63,12 @@ def add_lost(copy: sqlite3.Connection, lost: Sequence[Lost]) -> None:
 
 
 def forget_lost(copy: sqlite3.Connection, blob: int) -> None:
-    """Forget what could not be read of a blob: it is read again, for files that are still open."""
-    copy.execute(f"DELETE FROM lost WHERE blob = ? AND {ledger.NOT_SALVAGED}", (blob,))
+    """Forget what could not be read of a blob that is read again, of files that aren't done with it."""
+    copy.execute(
+        f"DELETE FROM lost WHERE blob = ? AND {ledger.NOT_SALVAGED} AND NOT EXISTS"
+        " (SELECT 1 FROM written AS w WHERE w.entry = lost.entry AND w.blob = lost.blob AND w.complete)",
+        (blob,),
+    )
 
 
 def is_hurt(copy: sqlite3.Connection, entry: int) -> bool:
