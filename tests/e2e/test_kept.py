@@ -272,3 +272,11 @@ class TestWithout:
             ]
         finally:
             subprocess.run(["chattr", "-R", "-ia", target], check=False, capture_output=True)
+
+
+def test_a_device_is_never_opened_to_others(site, tmp_path):
+    os.mknod(site.source / "disk", stat.S_IFBLK | 0o600, os.makedev(7, 99))
+    (site.source / "disk").chmod(0o660)
+    site.backup()
+    site.restore(tmp_path / "out", "--without", "mode")
+    assert stat.S_IMODE((site.restored(tmp_path / "out") / "disk").lstat().st_mode) == 0o600
