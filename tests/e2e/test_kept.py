@@ -272,3 +272,25 @@ class TestWithout:
             ]
         finally:
             subprocess.run(["chattr", "-R", "-ia", target], check=False, capture_output=True)
+
+
+def test_a_device_is_never_opened_to_others(site, tmp_path):
+    os.mknod(site.source / "disk", stat.S_IFBLK | 0o600, os.makedev(7, 99))
+    (site.source / "disk").chmod(0o660)
+    site.backup()
+    site.restore(tmp_path / "out", "--without", "mode")
+    assert stat.S_IMODE((site.restored(tmp_path / "out") / "disk").lstat().st_mode) == 0o600
+
+
+def test_a_first_try_without_times_is_no_obstacle(site, tmp_path):
+    for name in ("one", "two", "blocked"):
+        write(site.source / name, text=name)
+        os.utime(site.source / name, (1e9, 1e9))
+    site.backup()
+    at = site.restored(tmp_path / "out")
+    (at / "blocked/mine").mkdir(parents=True)
+    site.restore(tmp_path / "out", "--force", "--without", "times", code=1)
+    (at / "blocked/mine").rmdir()
+    (at / "blocked").rmdir()
+    site.restore(tmp_path / "out")
+    assert compare(site.source, at) == []

@@ -129,6 +129,22 @@ def test_a_name_that_is_taken_or_long(tmp_path):
     assert all((at / name).exists() for name in places)
 
 
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_a_name_of_the_snapshot_s_own_that_comes_later(tmp_path, force):
+    site = Site(tmp_path, chunk_size="64KiB", blob_size_limit="1MiB")
+    site.source.mkdir()
+    (site.source / "large").write_bytes(random.Random(5).randbytes(3_000_000))
+    (site.source / f"large{SALVAGED}").symlink_to(f"large{SALVAGED}-2")
+    (site.source / f"large{SALVAGED}-2").touch()
+    site.backup()
+    blobs_of(site, b"large")[1].unlink()
+    report = json.loads(site.restore(tmp_path / "out", "--salvage", "--json", *force, code=4).stdout)
+    at = site.restored(tmp_path / "out")
+    assert not report["failed"]
+    assert os.readlink(at / f"large{SALVAGED}") == f"large{SALVAGED}-2"
+    assert check(site, at, report, f"{SALVAGED}-3")
+
+
 class Killed(BaseException):
     pass
 

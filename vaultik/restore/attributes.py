@@ -185,7 +185,9 @@ class AttributeWriter:
 
 
 def default_mode(kind: str) -> int:
-    """Return the mode that anything new of a kind gets from this process."""
+    """Return the mode that anything new of a kind gets from this process; a device stays its owner's: it opens what it stands for."""
+    if kind in (EntryType.BLOCK_DEVICE, EntryType.CHAR_DEVICE):
+        return 0o600
     return (0o777 if kind == EntryType.DIRECTORY else 0o666) & ~_umask()
 
 

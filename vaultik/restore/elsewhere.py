@@ -53,15 +53,19 @@ DELETE FROM lost WHERE (entry, offset) IN (SELECT f.entry, ec.offset FROM temp.m
     JOIN files AS f ON f.content = ec.entry AND f.entry = f.prime);
 UPDATE files SET blobs = (SELECT count(DISTINCT c.blob) FROM entry_chunks AS ec JOIN chunks AS c ON c.id = ec.chunk
     WHERE ec.entry = files.content) WHERE prime IN (SELECT entry FROM temp.hit);
-DELETE FROM written WHERE entry IN (SELECT entry FROM temp.hit) AND blob NOT IN (SELECT c.blob FROM files AS f
-    JOIN entry_chunks AS ec ON ec.entry = f.content JOIN chunks AS c ON c.id = ec.chunk WHERE f.entry = written.entry);
+DELETE FROM written WHERE (entry, blob) IN (SELECT f.entry, c.blob FROM temp.moved AS m JOIN chunks AS c ON c.id = m.chunk
+    JOIN entry_chunks AS ec ON ec.chunk = m.chunk JOIN files AS f ON f.content = ec.entry AND f.entry = f.prime);
+DELETE FROM written WHERE entry IN (SELECT entry FROM temp.hit) AND NOT EXISTS (SELECT 1 FROM chunks AS c
+    CROSS JOIN entry_chunks AS ec ON ec.chunk = c.id CROSS JOIN files AS f ON f.content = ec.entry
+    WHERE c.blob = written.blob AND f.entry = written.entry);
 INSERT OR IGNORE INTO reads (blob) SELECT DISTINCT c.blob FROM temp.moved AS m JOIN chunks AS c ON c.id = m.chunk;
 DROP TABLE temp.hurt
 """.replace("{damaged}", f"{Kind.DAMAGED:d}")
 """A chunk gets the place that the other snapshot has for it; what is read of its files is settled anew.
 
 Beside what is known to be damaged, of a damaged file also what lies in blobs that the other snapshot doesn't name any
-more: nobody has looked at what comes after the first damage.
+more: nobody has looked at what comes after the first damage. The other snapshot may be anybody's: a file that has all
+it needed of a blob lacks something of it again when a chunk is said to be there.
 """
 
 

@@ -84,11 +84,13 @@ class Likeness:
             return st.st_mtime_ns == self._times(entry.mtime_ns)
         return False
 
-    def same_content(self, entry: Entry, st: os.stat_result, directory: int, name: bytes) -> bool:
+    def same_content(
+        self, entry: Entry, st: os.stat_result, directory: int, name: bytes, *, deep: bool = False
+    ) -> bool:
         """Tell whether a file's content is the entry's: by size and time, or by its bytes."""
         if not stat.S_ISREG(st.st_mode) or st.st_size != entry.size:
             return False
-        if not self._deep:
+        if not (self._deep or deep):
             return self.same_time(entry, st)
         try:
             fd = os.open(name, READ, dir_fd=directory)

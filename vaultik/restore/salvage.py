@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from vaultik.restore.attributes import AttributeWriter
     from vaultik.restore.target import Target
+    from vaultik.snapshot.tree import Entry
 
 SUFFIX = b".vaultik-salvaged"
 _NAME_MAX = 255
@@ -63,8 +64,12 @@ def add_lost(copy: sqlite3.Connection, lost: Sequence[Lost]) -> None:
 
 
 def forget_lost(copy: sqlite3.Connection, blob: int) -> None:
-    """Forget what could not be read of a blob: it is read again, for files that are still open."""
-    copy.execute(f"DELETE FROM lost WHERE blob = ? AND {ledger.NOT_SALVAGED}", (blob,))
+    """Forget what could not be read of a blob that is read again, of files that aren't done with it."""
+    copy.execute(
+        f"DELETE FROM lost WHERE blob = ? AND {ledger.NOT_SALVAGED} AND NOT EXISTS"
+        " (SELECT 1 FROM written AS w WHERE w.entry = lost.entry AND w.blob = lost.blob AND w.complete)",
+        (blob,),
+    )
 
 
 def is_hurt(copy: sqlite3.Connection, entry: int) -> bool:
@@ -99,7 +104,7 @@ def keep(copy: sqlite3.Connection, target: Target, attributes: AttributeWriter, 
     directory, _ = target.place(entry)
     _, temporary = target.temporary(entry)
     for name in _names(entry.name):
-        if stands(directory, name) is not None:
+        if stands(directory, name) is not None or _is_another(copy, entry, name):
             continue
         # Noted before, so that a kill in between leaves no second one.
         copy.execute("INSERT OR REPLACE INTO salvaged VALUES (?, ?)", (number, name))
@@ -181,6 +186,12 @@ def _has_more(copy: sqlite3.Connection, number: int) -> bool:
     (chunks,) = copy.execute("SELECT chunks FROM files WHERE entry = ?", (number,)).fetchone()
     (lost,) = copy.execute("SELECT count(*) FROM lost WHERE entry = ?", (number,)).fetchone()
     return bool(lost < chunks)
+
+
+def _is_another(copy: sqlite3.Connection, entry: Entry, name: bytes) -> bool:
+    """Tell whether the snapshot has something of that name beside a file: it may still be to come."""
+    query = "SELECT 1 FROM entries WHERE parent = ? AND name = ?"
+    return copy.execute(query, (entry.parent, name)).fetchone() is not None
 
 
 def _names(own: bytes) -> Iterator[bytes]:

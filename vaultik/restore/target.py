@@ -169,10 +169,16 @@ class Target:
     def open_part(self, entry: int) -> tuple[int, bool]:
         """Open a file under its temporary name; tells whether it had to be made.
 
+        What stands there and isn't this user's any more, since it was to get its name already, is made anew.
+
         Raises:
-            OSError: it can't be made, or what stands there isn't what was written before.
+            OSError: it can't be made.
         """
-        fd = self.find_temporary(entry)
+        try:
+            fd = self.find_temporary(entry)
+        except PermissionError:
+            self.remove_temporary(entry)
+            fd = None
         if fd is not None:
             return fd, False
         directory, name = self.temporary(entry)
