@@ -44,7 +44,8 @@ def make_private(directory: Path) -> None:
     if found.st_mode & stat.S_IWOTH:
         raise LocalIndexError(
             f"{directory}: everybody may write in it",
-            hint=f"name a directory below it, which is made for this user alone, or: chmod o-w {directory}",
+            hint="name a directory below it, which is made for this user alone"
+            + ("" if found.st_mode & stat.S_ISVTX else f", or: chmod o-w {directory}"),
         )
 
 

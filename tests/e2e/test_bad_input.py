@@ -397,3 +397,20 @@ def test_what_has_no_effect_is_a_warning(tmp_path):
     assert load_config(config).warnings == ()
     config.write_text(text + "min_time_between_run: 2h\n")
     assert load_config(config).warnings == ()
+
+
+@pytest.mark.parametrize("command", [["restore", "latest", ""], ["fetch", "latest", "/", ""], ["mount", ""]])
+def test_an_empty_place_is_not_the_current_directory(stored, tmp_path, command):
+    name, *arguments = command
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "mine").write_text("mine")
+    force = ["--force", "--delete"] if name == "restore" else []
+    done = stored.run(name, *stored.where, *arguments, *force, code=2, cwd=here)
+    assert "it is empty" in done.stderr
+    assert os.listdir(here) == ["mine"]
+
+
+def test_an_empty_snapshot_is_none(stored, tmp_path):
+    done = stored.run("restore", *stored.where, "", tmp_path / "out", code=2)
+    assert "snapshot '': there is none of that id" in done.stderr

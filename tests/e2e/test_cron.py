@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import prefork
 from tests.support.site import BIN, NO_RIGHTS, Site
 
 SHIPPED_CFG = Path(__file__).parents[2] / "luigi.cfg"
@@ -86,7 +87,7 @@ def cron(tmp_path):
 
 def kill(process):
     if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+        prefork.kill_group(process.pid)
         process.communicate()
 
 

@@ -283,3 +283,9 @@ class TestStats:
         assert [line.split()[-1] for line in directories] == ["/home/a", "/home/a/pictures"]
         both = look(site, "stats", site.ids[0], site.ids[1], "--json").stdout.splitlines()
         assert [json.loads(line)["snapshot"] for line in both] == site.ids[:2]
+
+
+def test_a_pattern_with_a_slash_is_of_a_path_from_the_root(site):
+    pattern = f"{str(site.source).lstrip('/')}/etc/*"
+    assert look(site, "find", pattern).stdout == look(site, "find", f"/{pattern}").stdout
+    assert "fstab" in look(site, "find", pattern).stdout

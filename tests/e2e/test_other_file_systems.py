@@ -117,6 +117,43 @@ def test_another_spelling_is_replaced_only_if_that_is_asked_for(site, tmp_path):
 
 
 @NEEDS_FUSE
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
+def test_another_file_system_below_the_target(site, tmp_path):
+    (site.source / "sub/deep").mkdir(parents=True)
+    for name in ("Makefile", "makefile"):
+        (site.source / name).write_text(name)
+        (site.source / "sub/deep" / name).write_text(name)
+    site.backup()
+    at = where(site, tmp_path / "out")
+    (at / "sub").mkdir(parents=True)
+    with odd_fs.odd_fs(tmp_path / "odd", "--fold"):
+        subprocess.run(["mount", "--bind", tmp_path / "odd", at / "sub"], check=True)
+        try:
+            report = json.loads(site.restore(tmp_path / "out", "--force", "--json", code=1).stdout)
+            assert list(failed(site, report)) == ["sub/deep/makefile"]
+            assert {name: (at / name).read_text() for name in ("Makefile", "makefile", "sub/deep/Makefile")} == {
+                "Makefile": "Makefile",
+                "makefile": "makefile",
+                "sub/deep/Makefile": "Makefile",
+            }
+            assert os.listdir(at / "sub/deep") == ["Makefile"]
+        finally:
+            subprocess.run(["umount", "-l", at / "sub"], check=True)
+
+
+def test_a_directory_that_would_take_its_own_names_for_each_other(site, tmp_path):
+    """No such directory can have been backed up; on ext4 the second would overwrite the first."""
+    (site.source / "sub/below").mkdir(parents=True)
+    for name in ("Makefile", "makefile"):
+        (site.source / "sub/below" / name).write_text(name)
+    site.backup()
+    forge(site, f"UPDATE entries SET inode_flags = {0x40000000} WHERE name = CAST('sub' AS BLOB)")
+    report = json.loads(site.restore(tmp_path / "out", "--json", code=1).stdout)
+    assert list(failed(site, report)) == ["sub/below/makefile"]
+    assert os.listdir(where(site, tmp_path / "out") / "sub/below") == ["Makefile"]
+
+
+@NEEDS_FUSE
 def test_a_name_like_the_states_own(site, tmp_path):
     (site.source / "plan.sqlite").write_text("planted")
     site.backup()

@@ -88,7 +88,8 @@ def test_the_readable_parts_come_back_under_another_name(hurt, tmp_path):
     report = json.loads(hurt.restore(tmp_path / "out", "--salvage", "--json", code=4).stdout)
     # Of a file that two blobs damage the reason is whichever is read first.
     assert [one["path"] for one in plain["damaged"]] == [one["path"] for one in report["damaged"]]
-    assert {**plain, "salvaged": 0, "target": 0} == {**report, "salvaged": 0, "target": 0}
+    own = dict.fromkeys(("salvaged", "target", "damaged"))
+    assert {**plain, **own} == {**report, **own}
     at = hurt.restored(tmp_path / "out")
     paths = check(hurt, at, report)
     assert paths.keys() & {"large", "linked"}

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import prefork
 from tests.support.run import Run
 from tests.support.site import Site
 from tests.support.tree import describe
@@ -201,7 +202,7 @@ def test_random_kills_of_a_whole_process_group(site, tmp_path):
             command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
         time.sleep(rng.uniform(0.2, 1.2))
-        os.killpg(process.pid, signal.SIGKILL)
+        prefork.kill_group(process.pid)
         process.wait()
     done = run_killed(site, "", workers=2)
     assert done.returncode == 0, done.stderr

@@ -12,6 +12,7 @@ import subprocess
 import pytest
 
 from tests.conftest import S3_GROUP, make_site
+from tests.support import prefork
 from tests.support.proxy import Proxy
 from tests.support.restores import leftovers
 from tests.support.tree import describe, make_tree
@@ -56,7 +57,7 @@ def test_no_blob_that_was_used_is_downloaded_again(proxied, tmp_path, count):
 
     def kill(request):
         if "/blobs/" in request.target and next(left) == 1:
-            os.killpg(run.pid, signal.SIGKILL)
+            prefork.kill_group(run.pid)
             run.wait()
             return "reset"
         return "pass"

@@ -58,7 +58,7 @@ def luigi_for(site, arguments, seconds):
     try:
         said = run.communicate(timeout=seconds)[1]
     except subprocess.TimeoutExpired:
-        os.killpg(run.pid, signal.SIGKILL)
+        prefork.kill_group(run.pid)
         said = run.communicate()[1]
     return run.returncode, said.decode()
 

@@ -8,6 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests.support import prefork
+
 PATIENCE_S = 60
 """How long what has to happen may take on a machine that is busy with other things."""
 
@@ -58,7 +60,7 @@ class Daemon:
     def __exit__(self, *_):
         if self.process.poll() is None:
             # All of its group: what runs it, and itself.
-            os.killpg(self.process.pid, signal.SIGKILL)
+            prefork.kill_group(self.process.pid)
         self.process.wait()
 
     @property

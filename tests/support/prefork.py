@@ -54,6 +54,21 @@ def run_for(arguments, environment, seconds=None):
         return code, *(stream.read().decode(errors="surrogateescape") for stream in (out, err))
 
 
+def kill_group(group):
+    """SIGKILL a group of processes, and wait until each has let go of what it held."""
+    os.killpg(group, signal.SIGKILL)
+    while any(_holds_on(path, group) for path in Path("/proc").glob("[0-9]*/stat")):
+        time.sleep(0.001)
+
+
+def _holds_on(path, group):
+    try:
+        state, _, found = path.read_text().rpartition(")")[2].split()[:3]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return int(found) == group and state not in "ZX"
+
+
 class _Forker:
     """A process that forks itself for one command after the other."""
 
@@ -71,7 +86,7 @@ class _Forker:
         socket.send_fds(self._socket, [asked], outputs)
         pid = int(self._socket.recv(_LARGEST))
         if not select.select([self._socket], [], [], seconds)[0]:
-            os.killpg(pid, signal.SIGKILL)
+            kill_group(pid)
         return int(self._socket.recv(_LARGEST))
 
 

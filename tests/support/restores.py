@@ -7,6 +7,8 @@ import signal
 import subprocess
 import time
 
+from tests.support import prefork
+
 
 def leftovers(target):
     """Names of vaultik's own that are left below a target."""
@@ -25,7 +27,7 @@ def killed_when(site, target, ready, *arguments, snapshot="latest"):
     while run.poll() is None and not ready():
         time.sleep(0.002)
     if run.poll() is None:
-        os.killpg(run.pid, signal.SIGKILL)
+        prefork.kill_group(run.pid)
     return run.wait() < 0
 
 

@@ -137,7 +137,7 @@ class TestADirectoryThatEverybodyMayWriteIn:
         place.chmod(mode)
         with pytest.raises(LocalIndexError, match="open: everybody may write in it") as caught:
             user(place / "index.sqlite")
-        assert f"chmod o-w {place}" in caught.value.hint
+        assert (f"chmod o-w {place}" in caught.value.hint) == (mode != 0o1777), "never of a directory like /tmp"
         assert list(place.iterdir()) == []
         user(place / "below/index.sqlite")
 
@@ -164,6 +164,14 @@ class TestADirectoryThatEverybodyMayWriteIn:
         os.lchown(link, NOBODY, NOBODY)
         with pytest.raises(LocalIndexError, match="symbolic links"):
             spool.make_spool(link, link / "ab")
+
+
+def test_everybody_who_may_write_is_an_error_of_check(site):
+    site.backup()
+    site.state.chmod(0o1777)
+    said = site.run("check", site.config, code=1).stdout
+    assert f"FAIL  index: {site.state}: everybody may write in it" in said
+    assert "chmod" not in said
 
 
 def test_a_group_that_may_write_is_a_warning_of_check(site):

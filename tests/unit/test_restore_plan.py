@@ -97,14 +97,14 @@ def test_a_second_try_reads_only_what_unfinished_files_lack():
     assert [chunk.id for chunk in needs.iter_chunks(copy, 2)] == [201]
 
 
-def test_damage_is_not_tried_again():
+def test_damage_alone_is_no_reason_for_another_try_and_is_asked_for_again_by_one():
     copy = copied([(100, bytes(32), 1, 0, 0)], [(10, 0, 100)])
     ledger.add_failures(copy, {10: ledger.Failure(ledger.Kind.DAMAGED, "missing")})
     assert not ledger.may_try_again(copy)
     ledger.add_failures(copy, {11: ledger.Failure(ledger.Kind.REFUSED, "archived")})
     assert ledger.may_try_again(copy)
     ledger.go_on(copy)
-    assert copy.execute("SELECT entry FROM failures").fetchall() == [(10,)]
+    assert copy.execute("SELECT entry FROM failures").fetchall() == []
 
 
 class FakeSession:

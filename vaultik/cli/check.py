@@ -167,6 +167,12 @@ def _spool(config: Config) -> list[Finding]:
 
 
 def _planted(what: str, directory: Path) -> list[Finding]:
+    if directory.exists() and directory.stat().st_mode & stat.S_IWOTH:
+        text, hint = (
+            f"{directory}: everybody may write in it",
+            "name a directory below it, which is made for this user alone",
+        )
+        return [Finding(what, FAIL, text, hint, LocalIndexError.exit_code)]
     if directory.exists() and others_may_write(directory):
         text = f"{directory}: others than this user may write in it, and put files of theirs in the place of vaultik's"
         return [Finding(what, WARN, text, f"chmod go-w {directory}, or chown it")]

@@ -91,6 +91,19 @@ def load_signers(path: Path | None) -> list[Signer] | None:
     return signing.load_signers(path)
 
 
+class Place(click.Path):
+    """A path on this machine. An empty one, of a variable that isn't set maybe, is refused: Python takes it for the current directory."""
+
+    def __init__(self, *, allow_dash: bool = False) -> None:
+        super().__init__(path_type=Path, allow_dash=allow_dash)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Take a path that isn't empty."""
+        if not os.fspath(value):
+            self.fail("it is empty; is a variable not set?", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def cache_option(command: F) -> F:
     """Add the option that turns the cache of metadata off."""
     return click.option(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from vaultik.cli.common import (
+    Place,
     StandardOutput,
     cache_option,
     identity_option,
@@ -29,6 +29,8 @@ from vaultik.restore.single import fetch as fetch_entry
 from vaultik.restore.single import fetch_to_stream
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vaultik.restore.kept import Kept
 
 EPILOG = """\b
@@ -48,7 +50,7 @@ wrong identity; 1 store or target failed.
 @click.argument("prefix")
 @click.argument("snapshot")
 @click.argument("path")
-@click.argument("target", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("target", type=Place(allow_dash=True))
 @click.option("--force", is_flag=True, help="Replace what stands at TARGET.")
 @attribute_options
 @click.option(

@@ -15,6 +15,7 @@ import click
 
 from vaultik import interrupts
 from vaultik.cli.common import (
+    Place,
     cache_option,
     identity_option,
     json_option,
@@ -59,7 +60,7 @@ Exit codes: 0 unmounted; 2 unknown snapshot or host, wrong identity; 1 it can't 
 @click.command(epilog=EPILOG)
 @click.argument("bucket")
 @click.argument("prefix")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=Place())
 @click.option("--snapshot", help="This one alone, at DIRECTORY itself: an id, a beginning of one, or latest.")
 @click.option("--host", help="Those of one host (or source, by its 8 digits) only.")
 @click.option("--allow-other", is_flag=True, help="Let other users in, each to what modes and ACLs let them read.")

@@ -14,6 +14,7 @@ import click
 
 from vaultik import interrupts
 from vaultik.cli.common import (
+    Place,
     cache_option,
     identity_option,
     json_option,
@@ -63,7 +64,7 @@ unknown snapshot, wrong identity; 1 store or target failed.
 @click.argument("bucket")
 @click.argument("prefix")
 @click.argument("snapshot")
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("target", type=Place())
 @click.option(
     "--include",
     multiple=True,

@@ -186,7 +186,7 @@ def compare_copies(directory: Path, paths: Sequence[bytes] = (b"/",)) -> Iterato
         starts = [_find(db, tree, paths) for tree in ("a", "b")]
         if starts == [None, None]:
             raise SelectionError(
-                f"path {paths[0].decode('utf-8', 'backslashreplace')}: in neither of both snapshots",
+                f"path {paths[0].decode('utf-8', 'backslashreplace')}: in neither snapshot",
                 hint="vaultik ls shows what is in one, vaultik find which have it",
             )
         for tree in ("a", "b"):

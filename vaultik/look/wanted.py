@@ -72,6 +72,9 @@ def parse_wanted(
     """
     whole_path = whole_path or (not is_regex and any(b"/" in pattern for pattern in patterns))
     texts = [pattern.decode("utf-8", "surrogateescape") for pattern in patterns]
+    if whole_path and not is_regex:
+        # Every path begins with a slash; what begins with a wildcard may take it in.
+        texts = [text if text.startswith(("/", "*", "?", "[")) else f"/{text}" for text in texts]
     alternatives = texts if is_regex else [fnmatch.translate(text) for text in texts]
     flags = re.DOTALL | (re.IGNORECASE if ignore_case else 0)
     try:

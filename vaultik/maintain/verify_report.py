@@ -50,7 +50,12 @@ def lines(report: VerifyReport) -> Iterator[str]:
         elif report.has_surveyed and problem.key.startswith(BLOBS_PREFIX):
             yield "    needed by no snapshot; a prune frees it in time"
     for hit in report.files:
-        yield f"snapshot {hit.snapshot}: {plural(hit.files, 'file')} of it can't be brought back whole:"
+        what = (
+            "can't be brought back whole"
+            if report.deep
+            else "need something of these blobs (--deep tells which are lost)"
+        )
+        yield f"snapshot {hit.snapshot}: {plural(hit.files, 'file')} of it {what}:"
         yield from (f"    {printable(path)}" for path in hit.paths[:_FILES_NAMED])
         if hit.files > _FILES_NAMED:
             yield f"    and {hit.files - _FILES_NAMED:,} more; --json names {len(hit.paths):,}"

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 _KEEP = 1000
 _CHANGED = "was changed after it had been restored"
-_FIRST = "SELECT min(id) FROM entries WHERE hardlink = ? AND id IN (SELECT entry FROM wanted)"
+_FIRST = (
+    "SELECT min(e.id) FROM entries AS e JOIN wanted AS w ON w.entry = e.id"
+    " WHERE e.hardlink = ? AND e.hardlink IS NOT NULL AND e.type <> 'f'"
+)
 
 
 class Comparer:
@@ -113,7 +116,9 @@ class Comparer:
 
     def _is_shared(self, entry: Entry, st: os.stat_result, *, agrees: bool) -> bool:
         """Tell whether a file must get an inode of its own before it is right, or before it may be mended."""
-        names = self._copy.execute("SELECT entry FROM files WHERE prime = ?", (entry.id,)).fetchall()
+        names = self._copy.execute(
+            "SELECT ?1 UNION ALL SELECT entry FROM files WHERE prime = ?1 AND entry <> prime", (entry.id,)
+        ).fetchall()
         own = sum(
             found is not None and os.path.samestat(found, st) for found in map(self._target.find, (n for (n,) in names))
         )

@@ -88,14 +88,18 @@ def look_elsewhere(
         OSError: the directory's disk is full.
     """
     found = 0
-    for other in _others(store, name):
+    try:
+        others = list(_others(store, name))
+    except StoreAccessError:
+        return  # it may not list, and needn't to restore
+    for other in others:
         if ledger.has_damage(copy):
             with suppress(*_USELESS):
                 found += _take_places(store, other, identities, copy, directory)
     if found:
         chunks = plural(found, "chunk")
         ledger.add_note(
-            copy, b"/", f"{chunks} of snapshot {get_meta(copy)['snapshot']} had been stored anew: read from there"
+            copy, b"/", f"{chunks} of snapshot {get_meta(copy)['snapshot']} had been stored anew: looked for there"
         )
 
 

@@ -107,15 +107,14 @@ def may_try_again(copy: sqlite3.Connection) -> bool:
     return copy.execute(failed).fetchone() is not None
 
 
-def go_on(copy: sqlite3.Connection, *, salvage: bool = False) -> None:
+def go_on(copy: sqlite3.Connection) -> None:
     """Begin another try: what is done stays done once it has been looked at; all else is to be done.
 
-    What is damaged stays so; with `salvage` what can be read of it is still to be had.
+    What came damaged is asked for again: a line may have been bad, and it may have been stored anew.
     """
     with transaction(copy):
         copy.execute(f"DELETE FROM failures WHERE kind NOT IN {LASTING}")
-        if salvage:
-            copy.execute(f"DELETE FROM failures WHERE kind = {Kind.DAMAGED:d} AND {NOT_SALVAGED}")
+        copy.execute(f"DELETE FROM failures WHERE kind = {Kind.DAMAGED:d} AND {NOT_SALVAGED}")
         copy.execute(f"DELETE FROM lost WHERE {NOT_SALVAGED}")
         copy.execute("DELETE FROM notes")
         copy.execute("DELETE FROM steps WHERE name <> 'snapshot'")

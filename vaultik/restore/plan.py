@@ -148,6 +148,7 @@ def make_plan(
         (Mark.UNREADABLE,),
     )
     copy.execute("CREATE INDEX others_by_group ON entries (hardlink) WHERE hardlink IS NOT NULL AND type <> 'f'")
+    copy.execute("CREATE INDEX files_by_prime ON files (prime) WHERE entry <> prime")
     copy.execute("CREATE INDEX files_by_content ON files (content) WHERE entry = prime")
     copy.execute(
         "INSERT INTO reads (blob) SELECT DISTINCT c.blob FROM files AS f JOIN entry_chunks AS ec ON ec.entry = f.content"

@@ -174,7 +174,8 @@ class RestoreSession:
             self._begun = self._state.begin(self._choice(), found.name.snapshot, found.name.key)
             with naming_nearest(self.store(), found, self._identities):
                 fetch_snapshot(self.store(), found, self._identities, self._state.path, self._state.plan)
-            asked.make_plan(self.copy(), lambda copy: leave_out_clashes(copy, self._state.path, ROOT, STATE.encode()))
+            place, home = self._state.path, self._state.home
+            asked.make_plan(self.copy(), lambda copy: leave_out_clashes(copy, place, home, ROOT, STATE.encode()))
             attributes = self._asked.attributes(self.copy())
             if left_out := plan.leave_out(self.copy(), STATE.encode()):
                 attributes.refuse(0, f"/{STATE}", left_out)
@@ -310,7 +311,7 @@ class RestoreSession:
                     or not self.is_done(_FINISHED)
                     or ledger.may_try_again(self.copy())
                 ):
-                    ledger.go_on(self.copy(), salvage=self._asked.salvage)
+                    ledger.go_on(self.copy())
         except sqlite3.DatabaseError:
             self.close()
             self._state.forget_plan()

@@ -86,8 +86,9 @@ def fetch(
         _check_place(place, entry, force=force)
         with target_errors(place):
             if entry.type == "d":
-                above = _ready(place) if goes_into(entry, place) else place.parent
-                plan.make_plan(copy, entry.id, narrow=lambda copy: leave_out_clashes(copy, above, entry.id))
+                top = _ready(place) if goes_into(entry, place) else None
+                directory = top or place.parent
+                plan.make_plan(copy, entry.id, narrow=lambda copy: leave_out_clashes(copy, directory, top, entry.id))
             else:
                 plan.make_plan(copy, entry.id)
         writing = Writing(

@@ -202,11 +202,12 @@ def _select(store: Store, spec: str, identities: Sequence[Identity], host: str |
         )
     if spec == LATEST:
         return _latest(store, found, identities, host)
-    fitting = [s for s in found if s.name.snapshot.startswith(spec)]
+    fitting = [s for s in found if s.name.snapshot.startswith(spec)] if spec else []
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
-        _check_lost(store, spec, found)
+        if spec:
+            _check_lost(store, spec, found)
         raise SelectionError(
             f"snapshot {spec!r}: there is none of that id", hint=f"there are: {_nearest(found, spec)}; or `latest`"
         )
