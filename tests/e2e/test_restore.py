@@ -519,6 +519,10 @@ def test_a_part_by_patterns(stored, tmp_path):
     }
     done = stored.restore(tmp_path / "none", "--include", "/nothing/like/it", code=2)
     assert "nothing in the snapshot fits" in done.stderr
+    done = stored.restore(
+        tmp_path / "none", "--include", "**/many/3", "--include", "/mistyped", "--include", "!x", code=2
+    )
+    assert "--include /mistyped: nothing in the snapshot fits" in done.stderr
     assert not (tmp_path / "none").exists()
 
 

@@ -32,6 +32,7 @@ from vaultik.errors import ConfigError, SelectionError
 from vaultik.model import Mark
 from vaultik.patterns import HINT, Patterns
 from vaultik.restore import owners
+from vaultik.shown import printable
 from vaultik.snapshot.tree import ROOT, iter_tree
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def make_plan(
         copy.execute(statement)
     owners.note_names(copy)
     if include or exclude:
-        _want_fitting(copy, root, Selection(include, exclude), some=bool(include))
+        _want_fitting(copy, root, include, exclude)
     else:
         copy.execute(
             "INSERT INTO wanted WITH RECURSIVE below (id) AS (VALUES (?) UNION ALL"
@@ -212,10 +213,15 @@ class Selection:
 
     def fit(self, path: bytes, *, is_directory: bool) -> bool:
         """Tell whether a path is wanted, whether or not the snapshot has it."""
-        text = os.fsdecode(path.lstrip(b"/")) + ("/" if is_directory else "")
+        text = _text(path, is_directory=is_directory)
         return (self._include is None or self._include.fit(text)) and not (
             self._exclude is not None and self._exclude.fit(text)
         )
+
+
+def _text(path: bytes, *, is_directory: bool) -> str:
+    """Return a path as patterns take it."""
+    return os.fsdecode(path.lstrip(b"/")) + ("/" if is_directory else "")
 
 
 def _spec(option: str, patterns: Sequence[str]) -> Patterns | None:
@@ -225,14 +231,19 @@ def _spec(option: str, patterns: Sequence[str]) -> Patterns | None:
         raise ConfigError(f"{option}: {exc}", hint=HINT) from exc
 
 
-def _want_fitting(copy: sqlite3.Connection, root: int, selection: Selection, *, some: bool) -> None:
-    fitting: list[int] = []
+def _want_fitting(copy: sqlite3.Connection, root: int, include: Sequence[str], exclude: Sequence[str]) -> None:
+    selection, fitting = Selection(include, exclude), []
+    # A name that is mistyped shall not be missed in silence: what was asked for beside it would come back alone.
+    idle = {pattern: Patterns([pattern]) for pattern in include if not pattern.startswith("!")}
     for path, entry in iter_tree(copy, root, b"/" if root == ROOT else b""):
         if selection.fit(path, is_directory=entry.type == "d"):
             fitting.append(entry.id)
-    if some and not fitting:
+        if idle:
+            text = _text(path, is_directory=entry.type == "d")
+            idle = {pattern: compiled for pattern, compiled in idle.items() if not compiled.fit(text)}
+    if idle or (include and not fitting):
         raise SelectionError(
-            "--include: nothing in the snapshot fits",
+            f"--include{f' {printable(next(iter(idle)))}' if idle else ''}: nothing in the snapshot fits",
             hint="patterns count from /: /home/me/notes, or **/notes anywhere; vaultik ls -R shows what there is",
         )
     copy.executemany("INSERT INTO wanted VALUES (?)", ((entry,) for entry in fitting))
