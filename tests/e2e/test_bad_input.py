@@ -414,3 +414,18 @@ def test_an_empty_place_is_not_the_current_directory(stored, tmp_path, command):
 def test_an_empty_snapshot_is_none(stored, tmp_path):
     done = stored.run("restore", *stored.where, "", tmp_path / "out", code=2)
     assert "snapshot '': there is none of that id" in done.stderr
+
+
+def test_whoever_reads_the_output_may_go(stored):
+    """As any command that SIGPIPE ends: no message, and not the code of a failure."""
+    for name in range(3000):
+        (stored.source / f"some longer name of a file {name}").touch()
+    stored.backup()
+    listing = subprocess.Popen(
+        stored.command("ls", *stored.where, "latest", "-R"), env=stored.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )  # fmt: skip
+    listing.stdout.readline()
+    listing.stdout.close()
+    said = listing.stderr.read()
+    listing.stderr.close()
+    assert (listing.wait(), said) == (141, b"")

@@ -39,6 +39,7 @@ _COMMANDS = {
 _RESUMED = (["backup"], ["restore"], ["prune"], ["verify"])
 _SIGINT_CODE = 130
 _SIGTERM_CODE = 143
+_SIGPIPE_CODE = 141
 
 
 class _LazyGroup(click.Group):
@@ -111,7 +112,7 @@ def main() -> NoReturn:
     except BrokenPipeError:
         # Whoever read our output has gone; what is left in the buffer must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _exit(1)
+        _exit(_SIGPIPE_CODE)
     except Exception as exc:  # noqa: BLE001 - the last line of defence against a traceback
         message, hint = _unexpected(exc)
         _fail(exc, message, None if debug else hint, 1, debug=debug, as_json=as_json)
@@ -128,8 +129,14 @@ def _unexpected(exc: Exception) -> tuple[str, str]:
 
 
 def _call(arguments: list[str]) -> object:
+    output = sys.stdout
     try:
         return cli.main(arguments, prog_name="vaultik", standalone_mode=False)
+    except SystemExit as exc:
+        # click makes that of a broken pipe, and puts something else in the place of the stream.
+        if sys.stdout is not output:
+            raise BrokenPipeError from exc
+        raise
     except configparser.Error as exc:
         # Luigi reads its configuration when it is imported.
         hint = "that is Luigi's configuration: LUIGI_CONFIG_PATH, /etc/luigi/luigi.cfg or ./luigi.cfg"
