@@ -96,7 +96,7 @@ def test_without_rights_each_class_is_told_of_once(site, tmp_path):
         site.backup()
         done = site.restore(tmp_path / "out", no_rights=True)
     said = [line.removeprefix("vaultik: ").split(":")[0] for line in done.stderr.splitlines()]
-    refused = {"owner", "special file", "extended attribute", "file capability", "inode flags"}
+    refused = {"owner", "setuid or setgid", "special file", "extended attribute", "file capability", "inode flags"}
     assert sorted(said) == sorted(refused), done.stderr
     told = json.loads(site.restore(tmp_path / "again", "--json", no_rights=True).stdout)["refused"]
     assert set(told) == refused

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 OWNER = "owner"
 MODE = "mode"
+SETID = "setuid or setgid"
 TIMES = "times"
 FLAGS = "inode flags"
 SPECIAL = "special file"
@@ -56,7 +57,7 @@ class AttributeWriter:
                 os.fchmod(fd, 0o700)
         bits = self._xattrs.put(entry, fd, functools.partial(self._try, entry))
         if self.keeps.has(kept.MODE):
-            self._try(entry, MODE, lambda: os.fchmod(fd, self._mode(entry, owned=owned) & bits))
+            self._try(entry, MODE, lambda: os.fchmod(fd, self._new_mode(entry, owned=owned) & bits))
         self._set_times(entry, lambda times: os.utime(fd, ns=times))
 
     def on_name(self, entry: Entry, directory: int, name: bytes) -> None:
@@ -65,7 +66,7 @@ class AttributeWriter:
         path = b"/proc/self/fd/%d/%s" % (directory, name)
         bits = self._xattrs.put(entry, path, functools.partial(self._try, entry))
         if entry.type != EntryType.SYMLINK:
-            mode = self._mode(entry, owned=owned) if self.keeps.has(kept.MODE) else default_mode(entry.type)
+            mode = self._new_mode(entry, owned=owned) if self.keeps.has(kept.MODE) else default_mode(entry.type)
             self._try(entry, MODE, lambda: _chmod_name(name, mode & bits, directory))
         self._set_times(entry, lambda times: os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False))
 
@@ -163,6 +164,13 @@ class AttributeWriter:
             mode &= ~stat.S_ISUID
         if not owned or (gid == 0 and entry.gid):
             mode &= ~stat.S_ISGID
+        return mode
+
+    def _new_mode(self, entry: Entry, *, owned: bool) -> int:
+        """Return the mode to set, and count what it lacks; unless whose it is was left out by whoever asked."""
+        mode = self._mode(entry, owned=owned)
+        if self.keeps.has(kept.OWNER) and mode != self._xattrs.mode(entry):
+            self.refuse(entry.id, SETID)
         return mode
 
     def _flags(self, entry: Entry) -> int | None:
