@@ -38,7 +38,7 @@ PUBLIC = {
     "force",
 }
 PUBLIC |= {"drop", "forget_source", "grace"}
-PUBLIC |= {"deep", "sample", "accept", "extend_lock"}
+PUBLIC |= {"deep", "sample", "accept", "extend_lock", "salvage", "again"}
 PUBLIC |= {f"keep_{kind}" for kind in ("last", "hourly", "daily", "weekly", "monthly", "yearly", "within")}
 
 

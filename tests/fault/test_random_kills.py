@@ -20,7 +20,7 @@ from tests.support import prefork
 from tests.support.tree import compare
 from vaultik.store.open import open_store
 
-KILLS = int(os.environ.get("VAULTIK_KILLS", "50"))
+KILLS = int(os.environ.get("VAULTIK_KILLS", "32"))
 
 
 def edit(site, rng):

@@ -117,7 +117,7 @@ def test_blobs_that_are_gone_are_told_to_cron_too(site, tmp_path):
         blob.unlink()
     done = site.run("backup", site.config, "--cron")
     assert "1 blob" in done.stderr
-    assert "not in file://" in done.stderr
+    assert "no longer in file://" in done.stderr
     comes_back(site, tmp_path)
 
 

@@ -29,6 +29,8 @@ class Mounted:
             stderr=subprocess.PIPE,
             text=True,
             errors="surrogateescape",
+            # Whoever runs the tests may have said nohup, which a mount obeys.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
             **kwargs,
         )
         self.announced = self.process.stdout.readline()

@@ -177,7 +177,7 @@ class TestAPath:
         assert totals["unchanged"] == (0, 0, 0)
 
     def test_one_that_none_has(self, compare):
-        with pytest.raises(SelectionError, match="in neither of both snapshots"):
+        with pytest.raises(SelectionError, match="in neither snapshot"):
             compare(FILES, FILES, b"/e")
 
 

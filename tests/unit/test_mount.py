@@ -536,6 +536,8 @@ class TestMachine:
             mounted.check_fuse(allow_other=False)
 
     def test_a_user_without_fusermount_or_the_right_to_let_others_in(self, monkeypatch, tmp_path):
+        # Which library this process has loaded depends on what ran in it before.
+        monkeypatch.setattr(mounted, "library", lambda: None)
         monkeypatch.setattr(mounted, "DEVICE", Path("/dev/null"))
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
         monkeypatch.setenv("PATH", str(tmp_path))
