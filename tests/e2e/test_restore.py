@@ -425,7 +425,7 @@ def test_it_is_done_only_when_that_is_said(stored, tmp_path):
     )
     os.close(write)
     os.close(read)
-    assert run.wait() == 1
+    assert run.wait() == 141
     assert (target / ".vaultik-restore").exists()
     assert "restored" in stored.restore(target).stdout
     assert not (target / ".vaultik-restore").exists()
