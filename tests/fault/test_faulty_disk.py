@@ -16,7 +16,7 @@ from tests.support.tree import describe
 from vaultik.core.ids import source8
 
 EVERY = bool(os.environ.get("VAULTIK_EVERY_WRITE"))
-MEANWHILE = 4 if not EVERY else 10**6
+MEANWHILE = 2 if not EVERY else 10**6
 """How many calls of a kind are made to fail, each in a run of its own."""
 
 

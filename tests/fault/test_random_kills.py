@@ -20,7 +20,7 @@ from tests.support import prefork
 from tests.support.tree import compare
 from vaultik.store.open import open_store
 
-KILLS = int(os.environ.get("VAULTIK_KILLS", "32"))
+KILLS = int(os.environ.get("VAULTIK_KILLS", "16"))
 
 
 def edit(site, rng):

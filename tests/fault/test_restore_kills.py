@@ -19,7 +19,7 @@ from tests.support.restores import leftovers
 from tests.support.site import BIN
 from tests.support.tree import describe, edit_tree, make_tree
 
-KILLS = int(os.environ.get("VAULTIK_KILLS", "32"))
+KILLS = int(os.environ.get("VAULTIK_KILLS", "16"))
 _LUIGI_BEGINS_S = 1.0
 BOTH = ["directory", pytest.param("seaweedfs", marks=S3_GROUP)]
 

@@ -18,7 +18,7 @@ from tests.support.machine import run_histories
 from tests.support.world import DAY, HOUR, World
 from vaultik.errors import VaultikError
 
-EXAMPLES = 40
+EXAMPLES = 24
 STEPS = 60
 
 SPANS = [2.5 * DAY, 60.0, 5 * HOUR, DAY, 4 * DAY, 6.3 * DAY, 7.1 * DAY, 8 * DAY]

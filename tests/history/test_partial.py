@@ -20,7 +20,7 @@ from vaultik.backup import plan, read
 from vaultik.index import bundles
 from vaultik.model import Mark
 
-EXAMPLES = int(HISTORIES or 24)
+EXAMPLES = int(HISTORIES or 12)
 STEPS = 60
 
 NAMES = "abcdefgh"
