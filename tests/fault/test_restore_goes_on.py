@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import S3_GROUP, make_site
 from tests.support import prefork
+from tests.support.prefork import kill_group
 from tests.support.proxy import Proxy
 from tests.support.restores import leftovers
 from tests.support.tree import describe, make_tree
@@ -75,6 +76,38 @@ def test_no_blob_that_was_used_is_downloaded_again(proxied, tmp_path, count):
     second = {request.target for request in blob_requests(proxy.requests[seen:])}
     assert second & first == {in_flight}
     assert describe(site.restored(tmp_path / "out")) == describe(site.source)
+    assert leftovers(tmp_path / "out") == []
+
+
+def test_what_a_bad_line_damaged_is_asked_for_again(proxied, tmp_path):
+    """A blob comes with another bit, a kill with the next: it comes whole the next time, and isn't looked for elsewhere."""
+    site, proxy = proxied
+    fill(site.source, 2)
+    site.configure(s3={**site.settings["s3"], "endpoint": f"http://127.0.0.1:{proxy.target}"})
+    site.backup()
+    site.backup()
+    run = None
+    asked = itertools.count(1)
+
+    def spoil(request):
+        if "/blobs/" not in request.target:
+            return "pass"
+        if next(asked) == 1:
+            return "flip"
+        kill_group(run.pid)
+        return "reset"
+
+    proxy.script["GetObject"] = itertools.repeat(spoil)
+    command = site.command("restore", *site.where, "latest", tmp_path / "out", "--workers", "1")
+    run = subprocess.Popen(command, env=site.environment(), start_new_session=True)
+    assert run.wait() == -signal.SIGKILL
+    with contextlib.closing(sqlite3.connect(tmp_path / "out/.vaultik-restore/plan.sqlite")) as plan:
+        assert plan.execute("SELECT count(*) FROM failures WHERE kind = 1").fetchone()[0] > 0
+    proxy.script = {}
+    seen = len(proxy.requests)
+    site.restore(tmp_path / "out")
+    assert describe(site.restored(tmp_path / "out")) == describe(site.source)
+    assert not [r for r in proxy.requests[seen:] if ".sqlite." in r.target], "it has its snapshot, and needs no other"
     assert leftovers(tmp_path / "out") == []
 
 

@@ -103,8 +103,10 @@ def test_damage_alone_is_no_reason_for_another_try_and_is_asked_for_again_by_one
     assert not ledger.may_try_again(copy)
     ledger.add_failures(copy, {11: ledger.Failure(ledger.Kind.REFUSED, "archived")})
     assert ledger.may_try_again(copy)
+    ledger.add_damaged(copy, [1])
     ledger.go_on(copy)
     assert copy.execute("SELECT entry FROM failures").fetchall() == []
+    assert not ledger.has_damage(copy)
 
 
 class FakeSession:

@@ -11,21 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaultik.cli.common import (
-    cache_option,
-    identity_option,
-    json_option,
-    json_path,
-    load_identities,
-    load_signers,
-    paths_of,
-    plural,
-    printable,
-    signers_option,
-    store_of,
-    store_options,
-)
+from vaultik.cli.common import json_option, json_path, paths_of, plural, printable
 from vaultik.cli.entries import entry_fields, shown_time
+from vaultik.cli.reading import Reading, reading_options
 from vaultik.errors import ConfigError, SelectionError, VaultikError
 from vaultik.look.diff import Change, Difference, Side, compare_snapshots
 from vaultik.look.live import compare_with_directory
@@ -71,35 +59,26 @@ Exit codes: 0 done, whether anything differs or not; 1 store failed, or somethin
 @click.option("--checksum", is_flag=True, help="With --with: tell equal files by content instead of size and time.")
 @click.option("--summary", is_flag=True, help="The totals alone.")
 @click.option("--host", help="Which host, for `latest` in a prefix of several.")
-@store_options
-@cache_option
-@identity_option
-@signers_option
+@reading_options
 @json_option
 def diff(
-    bucket: str,
-    prefix: str,
     a: str,
     rest: tuple[str, ...],
     root: Path | None,
     checksum: bool,
     summary: bool,
     host: str | None,
-    endpoint: str | None,
-    region: str | None,
-    cache: bool,
-    identity: Path | None,
-    signers: Path | None,
     as_json: bool,
+    reading: Reading,
 ) -> None:
     """Show what changed from snapshot A to B, from the one before A to A, or from A to a directory; in all of it or at PATH."""
     b, path = _arguments(rest, root)
     if checksum and root is None:
         raise ConfigError("--checksum: snapshots are told apart by content anyway", hint="it goes with --with DIR")
-    identities, believed = load_identities(identity), load_signers(signers)
+    identities, believed = reading.identities(), reading.believed()
     problems = _Problems()
     with ExitStack() as stack:
-        store = stack.enter_context(closing(store_of(endpoint, region, bucket, prefix, cache=cache)))
+        store = stack.enter_context(closing(reading.store()))
         old = select(store, a, identities, host, believed)
         if root is None:
             new = old if b is None else select(store, b, identities, host, believed)

@@ -8,21 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultik.cli.common import (
-    Place,
-    StandardOutput,
-    cache_option,
-    identity_option,
-    json_option,
-    load_identities,
-    load_signers,
-    paths_of,
-    signers_option,
-    store_of,
-    store_options,
-)
+from vaultik.cli.common import Place, StandardOutput, json_option, paths_of
 from vaultik.cli.kept import attribute_options
 from vaultik.cli.progress import ProgressDisplay
+from vaultik.cli.reading import Reading, reading_options
 from vaultik.cli.restore import exit_by, say_report
 from vaultik.errors import ConfigError
 from vaultik.restore.single import fetch as fetch_entry
@@ -57,33 +46,24 @@ wrong identity; 1 store or target failed.
     "--salvage", is_flag=True, help="Of damaged files keep what can be read, as NAME.vaultik-salvaged; on - with zeros."
 )
 @click.option("--host", help="Which host, for `latest` in a prefix of several.")
-@store_options
-@cache_option
-@identity_option
-@signers_option
+@reading_options
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
 @json_option
 def fetch(
-    bucket: str,
-    prefix: str,
     snapshot: str,
     path: str,
     target: Path,
     force: bool,
     salvage: bool,
     host: str | None,
-    endpoint: str | None,
-    region: str | None,
-    cache: bool,
-    identity: Path | None,
-    signers: Path | None,
     quiet: bool,
     as_json: bool,
     keeps: Kept,
+    reading: Reading,
 ) -> None:
     """Fetch PATH of SNAPSHOT to TARGET (`-` is standard output)."""
-    identities, believed = load_identities(identity), load_signers(signers)
-    with closing(store_of(endpoint, region, bucket, prefix, cache=cache)) as store:
+    identities, believed = reading.identities(), reading.believed()
+    with closing(reading.store()) as store:
         if os.fspath(target) == "-":
             if as_json:
                 raise ConfigError("--json: standard output is the file's", hint="name a TARGET instead of -")

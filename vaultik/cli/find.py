@@ -10,22 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaultik.cli.common import (
-    cache_option,
-    identity_option,
-    json_option,
-    json_path,
-    load_identities,
-    load_signers,
-    paths_of,
-    plural,
-    printable,
-    signers_option,
-    store_of,
-    store_options,
-)
+from vaultik.cli.common import json_option, json_path, paths_of, plural, printable
 from vaultik.cli.entries import entry_fields, long_facts
 from vaultik.cli.progress import ProgressDisplay
+from vaultik.cli.reading import Reading, reading_options
 from vaultik.errors import IntegrityError
 from vaultik.look.find import History, Version
 from vaultik.look.find import find as find_entries
@@ -33,8 +21,6 @@ from vaultik.look.snapshots import Choice, choose
 from vaultik.look.wanted import parse_wanted
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from vaultik.snapshot.find import FoundSnapshot
 
 EPILOG = """\b
@@ -65,14 +51,9 @@ Exit codes: 0 done, whether anything was found or not; 2 unknown snapshot, wrong
 @click.option("--newer", metavar="TIME", help="Modified since: 2026-11-23, 2026-11-23T08:15 (UTC), or 7d.")
 @click.option("--older", metavar="TIME", help="Modified before.")
 @click.option("--host", help="In the snapshots of this host alone.")
-@store_options
-@cache_option
-@identity_option
-@signers_option
+@reading_options
 @json_option
 def find(
-    bucket: str,
-    prefix: str,
     pattern: str,
     specs: tuple[str, ...],
     regex: bool,
@@ -83,12 +64,8 @@ def find(
     newer: str | None,
     older: str | None,
     host: str | None,
-    endpoint: str | None,
-    region: str | None,
-    cache: bool,
-    identity: Path | None,
-    signers: Path | None,
     as_json: bool,
+    reading: Reading,
 ) -> None:
     """Find PATTERN in snapshots: which of them have it, and in which versions."""
     wanted = parse_wanted(
@@ -102,10 +79,10 @@ def find(
         older=older,
         now=time.time(),
     )
-    identities, believed = load_identities(identity), load_signers(signers)
+    identities, believed = reading.identities(), reading.believed()
     count = 0
     with (
-        closing(store_of(endpoint, region, bucket, prefix, cache=cache)) as store,
+        closing(reading.store()) as store,
         ProgressDisplay("looking", enabled=not as_json, noun="snapshots") as display,
     ):
         choice = choose(store, identities, specs, host, believed)

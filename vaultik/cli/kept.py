@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -59,7 +59,7 @@ def attribute_options(command: F) -> F:
         ),
     ):
         parsed = option(parsed)
-    return parsed  # type: ignore[return-value]
+    return cast("F", parsed)
 
 
 def _kept(

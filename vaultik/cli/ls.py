@@ -8,20 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaultik.cli.common import (
-    cache_option,
-    identity_option,
-    json_option,
-    json_path,
-    load_identities,
-    load_signers,
-    paths_of,
-    printable,
-    signers_option,
-    store_of,
-    store_options,
-)
+from vaultik.cli.common import json_option, json_path, paths_of, printable
 from vaultik.cli.entries import entry_fields, long_line
+from vaultik.cli.reading import Reading, reading_options
 from vaultik.look.glob import is_glob, iter_glob
 from vaultik.model import EntryType
 from vaultik.restore.scratch import copied_snapshot
@@ -30,7 +19,6 @@ from vaultik.snapshot.tree import Entry, find_path, iter_children, iter_tree, pa
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator
-    from pathlib import Path
 
 EPILOG = """\b
 Examples:
@@ -54,31 +42,22 @@ Exit codes: 0 done; 2 unknown snapshot or path, wrong identity; 1 store failed; 
 @click.option("-l", "long", is_flag=True, help="Mode, owner, size (or device) and time (UTC) of each entry.")
 @click.option("-R", "--recursive", is_flag=True, help="Everything below PATH too.")
 @click.option("--host", help="Which host, for `latest` in a prefix of several.")
-@store_options
-@cache_option
-@identity_option
-@signers_option
+@reading_options
 @json_option
 def ls(
-    bucket: str,
-    prefix: str,
     snapshot: str,
     paths: tuple[str, ...],
     long: bool,
     recursive: bool,
     host: str | None,
-    endpoint: str | None,
-    region: str | None,
-    cache: bool,
-    identity: Path | None,
-    signers: Path | None,
     as_json: bool,
+    reading: Reading,
 ) -> None:
     """List each PATH (default: /) of SNAPSHOT: one line per entry, with its whole path."""
-    identities = load_identities(identity)
+    identities = reading.identities()
     with (
-        closing(store_of(endpoint, region, bucket, prefix, cache=cache)) as store,
-        copied_snapshot(store, identities, snapshot, host, load_signers(signers)) as (_, copy),
+        closing(reading.store()) as store,
+        copied_snapshot(store, identities, snapshot, host, reading.believed()) as (_, copy),
     ):
         for path in paths or ("/",):
             for found, entry in _entries(copy, paths_of(path), recursive=recursive):

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import sys
-import tempfile
 import traceback
 from typing import NoReturn
 
@@ -80,13 +79,7 @@ def main() -> NoReturn:
     debug = "--debug" in arguments
     as_json = "--json" in arguments
     arguments = [a for a in arguments if a != "--debug"]
-    interrupts.install()
-    # SQLite, which looks there when it is first imported, would sort names and hashes in /var/tmp.
-    os.environ.setdefault("SQLITE_TMPDIR", tempfile.gettempdir())
-    # Names may be any bytes; a strict locale shall not turn what is done into a failure.
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    _prepare()
     try:
         code = _call(arguments)
         _exit(code if isinstance(code, int) else 0)
@@ -116,6 +109,17 @@ def main() -> NoReturn:
     except Exception as exc:  # noqa: BLE001 - the last line of defence against a traceback
         message, hint = _unexpected(exc)
         _fail(exc, message, None if debug else hint, 1, debug=debug, as_json=as_json)
+
+
+def _prepare() -> None:
+    interrupts.install()
+    if "TMPDIR" not in os.environ:
+        # SQLite, which looks there when it is first imported, would sort names and hashes in /var/tmp.
+        os.environ.setdefault("SQLITE_TMPDIR", "/tmp")  # noqa: S108 - as everything else does, and only if it can be used
+    # Names may be any bytes; a strict locale shall not turn what is done into a failure.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _unexpected(exc: Exception) -> tuple[str, str]:

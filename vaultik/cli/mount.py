@@ -14,19 +14,8 @@ from typing import TYPE_CHECKING
 import click
 
 from vaultik import interrupts
-from vaultik.cli.common import (
-    Place,
-    cache_option,
-    identity_option,
-    json_option,
-    load_identities,
-    load_signers,
-    plural,
-    printable,
-    signers_option,
-    store_of,
-    store_options,
-)
+from vaultik.cli.common import Place, json_option, plural, printable
+from vaultik.cli.reading import Reading, reading_options
 from vaultik.config.quantities import parse_size
 from vaultik.errors import ConfigError
 from vaultik.mount.mounted import Mount, check_directory, check_fuse
@@ -67,14 +56,9 @@ Exit codes: 0 unmounted; 2 unknown snapshot or host, wrong identity; 1 it can't 
 @click.option("--cache-size", default="64MiB", show_default=True, help="Memory for content that was read.")
 @click.option("--background", is_flag=True, help="Return once it is mounted; log to --log-file or the system's log.")
 @click.option("--log-file", type=click.Path(path_type=Path), help="Where lines on damage go, with --background.")
-@store_options
-@identity_option
-@signers_option
-@cache_option
+@reading_options
 @json_option
 def mount(
-    bucket: str,
-    prefix: str,
     directory: Path,
     snapshot: str | None,
     host: str | None,
@@ -82,26 +66,21 @@ def mount(
     cache_size: str,
     background: bool,
     log_file: Path | None,
-    endpoint: str | None,
-    region: str | None,
-    identity: Path | None,
-    signers: Path | None,
-    cache: bool,
     as_json: bool,
+    reading: Reading,
 ) -> None:
     """Mount the snapshots in BUCKET under PREFIX at DIRECTORY, an empty one, read-only, until it is unmounted."""
     if log_file is not None and not background:
         raise click.UsageError("--log-file goes with --background: in the foreground lines go to standard error")
-    asked = Asked(snapshot, host, load_signers(signers), _cache_bytes(cache_size), allow_other)
+    asked = Asked(snapshot, host, reading.believed(), _cache_bytes(cache_size), allow_other)
     check_fuse(allow_other=allow_other)
     check_directory(directory)
-    open_store = functools.partial(store_of, endpoint, region, bucket, prefix, cache=cache)
-    identities = load_identities(identity)
+    identities = reading.identities()
     # Its working directory may be another, and a link could lead elsewhere by the time it is unmounted.
-    serve = functools.partial(_serve, open_store, identities, asked, directory.resolve(), allow_other=allow_other)
+    serve = functools.partial(_serve, reading.store, identities, asked, directory.resolve(), allow_other=allow_other)
     if background:
         # What there is to complain of is said here, with its exit code.
-        with closing(open_store()) as store, shown(store, identities, asked, _say) as what:
+        with closing(reading.store()) as store, shown(store, identities, asked, _say) as what:
             line = _announcement(what, directory, as_json=as_json)
         _in_background(serve, log_file)
         click.echo(line)

@@ -13,22 +13,10 @@ from typing import TYPE_CHECKING
 import click
 
 from vaultik import interrupts
-from vaultik.cli.common import (
-    Place,
-    cache_option,
-    identity_option,
-    json_option,
-    json_path,
-    load_identities,
-    load_signers,
-    plural,
-    printable,
-    signers_option,
-    store_of,
-    store_options,
-)
+from vaultik.cli.common import Place, json_option, json_path, plural, printable
 from vaultik.cli.kept import attribute_options
 from vaultik.cli.progress import ProgressDisplay, human_bytes
+from vaultik.cli.reading import Reading, reading_options
 from vaultik.errors import ConfigError, IntegrityError, RestoreError
 from vaultik.restore import plan
 from vaultik.restore.asked import Asked, look
@@ -88,15 +76,10 @@ unknown snapshot, wrong identity; 1 store or target failed.
 )
 @click.option("--host", help="Which host, for `latest` in a prefix of several.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Luigi processes (default: as many as the blobs merit).")
-@store_options
-@cache_option
-@identity_option
-@signers_option
+@reading_options
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
 @json_option
 def restore(
-    bucket: str,
-    prefix: str,
     snapshot: str,
     target: Path,
     include: tuple[str, ...],
@@ -108,21 +91,17 @@ def restore(
     salvage: bool,
     host: str | None,
     workers: int | None,
-    endpoint: str | None,
-    region: str | None,
-    cache: bool,
-    identity: Path | None,
-    signers: Path | None,
     quiet: bool,
     as_json: bool,
     keeps: Kept,
+    reading: Reading,
 ) -> None:
     """Restore SNAPSHOT (an id, a unique beginning of one, or `latest`) from BUCKET and PREFIX into TARGET."""
     if os.fspath(target) == "-":
         raise ConfigError(
             "target -: a tree needs a directory", hint="vaultik fetch ... PATH - writes one file to standard output"
         )
-    identities, believed = load_identities(identity), load_signers(signers)
+    identities, believed = reading.identities(), reading.believed()
     asked = Asked(
         target,
         snapshot,
@@ -132,12 +111,12 @@ def restore(
         force,
         delete,
         checksum,
-        identity_files(identity),
+        identity_files(reading.identity),
         believed,
         keeps,
         salvage,
     )
-    session = RestoreSession(lambda: store_of(endpoint, region, bucket, prefix, cache=cache), identities, asked)
+    session = RestoreSession(reading.store, identities, asked)
     if dry_run:
         with closing(session.store()) as store:
             session.check()

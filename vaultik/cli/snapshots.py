@@ -9,25 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaultik.cli.common import (
-    cache_option,
-    identity_option,
-    json_option,
-    load_identities,
-    load_signers,
-    printable,
-    signers_option,
-    store_of,
-    store_options,
-)
+from vaultik.cli.common import json_option, printable
 from vaultik.cli.progress import human_bytes
-from vaultik.errors import IdentityError, IntegrityError, NoMatchingIdentityError, SelectionError, SignatureError
+from vaultik.cli.reading import Reading, reading_options
+from vaultik.errors import IntegrityError, NoMatchingIdentityError, SelectionError, SignatureError
+from vaultik.secrets import is_given
 from vaultik.snapshot.find import FoundSnapshot, list_snapshots, read_manifest, when, with_its_size
 from vaultik.snapshot.signed import check_signed
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from vaultik.core.identity import Identity
     from vaultik.core.sshsig import Signer
     from vaultik.store.base import Store
@@ -50,25 +40,16 @@ damaged, or not signed by any of --signers (the others are listed).
 @click.command(epilog=EPILOG)
 @click.argument("bucket")
 @click.argument("prefix")
-@store_options
-@cache_option
-@identity_option
-@signers_option
+@reading_options
 @json_option
 def snapshots(
-    bucket: str,
-    prefix: str,
-    endpoint: str | None,
-    region: str | None,
-    cache: bool,
-    identity: Path | None,
-    signers: Path | None,
     as_json: bool,
+    reading: Reading,
 ) -> None:
     """List the snapshots in BUCKET under PREFIX, oldest first."""
-    believed = load_signers(signers)
-    identities = load_identities(identity) if believed is not None else _identities(identity)
-    with closing(store_of(endpoint, region, bucket, prefix, cache=cache)) as store:
+    believed = reading.believed()
+    identities = reading.identities() if believed is not None or is_given(reading.identity) else []
+    with closing(reading.store()) as store:
         found = list_snapshots(store)
         if not found:
             raise SelectionError(
@@ -90,15 +71,6 @@ def snapshots(
             "the identity opens none of these snapshots",
             hint="give the identity whose recipient the backups were made for",
         )
-
-
-def _identities(path: Path | None) -> list[Identity]:
-    try:
-        return load_identities(path)
-    except IdentityError as exc:
-        if path is None and str(exc) == "no identity given":
-            return []
-        raise
 
 
 def _row(

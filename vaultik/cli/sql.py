@@ -13,24 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaultik.cli.common import (
-    cache_option,
-    identity_option,
-    json_option,
-    load_identities,
-    load_signers,
-    printable,
-    signers_option,
-    store_of,
-    store_options,
-)
+from vaultik.cli.common import json_option, printable
+from vaultik.cli.reading import Reading, reading_options
 from vaultik.errors import ConfigError
 from vaultik.look.snapshots import choose
 from vaultik.look.sql import open_for_queries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 _ALIGNED = 200
 """So many rows decide how wide a column is."""
@@ -63,31 +53,22 @@ is damaged.
 @click.argument("query")
 @click.option("--csv", "as_csv", is_flag=True, help="Print the result as CSV, with a line of names.")
 @click.option("--host", help="Which host, for `latest` in a prefix of several.")
-@store_options
-@cache_option
-@identity_option
-@signers_option
+@reading_options
 @json_option
 def sql(
-    bucket: str,
-    prefix: str,
     specs: tuple[str, ...],
     query: str,
     as_csv: bool,
     host: str | None,
-    endpoint: str | None,
-    region: str | None,
-    cache: bool,
-    identity: Path | None,
-    signers: Path | None,
     as_json: bool,
+    reading: Reading,
 ) -> None:
     """Run QUERY (a SELECT of SQLite's, or - for standard input) over one SNAPSHOT or several. Nothing can be changed."""
     if as_csv and as_json:
         raise ConfigError("--csv and --json: one of them", hint="leave one out")
-    identities, believed = load_identities(identity), load_signers(signers)
+    identities, believed = reading.identities(), reading.believed()
     query = sys.stdin.read() if query == "-" else query
-    with closing(store_of(endpoint, region, bucket, prefix, cache=cache)) as store:
+    with closing(reading.store()) as store:
         chosen = choose(store, identities, specs, host, believed).chosen
         with open_for_queries(store, identities, chosen) as queries:
             columns, rows = queries.run(query)

@@ -8,19 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaultik.cli.common import (
-    cache_option,
-    identity_option,
-    json_option,
-    load_identities,
-    load_signers,
-    plural,
-    printable,
-    signers_option,
-    store_of,
-    store_options,
-)
+from vaultik.cli.common import json_option, plural, printable
 from vaultik.cli.find import say_left_out
+from vaultik.cli.reading import Reading, reading_options
 from vaultik.look.growth import Growth, Step, find_growth
 from vaultik.look.snapshots import choose
 from vaultik.look.usage import Large, Usage, find_usage
@@ -30,7 +20,6 @@ from vaultik.snapshot.find import when
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 _MOST = 10
 
@@ -56,27 +45,18 @@ looked at).
     "--top", default=_MOST, show_default=True, type=click.IntRange(0, 10_000), help="How many of the largest."
 )
 @click.option("--host", help="Of this host alone; or which, for `latest` in a prefix of several.")
-@store_options
-@cache_option
-@identity_option
-@signers_option
+@reading_options
 @json_option
 def stats(
-    bucket: str,
-    prefix: str,
     specs: tuple[str, ...],
     top: int,
     host: str | None,
-    endpoint: str | None,
-    region: str | None,
-    cache: bool,
-    identity: Path | None,
-    signers: Path | None,
     as_json: bool,
+    reading: Reading,
 ) -> None:
     """Tell how BUCKET and PREFIX grew, or what takes the space in each SNAPSHOT."""
-    identities, believed = load_identities(identity), load_signers(signers)
-    with closing(store_of(endpoint, region, bucket, prefix, cache=cache)) as store:
+    identities, believed = reading.identities(), reading.believed()
+    with closing(reading.store()) as store:
         if specs:
             for number, found in enumerate(choose(store, identities, specs, host, believed).chosen):
                 usage = find_usage(store, identities, found, top)

@@ -74,24 +74,30 @@ def compare_with_directory(
                         f"directory {root}: it has no {os.fsdecode(where)}",
                         hint="it stands for /, as a restore's TARGET does: --with / is this machine as it is",
                     )
-                live.walk()
-                db.create_function("content_of_a", 2, lambda leader, size: find_content(db, leader, size, "a"))
-                db.create_function("content_of_b", 3, live.content_of)
-                db.create_function("same_bytes", 2, live.same_bytes)
-                pairs.find_pairs(db, starts)
-                if os.geteuid() != 0:
-                    # They can't be seen without root's rights.
-                    db.execute("DELETE FROM a.xattrs WHERE name < x'747275737465642f' AND name > x'747275737465642d'")
-                is_read = "" if checksum else "ea.mtime_ns <> eb.mtime_ns AND "
-                settle(
-                    db,
-                    # What moved was compared when that was found out.
-                    f"ea.size <> eb.size OR ({is_read}p.a NOT IN (SELECT a FROM moved)"
-                    " AND NOT same_bytes(coalesce(ea.hardlink, ea.id), eb.id))",
-                )
+                _compare(db, live, starts, checksum=checksum)
                 yield Difference(db)
             finally:
                 live.close()
+
+
+def _compare(
+    db: sqlite3.Connection, live: Directory, starts: Sequence[tuple[int, int | None]], *, checksum: bool
+) -> None:
+    live.walk()
+    db.create_function("content_of_a", 2, lambda leader, size: find_content(db, leader, size, "a"))
+    db.create_function("content_of_b", 3, live.content_of)
+    db.create_function("same_bytes", 2, live.same_bytes)
+    pairs.find_pairs(db, starts)
+    if os.geteuid() != 0:
+        # They can't be seen without root's rights.
+        db.execute("DELETE FROM a.xattrs WHERE name < x'747275737465642f' AND name > x'747275737465642d'")
+    is_read = "" if checksum else "ea.mtime_ns <> eb.mtime_ns AND "
+    settle(
+        db,
+        # What moved was compared when that was found out.
+        f"ea.size <> eb.size OR ({is_read}p.a NOT IN (SELECT a FROM moved)"
+        " AND NOT same_bytes(coalesce(ea.hardlink, ea.id), eb.id))",
+    )
 
 
 def _sources(copy: sqlite3.Connection, entry: Entry) -> Iterator[Entry]:

@@ -29,7 +29,7 @@ class Kind(enum.IntEnum):
     TARGET = 0
     """The target would not take it."""
     DAMAGED = 1
-    """Something stored is missing or damaged: another try finds the same."""
+    """Something stored came damaged, or is missing: no reason for another try by itself, and asked for again by one."""
     REFUSED = 2
     """The store doesn't give one object away, others it does."""
     CLASH = 3
@@ -37,7 +37,7 @@ class Kind(enum.IntEnum):
 
 
 LASTING = f"({Kind.DAMAGED:d}, {Kind.CLASH:d})"
-"""Kinds of failures of which another try finds the same."""
+"""Kinds of failures that are no reason for another try."""
 
 
 class Failure(NamedTuple):
@@ -116,6 +116,7 @@ def go_on(copy: sqlite3.Connection) -> None:
         copy.execute(f"DELETE FROM failures WHERE kind NOT IN {LASTING}")
         copy.execute(f"DELETE FROM failures WHERE kind = {Kind.DAMAGED:d} AND {NOT_SALVAGED}")
         copy.execute(f"DELETE FROM lost WHERE {NOT_SALVAGED}")
+        copy.execute("DELETE FROM damaged")
         copy.execute("DELETE FROM notes")
         copy.execute("DELETE FROM steps WHERE name <> 'snapshot'")
         copy.execute(
