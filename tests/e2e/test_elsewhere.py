@@ -7,8 +7,13 @@ import random
 import pytest
 
 from tests.support.restores import leftovers
+from tests.support.run import restore_into
 from tests.support.site import Site
 from tests.support.snapshots import blobs_of
+from vaultik.errors import StoreAccessError
+from vaultik.restore.asked import Asked
+from vaultik.secrets import load_identities
+from vaultik.store.local import LocalStore
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +73,27 @@ def test_another_snapshot_that_can_not_be_read_is_no_trouble(healed, tmp_path):
             path.write_bytes(data)
     assert len(report["damaged"]) > 1
     assert leftovers(tmp_path / "out") == []
+
+
+class Listed(LocalStore):
+    """A store that refuses to list once it was asked for a blob."""
+
+    is_refused = False
+
+    def open(self, key, **kwargs):
+        self.is_refused |= key.startswith("blobs/")
+        return super().open(key, **kwargs)
+
+    def children(self, prefix=""):
+        if self.is_refused:
+            raise StoreAccessError("refused, on purpose")
+        return super().children(prefix)
+
+
+def test_who_may_not_list_any_more_has_what_he_has(healed, tmp_path):
+    site = healed
+    store = Listed(site.store, site.bucket, site.prefix)
+    report = restore_into(lambda: store, load_identities(site.key), Asked(tmp_path / "out", site.old))
+    assert store.is_refused
+    assert {os.path.basename(path) for path, _ in report.damaged} > {b"gone since"}
+    assert not any("stored anew" in text for _, text in report.notes)

@@ -289,3 +289,9 @@ def test_a_pattern_with_a_slash_is_of_a_path_from_the_root(site):
     pattern = f"{str(site.source).lstrip('/')}/etc/*"
     assert look(site, "find", pattern).stdout == look(site, "find", f"/{pattern}").stdout
     assert "fstab" in look(site, "find", pattern).stdout
+
+
+def test_wildcards_in_a_name_that_is_given_as_it_is_shown(site):
+    listed = look(site, "ls", "latest", f"{site.source}/odd \\xff*")
+    (shown,) = names(site, listed)
+    assert shown.startswith("odd \\xff")

@@ -554,6 +554,7 @@ class TestFetch:
             for text in ("old", "newer"):
                 subprocess.run(["chattr", "-R", "-i", site.source], check=False, capture_output=True)
                 (inner / "file").write_text(text)
+                (inner / "FILE").write_text(text)
                 (inner / text).write_text(text)
                 done = subprocess.run(["chattr", "-R", "+i", site.source], check=False, capture_output=True)
                 if done.returncode:

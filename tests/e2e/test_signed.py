@@ -107,6 +107,17 @@ class TestSigned:
         assert shown[2].endswith(host_name())
         assert "signed" not in local.run("snapshots", *local.where).stdout
 
+    def test_of_an_unsigned_db_nothing_is_believed(self, local):
+        """Its manifest is damaged, and no signature says that the DB is the host's: what it refers to is nobody's loss."""
+        local.backup()
+        (manifest,) = local.objects(".manifest.zst.age")
+        manifest.chmod(0o600)
+        manifest.write_bytes(manifest.read_bytes()[:-1] + b"x")
+        lost = local.blobs()[0]
+        lost.unlink()
+        assert lost.name in str(verify(local, code=4))
+        assert lost.name not in str(verify(local, *signers(local), code=4))
+
     def test_check_prints_the_line_for_the_other_side(self, local):
         said = local.run("check", local.config).stdout
         assert f"ok    signing: for --signers: {(local.tmp / 'allowed').read_text().strip()}" in said

@@ -177,6 +177,7 @@ def test_a_query_can_only_select(queries, query):
         ("SELECT * FROM nowhere", "no such table"),
         ("SELECT sise FROM files", "no such column"),
         ("SELECT zeroblob(100000000)", "too big"),
+        ("SELECT length(hex(zeroblob(600000)))", "too big"),
         ("SELECT path FROM s3.files", "no such table"),
     ],
 )

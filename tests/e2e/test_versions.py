@@ -9,6 +9,7 @@ from tests.conftest import S3_GROUP
 from tests.support.proxy import Proxy
 from tests.support.site import Site
 from tests.support.tree import describe, make_tree
+from vaultik.core.sshsig import generate_signing_key, public_line
 
 pytestmark = S3_GROUP
 
@@ -68,6 +69,18 @@ class TestOverwritten:
         assert describe(site.restored(site.tmp / "out")) == describe(site.source)
         site.run("fetch", *site.where, "latest", site.source / "large", site.tmp / "large")
         assert (site.tmp / "large").read_bytes() == (site.source / "large").read_bytes()
+
+    def test_who_signed_is_listed_all_the_same(self, site, versioned):
+        text, public = generate_signing_key()
+        (site.tmp / "signing").write_bytes(text)
+        (site.tmp / "signing").chmod(0o600)
+        (site.tmp / "allowed").write_text(f"* {public_line(public)}\n")
+        site.configure(signing_key=str(site.tmp / "signing"))
+        signed = site.backup()["snapshot"]
+        assert overwrite(versioned, site, CHANGES["longer"], lambda key: signed in key) == 2
+        done = site.run("snapshots", *site.where, "--signers", site.tmp / "allowed", "--json", code=4)
+        (row,) = (row for row in json.loads(done.stdout) if row["snapshot"] == signed)
+        assert row["signed_by"] == "*"
 
     @pytest.mark.parametrize("kind", ["/blobs/", ".manifest.", ".sqlite."])
     def test_prune_and_verify_look_behind_it(self, site, versioned, kind):

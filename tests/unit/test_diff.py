@@ -212,12 +212,12 @@ def test_what_moved_to_where_another_that_moved_had_something_of_its_name(compar
     cached = {f"s{n}": b"cached %d" % n for n in range(5)}
     old = {f"/project/{name}": data for name, data in kept.items()} | {"/project/build/log": b"of the old build"}
     old |= {f"/cache/{name}": data for name, data in cached.items()}
-    new = {f"/built/{name}": data for name, data in kept.items()} | {
-        f"/built/build/{name}": data for name, data in cached.items()
+    new = {f"/rework/{name}": data for name, data in kept.items()} | {
+        f"/rework/build/{name}": data for name, data in cached.items()
     }
     changes, _ = compare(old, new)
     assert changes == [
-        "removed /project/build", "removed /project/build/log", "moved /project -> /built", "moved /cache -> /built/build",
+        "removed /project/build", "removed /project/build/log", "moved /project -> /rework", "moved /cache -> /rework/build",
     ]  # fmt: skip
 
 

@@ -63,7 +63,7 @@ class Counted(LocalStore):
 class Looked:
     """A file system over a site's store, without a kernel."""
 
-    def __init__(self, site, tmp, spec="latest", *, cache=64 * MIB, most_open=8):
+    def __init__(self, site, tmp, spec="latest", *, cache=64 * MIB, most_open=8, shared=False):
         self.store = Counted(site)
         self.said = []
         identities = load_identities(site.key)
@@ -75,7 +75,7 @@ class Looked:
             None if spec else Catalog(self.store, identities, host=None, signers=None, report=self.said.append)
         )
         top = (lambda: found) if spec else self.catalog.top
-        self.files = FileSystem(top, self.opened, self.cache, self.said.append)
+        self.files = FileSystem(top, self.opened, self.cache, self.said.append, shared=shared)
         self.store.asked.clear()
 
     def read(self, path, offset=0, size=1 << 40, step=STEP):
@@ -247,6 +247,16 @@ def several(tmp_path_factory):
 
 
 class TestSnapshots:
+    def test_where_others_may_look_a_snapshots_own_root_counts(self, several, tmp_path):
+        """Its mode keeps others out; where nobody else is let in, listing opens nothing."""
+        looked = Looked(several, tmp_path / "scratch", None, shared=True)
+        (host,) = [name for name, _, _ in looked.files.readdir(b"/hosts")]
+        own = b"/hosts/" + host + b"/"
+        for name in [name for name, _, _ in looked.files.readdir(own[:-1]) if name != b"latest"]:
+            alone = Looked(several, tmp_path / os.fsdecode(name), os.fsdecode(name)).files.getattr(b"/")
+            shown = looked.files.getattr(own + name)
+            assert (shown.mode, shown.mtime_ns) == (alone.mode, alone.mtime_ns)
+
     def test_they_are_opened_when_somebody_looks_into_them_and_a_few_stay_open(self, several, tmp_path):
         looked = Looked(several, tmp_path / "scratch", None, most_open=1)
         (host,) = [name for name, _, _ in looked.files.readdir(b"/hosts")]
@@ -349,6 +359,20 @@ class TestDamage:
         now = time.monotonic()
         monkeypatch.setattr(held.time, "monotonic", lambda: now + 61)
         assert looked.files.read(handle, 10, 0) == path.read_bytes()[:10]
+
+    def test_an_older_version_is_looked_for_again_when_damage_is(self, own, tmp_path, monkeypatch):
+        for blob in own.blobs():
+            blob.unlink()
+        looked = Looked(own, tmp_path / "scratch")
+        asked = []
+        monkeypatch.setattr(looked.store, "look_behind", lambda key, _sha256: asked.append(key))
+        handle = looked.files.open(os.fsencode(own.source / "small/7"))
+        for later in range(3):
+            monkeypatch.setattr(held.time, "monotonic", lambda later=later: 100 * later)
+            with pytest.raises(OSError):
+                looked.files.read(handle, 10, 0)
+        assert len(asked) == 3
+        assert len(set(asked)) == 1
 
     def test_a_flipped_bit_costs_its_frame_and_no_byte_is_wrong(self, own, tmp_path):
         path = own.source / "large"

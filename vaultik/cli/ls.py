@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +11,7 @@ import click
 from vaultik.cli.common import json_option, json_path, paths_of, printable
 from vaultik.cli.entries import entry_fields, long_line
 from vaultik.cli.reading import Reading, reading_options
+from vaultik.errors import SelectionError
 from vaultik.look.glob import is_glob, iter_glob
 from vaultik.model import EntryType
 from vaultik.restore.scratch import copied_snapshot
@@ -69,12 +70,11 @@ def ls(
 
 def _iter_fitting(copy: sqlite3.Connection, patterns: tuple[bytes, ...]) -> Iterator[tuple[bytes, Entry]]:
     """Yield what fits the first of the forms that may be meant which anything fits."""
-    for pattern in patterns:
-        found = iter_glob(copy, pattern)
-        for first in found:
-            yield first
-            yield from found
+    for pattern in patterns[:-1]:
+        with suppress(SelectionError):
+            yield from iter_glob(copy, pattern)
             return
+    yield from iter_glob(copy, patterns[-1])
 
 
 def _entries(copy: sqlite3.Connection, paths: tuple[bytes, ...], *, recursive: bool) -> Iterator[tuple[bytes, Entry]]:

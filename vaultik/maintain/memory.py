@@ -125,11 +125,9 @@ def end_pass(db: sqlite3.Connection, kind: str) -> None:
 
 
 def note(db: sqlite3.Connection, sha256: bytes, size: int, at: float, *, is_right: bool) -> None:
-    """Note that an object was read, and whether it was right; what is wrong was never looked into."""
+    """Note that an object was read, and whether it was right."""
     row = (sha256, size, at, is_right)
     db.execute("INSERT OR REPLACE INTO memory.objects (sha256, size, at, is_right) VALUES (?, ?, ?, ?)", row)
-    if not is_right:
-        db.execute("DELETE FROM memory.depths WHERE sha256 = ?", (sha256,))
 
 
 def note_depth(db: sqlite3.Connection, sha256: bytes, at: float, content: bytes | None) -> None:
