@@ -295,3 +295,12 @@ def test_wildcards_in_a_name_that_is_given_as_it_is_shown(site):
     listed = look(site, "ls", "latest", f"{site.source}/odd \\xff*")
     (shown,) = names(site, listed)
     assert shown.startswith("odd \\xff")
+
+
+def test_and_what_was_typed_goes_before_what_it_may_also_mean(tmp_path):
+    local = Site(tmp_path)
+    write(local.source / "is\\x41 so", "typed")
+    write(local.source / "isA so", "meant, perhaps")
+    local.backup()
+    listed = look(local, "ls", "latest", f"{local.source}/is\\x41*")
+    assert names(local, listed) == ["is\\\\x41 so"]
