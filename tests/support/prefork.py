@@ -79,7 +79,7 @@ class _Forker:
             command, env=_environment(), cwd=_ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
         )
         theirs.close()
-        atexit.register(self._process.kill)
+        atexit.register(self._end)
 
     def run_for(self, arguments, environment, outputs, seconds):
         asked = json.dumps([[str(a) for a in arguments], environment]).encode()
@@ -88,6 +88,11 @@ class _Forker:
         if not select.select([self._socket], [], [], seconds)[0]:
             kill_group(pid)
         return int(self._socket.recv(_LARGEST))
+
+    def _end(self):
+        self._socket.close()
+        self._process.kill()
+        self._process.wait()
 
 
 def _environment():
