@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.support.site import Site
+from tests.support.site import Site, other_host
 
 
 @pytest.fixture
@@ -45,3 +45,28 @@ def test_two_sources_of_one_host_are_told_apart(site, tmp_path):
     assert "2 sources of host" in done.stderr
     sources = [row["source"] for row in json.loads(site.run("snapshots", *site.where, "--json").stdout)]
     assert sorted(latest(site, "--host", source).stdout for source in sources) == ["one", "two"]
+
+
+def test_the_snapshots_of_one_host(site):
+    def listed(*arguments, code=0):
+        done = site.run("snapshots", *site.where, "--json", *arguments, code=code)
+        return [(row["snapshot"], row["source"], row.get("host")) for row in json.loads(done.stdout)]
+
+    other_host(site, "web")
+    other_host(site, "mail")
+    first, second = listed()
+    assert (first[2], second[2]) == ("web", "mail")
+    assert listed("--host", "mail") == [second]
+    assert listed("--host", first[1]) == [first]
+    done = site.run("snapshots", *site.where, "--host", "mial", code=2)
+    assert "'mial'" in done.stderr
+    assert "mail, web" in done.stderr
+    # Whose a damaged one is nobody knows: it is not left out.
+    (manifest,) = (p for p in site.objects(".manifest.zst.age") if p.name.startswith(second[0]))
+    manifest.chmod(0o600)
+    manifest.write_bytes(b"damaged")
+    assert [row[0] for row in listed("--host", "web", code=4)] == [first[0], second[0]]
+    site.env["VAULTIK_PRIVATE_KEY"] = ""
+    assert listed("--host", first[1]) == [(*first[:2], None)]
+    done = site.run("snapshots", *site.where, "--host", "web", code=2)
+    assert "only sources are known" in done.stderr

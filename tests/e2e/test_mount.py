@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.mounts import NEEDS_FUSE, Mounted, is_mounted, mounted
-from tests.support.site import Site
+from tests.support.site import Site, other_host
 from tests.support.tree import compare, describe, edit_tree, itemized, make_tree
 
 pytestmark = [NEEDS_FUSE, pytest.mark.xdist_group("mount")]
@@ -364,20 +364,6 @@ class TestRefused:
         done = small.run("mount", "--endpoint", small.endpoint, "vault", "elsewhere/", at, "--json", code=2)
         assert "no snapshot in" in json.loads(done.stdout)["error"]
         assert not is_mounted(at)
-
-
-def other_host(site, name, **settings):
-    """Another host that backs up into the same prefix."""
-    (site.tmp / name).mkdir()
-    cfg = site.tmp / name / "luigi.cfg"
-    cfg.write_text(f"[core]\nlocal_scheduler=true\n[Backup]\nhost={name}\n")
-    other = Site(
-        site.tmp / name, site.endpoint, age_recipient=site.recipient, env={"LUIGI_CONFIG_PATH": str(cfg)}, **settings
-    )
-    other.source.mkdir()
-    (other.source / "file").write_text(name)
-    other.backup()
-    return other
 
 
 def test_several_hosts_stand_beside_each_other(small):

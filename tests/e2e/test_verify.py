@@ -210,7 +210,17 @@ class TestWhatIsNot:
         assert [[path["path"] for path in files["paths"]] for files in said["files"]] == [[f"{local.source}/two"]]
         done = local.run("verify", *local.where, "--state", local.tmp / "verify.sqlite", code=4)
         assert f"    {local.source}/two" in done.stderr.splitlines()
+        assert "backup CONFIG --heal FILE" in done.stderr.splitlines()[-1]
         assert done.stdout.splitlines()[-1] == "1 problem"
+
+    def test_it_names_them_once_for_all_snapshots_that_they_are_the_same_in(self, local):
+        ids = [local.backup()["snapshot"]]
+        (local.source / "one").write_bytes(b"changed")
+        ids.append(local.backup()["snapshot"])
+        flip(holding(local, "two"))
+        done = local.run("verify", *local.where, "--state", local.tmp / "verify.sqlite", code=4)
+        assert done.stderr.count(f"{local.source}/two") == 1
+        assert f"snapshots {ids[0]}, {ids[1]}: 1 file of each need" in done.stderr
 
     def test_a_deep_one_names_those_only_that_the_damage_reaches(self, local):
         local.configure(blob_size_limit="8MiB")
@@ -371,6 +381,7 @@ class TestParts:
         blob.write_bytes(data[:-1])
         done = local.run("verify", *local.where, "--state", local.tmp / "verify.sqlite", code=4)
         assert "    needed by no snapshot; a prune frees it in time" in done.stderr.splitlines()
+        assert "--heal" not in done.stderr, "there is nothing to heal"
 
     def test_a_state_is_one_stores(self, local, tmp_path):
         local.backup()

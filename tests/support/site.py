@@ -153,3 +153,17 @@ class Site:
 
     def forget_state(self):
         shutil.rmtree(self.state)
+
+
+def other_host(site, name, **settings):
+    """Another host that backs up into the same prefix."""
+    (site.tmp / name).mkdir()
+    cfg = site.tmp / name / "luigi.cfg"
+    cfg.write_text(f"[core]\nlocal_scheduler=true\n[Backup]\nhost={name}\n")
+    other = Site(
+        site.tmp / name, site.endpoint, age_recipient=site.recipient, env={"LUIGI_CONFIG_PATH": str(cfg)}, **settings
+    )
+    other.source.mkdir()
+    (other.source / "file").write_text(name)
+    other.backup()
+    return other

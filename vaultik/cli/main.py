@@ -58,7 +58,11 @@ class _LazyGroup(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_LazyGroup,
+    commands={name: click.Command(name) for name in _COMMANDS},  # by name alone: what click suggests for a mistyped one
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option("--debug", is_flag=True, expose_value=False, help="Show where an error arose; may stand anywhere.")
 @click.version_option(vaultik.__version__, message="vaultik %(version)s")
 def cli() -> None:

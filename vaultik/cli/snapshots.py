@@ -40,12 +40,10 @@ damaged, or not signed by any of --signers (the others are listed).
 @click.command(epilog=EPILOG)
 @click.argument("bucket")
 @click.argument("prefix")
+@click.option("--host", help="Of one host alone: its name, or a source.")
 @reading_options
 @json_option
-def snapshots(
-    as_json: bool,
-    reading: Reading,
-) -> None:
+def snapshots(host: str | None, as_json: bool, reading: Reading) -> None:
     """List the snapshots in BUCKET under PREFIX, oldest first."""
     believed = reading.believed()
     identities = reading.identities() if believed is not None or is_given(reading.identity) else []
@@ -56,6 +54,8 @@ def snapshots(
                 f"no snapshot in {store.location}", hint="check bucket and prefix; vaultik backup makes the first one"
             )
         rows = [_row(store, snapshot, identities, believed) for snapshot in found]
+        if host is not None:
+            rows = _of_host(rows, host, store)
     if as_json:
         click.echo(json.dumps(rows))
     else:
@@ -104,6 +104,16 @@ def _row(
         "stored_bytes": sum(size for _, size in facts.blobs),
         **({"signed_by": ",".join(signer.principals)} if signer is not None else {}),
     }
+
+
+def _of_host(rows: list[dict[str, Any]], host: str, store: Store) -> list[dict[str, Any]]:
+    """Return what is of a host, and what is damaged: whose that is nobody knows."""
+    kept = [row for row in rows if host in (row["source"], row.get("host")) or row.get("problem") == _DAMAGED]
+    if not kept:
+        known = sorted({row["host"] for row in rows if "host" in row})
+        hint = f"there are: {', '.join(known)}" if known else "without an identity only sources are known, not hosts"
+        raise SelectionError(f"no snapshot of host {host!r} in {store.location}", hint=hint)
+    return kept
 
 
 def _lines(rows: list[dict[str, Any]], *, known: bool) -> list[str]:

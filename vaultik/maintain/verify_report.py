@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from vaultik.core.names import BLOBS_PREFIX
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _FILES_NAMED = 20
 _SNAPSHOTS_NAMED = 5
+_HEAL = "what --json says of this, `vaultik backup CONFIG --heal FILE` takes on the host: what its sources still have is stored anew"
 
 
 class VerifyReport(NamedTuple):
@@ -49,17 +51,21 @@ def lines(report: VerifyReport) -> Iterator[str]:
             yield f"    needed by {_named(problem.snapshots, problem.snapshot_count)}"
         elif report.has_surveyed and problem.key.startswith(BLOBS_PREFIX):
             yield "    needed by no snapshot; a prune frees it in time"
-    for hit in report.files:
-        what = (
-            "can't be brought back whole"
-            if report.deep
-            else "need something of these blobs (--deep tells which are lost)"
-        )
-        yield f"snapshot {hit.snapshot}: {plural(hit.files, 'file')} of it {what}:"
-        yield from (f"    {printable(path)}" for path in hit.paths[:_FILES_NAMED])
-        if hit.files > _FILES_NAMED:
-            yield f"    and {hit.files - _FILES_NAMED:,} more; --json names {len(hit.paths):,}"
+    for (files, paths), alike in groupby(report.files, key=lambda hit: (hit.files, hit.paths)):
+        yield from _hit([hit.snapshot for hit in alike], files, paths, deep=report.deep)
     yield from (f"note: {printable(note)}" for note in report.notes)
+    if any(p.key.startswith(BLOBS_PREFIX) and (p.snapshots or not report.has_surveyed) for p in report.problems):
+        yield f"  hint: {_HEAL}"
+
+
+def _hit(snapshots: list[str], files: int, paths: list[bytes], *, deep: bool) -> Iterator[str]:
+    """Yield which files of one snapshot, or of several the same, are hit."""
+    whose = f"snapshot {snapshots[0]}" if len(snapshots) == 1 else f"snapshots {_named(snapshots, len(snapshots))}"
+    what = "can't be brought back whole" if deep else "need something of these blobs (--deep tells which are lost)"
+    yield f"{whose}: {plural(files, 'file')} of {'it' if len(snapshots) == 1 else 'each'} {what}:"
+    yield from (f"    {printable(path)}" for path in paths[:_FILES_NAMED])
+    if files > _FILES_NAMED:
+        yield f"    and {files - _FILES_NAMED:,} more; --json names {len(paths):,}"
 
 
 def summary(report: VerifyReport) -> str:
