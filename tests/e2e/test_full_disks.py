@@ -3,6 +3,7 @@
 Uses small tmpfs mounts, so it needs root; as a plain user it says so.
 """
 
+import json
 import os
 import random
 
@@ -58,8 +59,12 @@ def test_under_the_index(site, tmp_path):
 def test_the_target(site, tmp_path):
     site.backup()
     with small_disk(tmp_path / "out", "3m"):
+        for at in ("out", "out/not there yet"):
+            assert "3.1 MB are free there" in site.restore(tmp_path / at, "--dry-run").stdout
+        assert json.loads(site.restore(tmp_path / "out", "--dry-run", "--json").stdout)["free_bytes"] == 3 << 20
         refused(site.restore(tmp_path / "out", code=1), "target", "No space left", "the same command continues")
         grow(tmp_path / "out", "64m")
+        assert "free there" not in site.restore(tmp_path / "out", "--dry-run").stdout
         site.restore(tmp_path / "out")
         assert describe(site.restored(tmp_path / "out")) == describe(site.source)
         assert not (tmp_path / "out/.vaultik-restore").exists()

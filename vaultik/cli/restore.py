@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 from contextlib import closing
@@ -19,7 +20,8 @@ from vaultik.cli.progress import ProgressDisplay, human_bytes
 from vaultik.cli.reading import Reading, reading_options
 from vaultik.errors import ConfigError, IntegrityError, RestoreError
 from vaultik.restore import plan
-from vaultik.restore.asked import Asked, look
+from vaultik.restore.asked import Asked
+from vaultik.restore.changes import Changes, look
 from vaultik.restore.needs import left_reads
 from vaultik.restore.report import problem_lines, summary
 from vaultik.restore.scratch import copied_snapshot
@@ -122,8 +124,8 @@ def restore(
             session.check()
             with copied_snapshot(store, identities, snapshot, host, believed) as (found, copy):
                 with tempfile.TemporaryDirectory(prefix="vaultik-") as directory:
-                    extra = look(asked, store, copy, Path(directory))
-                _say_plan(found.name.snapshot, copy, extra, target, as_json=as_json)
+                    changes = look(asked, store, copy, Path(directory))
+                _say_plan(found.name.snapshot, copy, changes, target, as_json=as_json)
         return
 
     def tell(report: RestoreReport) -> None:
@@ -173,9 +175,10 @@ def exit_by(report: RestoreReport) -> None:
         sys.exit(RestoreError.exit_code)
 
 
-def _say_plan(snapshot: str, copy: sqlite3.Connection, extra: list[bytes], target: Path, *, as_json: bool) -> None:
+def _say_plan(snapshot: str, copy: sqlite3.Connection, changes: Changes, target: Path, *, as_json: bool) -> None:
     t, left = plan.totals(copy), plan.left(copy)
     requests, size = left_reads(copy)
+    free = _free_bytes(target)
     if as_json:
         fields = {
             "snapshot": snapshot,
@@ -183,12 +186,16 @@ def _say_plan(snapshot: str, copy: sqlite3.Connection, extra: list[bytes], targe
             "dry_run": True,
             **t._asdict(),
             "left": {**left._asdict(), "requests": requests, "fetched_bytes": size},
-            "remove": [json_path(path) for path in extra],
+            "replace": [json_path(path) for path in changes.replaced],
+            "remove": [json_path(path) for path in changes.removed],
+            "free_bytes": free,
         }
         click.echo(json.dumps(fields))
         return
-    for path in extra:
-        click.echo(f"would remove {printable(os.fsencode(target).rstrip(b'/') + path)}")
+    top = os.fsencode(target).rstrip(b"/")
+    for what, paths in (("replace", changes.replaced), ("remove", changes.removed)):
+        for path in paths:
+            click.echo(f"would {what} {printable(top + path)}")
     click.echo(
         f"would restore {plural(t.entries, 'entry', 'entries')}, {plural(t.files, 'file')}, {human_bytes(t.bytes)}"
         f" of snapshot {snapshot} to {printable(os.fspath(target))};"
@@ -196,3 +203,11 @@ def _say_plan(snapshot: str, copy: sqlite3.Connection, extra: list[bytes], targe
         f" from {plural(left.blobs, 'blob')} of {human_bytes(left.blob_bytes)}"
         f" by {plural(requests, 'request')} for {human_bytes(size)}"
     )
+    if left.bytes > free:
+        click.echo(f"note: {human_bytes(free)} are free there: holes apart, it doesn't fit")
+
+
+def _free_bytes(target: Path) -> int:
+    """Return what a target's file system, or that of the directory it would be made in, has left for this user."""
+    at = next(path for path in (target, *target.parents) if path.exists())
+    return shutil.disk_usage(at).free

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vaultik.errors import ConfigError, RestoreError, SelectionError
 from vaultik.restore import plan
 from vaultik.restore.attributes import AttributeWriter
-from vaultik.restore.compare import Comparer
 from vaultik.restore.kept import TIMES, Kept
-from vaultik.restore.likeness import KeptTimes, Likeness
-from vaultik.restore.state import STATE, State
+from vaultik.restore.likeness import Likeness
+from vaultik.restore.state import STATE
 from vaultik.restore.sweep import Sweeper, spared_inodes
-from vaultik.restore.target import Target, target_errors
+from vaultik.restore.target import Target
 from vaultik.snapshot.read import get_meta
 from vaultik.snapshot.tree import ROOT
 
@@ -158,26 +156,3 @@ class Asked(NamedTuple):
         self.check_complete(copy)
         selection = plan.Selection(self.include, self.exclude) if self.delete else None
         return Sweeper(copy, target, selection, spare=STATE.encode(), spared=spared_inodes(store, self.identities))
-
-
-def look(asked: Asked, store: Store, copy: sqlite3.Connection, directory: Path) -> list[bytes]:
-    """Plan in a copied snapshot, and settle what of it the target has already. Returns what would be removed.
-
-    Args:
-        asked: what for.
-        store: where from.
-        copy: a copied snapshot; the plan is made in it, nothing else is changed.
-        directory: a private one, for what has to be tried out.
-
-    Raises:
-        ConfigError, SelectionError, RestoreError: as a restore would.
-    """
-    asked.make_plan(copy)
-    if not asked.target.exists():
-        return []
-    with target_errors(asked.target), closing(KeptTimes(directory)) as times:
-        begun = State(asked.target).peek()
-        likeness = asked.likeness(copy, begun, times.kept)
-        with closing(asked.open_target(copy, store, begun, likeness)) as target:
-            Comparer(copy, target, asked.attributes(copy), likeness, replace=True).run()
-            return list(asked.sweeper(copy, store, target).iter_extra())

@@ -39,11 +39,6 @@ _COPIED = 8 << 20
 _KEEP = 1000
 _NOT_FAILED = "NOT IN (SELECT entry FROM failures)"
 _NOT_DONE = "NOT IN (SELECT entry FROM done)"
-
-
-_DIRECTORIES = (
-    "SELECT w.entry FROM wanted AS w JOIN entries AS e ON e.id = w.entry WHERE e.type = 'd' AND e.id <> 1 ORDER BY 1"
-)
 _FIRST = (
     "SELECT min(e.id) FROM entries AS e JOIN wanted AS w ON w.entry = e.id"
     f" WHERE e.hardlink = ? AND e.hardlink IS NOT NULL AND e.type <> 'f' AND e.id {_NOT_FAILED}"
