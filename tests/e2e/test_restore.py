@@ -456,6 +456,9 @@ def test_a_device_that_can_not_be_made_is_no_success(stored, tmp_path):
     assert "this user may not make a char device" in done.stderr
 
 
+OWNERS = (1234, 5678) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+
+
 class TestLuigi:
     def restore(self, site, target, *more, code):
         where = ["--bucket", site.bucket, "--prefix", site.prefix, "--endpoint", site.endpoint]
@@ -488,6 +491,28 @@ class TestLuigi:
         done = self.restore(site, tmp_path / "out", code=0)
         assert "vaultik: extended attribute: could not be set 1 time" in done.stderr
         assert "vaultik: 1 entry could not be read when the backup was made" in done.stderr
+
+    def test_it_takes_what_the_command_takes(self, stored, tmp_path):
+        at = stored.source
+        more = [
+            "--exclude",
+            f"{at}/many/1",
+            "--without",
+            "times,xattrs",
+            "--map-owner",
+            "*:1234",
+            "--map-group",
+            "*:5678",
+        ]
+        include = json.dumps([f"{at}/many/1", f"{at}/many/2"])
+        self.restore(stored, tmp_path / "out", "--include", include, *more, code=0)
+        many = stored.restored(tmp_path / "out") / "many"
+        assert os.listdir(many) == ["2"]
+        assert {(file.stat().st_uid, file.stat().st_gid) for file in many.iterdir()} == {OWNERS}
+        assert all(file.stat().st_mtime > at.stat().st_mtime for file in many.rglob("*"))
+        self.restore(stored, tmp_path / "three", "--include", f"{at}/many/3", "--no-owner", "--numeric-ids", code=2)
+        self.restore(stored, tmp_path / "three", "--include", f"{at}/many/3", code=0)
+        assert os.listdir(stored.restored(tmp_path / "three") / "many") == ["3"]
 
     def test_a_snapshot_that_is_not_there_leaves_nothing(self, stored, tmp_path):
         done = self.restore(stored, tmp_path / "a/b", "--snapshot", "1999", code=2)

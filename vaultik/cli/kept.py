@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from vaultik.errors import ConfigError
+from vaultik.restore.kept import parse_kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from vaultik.restore.kept import Kept
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -30,7 +28,7 @@ def attribute_options(command: F) -> F:
         without: tuple[str, ...],
         **kwargs: Any,
     ) -> Any:
-        keeps = _kept(map_owner, map_group, without, numeric=numeric_ids, no_owner=no_owner)
+        keeps = parse_kept(map_owner, map_group, without, numeric=numeric_ids, no_owner=no_owner)
         return command(*args, **kwargs, keeps=keeps)
 
     for option in (
@@ -60,18 +58,3 @@ def attribute_options(command: F) -> F:
     ):
         parsed = option(parsed)
     return cast("F", parsed)
-
-
-def _kept(
-    users: tuple[str, ...], groups: tuple[str, ...], without: tuple[str, ...], *, numeric: bool, no_owner: bool
-) -> Kept:
-    from vaultik.restore.kept import CLASSES, OWNER, Kept
-    from vaultik.restore.owners import parse_owners
-
-    left_out = {part.strip() for text in without for part in text.split(",")} | ({OWNER} if no_owner else set())
-    for name in sorted(left_out):
-        if name not in CLASSES:
-            raise ConfigError(f"--without {name}: no class of attributes", hint=f"one of {', '.join(CLASSES)}")
-    if OWNER in left_out and (numeric or users or groups):
-        raise ConfigError("--no-owner: leaves nothing to map or number", hint="give one or the other")
-    return Kept(parse_owners(users, groups, numeric=numeric), frozenset(left_out))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from vaultik.restore.owners import Owners
+from vaultik.errors import ConfigError
+from vaultik.restore.owners import Owners, parse_owners
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 OWNER = "owner"
 MODE = "mode"
@@ -27,3 +31,27 @@ class Kept(NamedTuple):
     def has(self, what: str) -> bool:
         """Tell whether a class is given back."""
         return what not in self.without and not (what == ACLS and MODE in self.without)
+
+
+def parse_kept(
+    users: Sequence[str], groups: Sequence[str], without: Sequence[str], *, numeric: bool, no_owner: bool
+) -> Kept:
+    """Return what the options say.
+
+    Args:
+        users: as `parse_owners`.
+        groups: likewise.
+        without: classes that are left out, one or several with commas between them in each.
+        numeric: as `parse_owners`.
+        no_owner: the owner is left out too.
+
+    Raises:
+        ConfigError: one can't be read, or they contradict each other.
+    """
+    left_out = {part.strip() for text in without for part in text.split(",")} | ({OWNER} if no_owner else set())
+    for name in sorted(left_out):
+        if name not in CLASSES:
+            raise ConfigError(f"--without {name}: no class of attributes", hint=f"one of {', '.join(CLASSES)}")
+    if OWNER in left_out and (numeric or users or groups):
+        raise ConfigError("--no-owner: leaves nothing to map or number", hint="give one or the other")
+    return Kept(parse_owners(users, groups, numeric=numeric), frozenset(left_out))

@@ -26,6 +26,7 @@ from vaultik.index import runs
 from vaultik.index.lock import RunLock
 from vaultik.niceness import give_way
 from vaultik.restore.asked import Asked
+from vaultik.restore.kept import parse_kept
 from vaultik.restore.report import problem_lines, summary
 from vaultik.restore.session import RestoreSession
 from vaultik.secrets import identity_files, identity_warnings, load_identities
@@ -176,11 +177,16 @@ def begin_restore(task: Restore) -> RestoreSession:
                 Path(task.target),
                 task.snapshot,
                 task.host or None,
+                task.include,
+                task.exclude,
                 force=task.force,
                 delete=task.delete,
                 checksum=task.checksum,
                 identities=identity_files(None),
                 signers=signers_of(task),
+                keeps=parse_kept(
+                    task.map_owner, task.map_group, task.without, numeric=task.numeric_ids, no_owner=task.no_owner
+                ),
                 salvage=task.salvage,
             ),
             emit=record.add,

@@ -11,6 +11,8 @@ Restore                       the root: yields the snapshot, the comparison, the
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import luigi
@@ -143,6 +145,26 @@ class RestoreTree(_RestoreTask):
         yield FinishTree(restore_id=self.restore_id)
 
 
+class Several(luigi.Parameter[tuple[str, ...]]):
+    """One text, or a JSON list of them: the luigi command takes an option once."""
+
+    def parse(self, text: str) -> tuple[str, ...]:
+        """Read what the command line or luigi.cfg has; what is no such list is the text itself (`[ab]*` is a pattern)."""
+        with suppress(ValueError):
+            found = json.loads(text)
+            if isinstance(found, list) and all(isinstance(one, str) for one in found):
+                return tuple(found)
+        return (text,)
+
+    def serialize(self, value: tuple[str, ...]) -> str:
+        """Return what `parse` reads again."""
+        return json.dumps(value)
+
+    def normalize(self, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Return what can be a key."""
+        return tuple(value)
+
+
 class Restore(VisibleTask):
     """`luigi --module vaultik.tasks Restore --bucket B --prefix P --snapshot latest --target DIR`."""
 
@@ -160,6 +182,13 @@ class Restore(VisibleTask):
     signers = luigi.Parameter(
         default="", description="allowed_signers file: whose signature counts", visibility=ParameterVisibility.PRIVATE
     )
+    include = Several(default=(), description="patterns of what is wanted", visibility=ParameterVisibility.PRIVATE)
+    exclude = Several(default=(), description="patterns of what isn't", visibility=ParameterVisibility.PRIVATE)
+    without = Several(default=(), description="classes of attributes that are left out")
+    map_owner = Several(default=(), description="OLD:NEW", visibility=ParameterVisibility.PRIVATE)
+    map_group = Several(default=(), description="OLD:NEW", visibility=ParameterVisibility.PRIVATE)
+    numeric_ids = luigi.BoolParameter(description="owners by their numbers")
+    no_owner = luigi.BoolParameter(description="whose it was is left out")
     force = luigi.BoolParameter(description="update a directory that isn't empty")
     delete = luigi.BoolParameter(description="with force: remove what the snapshot doesn't have")
     checksum = luigi.BoolParameter(description="tell what is equal by its bytes, not by size and time")
