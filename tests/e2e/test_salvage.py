@@ -106,7 +106,8 @@ def test_the_readable_parts_come_back_under_another_name(hurt, tmp_path):
 
 def test_an_update_salvages_and_never_takes_what_stands_there(hurt, tmp_path):
     """Also with --delete: what was salvaged now stays, what stands there under that name is the snapshot's or goes."""
-    hurt.restore(tmp_path / "out", code=4)
+    done = hurt.restore(tmp_path / "out", code=4)
+    assert "with --force tries again, and with --salvage keeps what can be read" in done.stderr
     at = hurt.restored(tmp_path / "out")
     report = json.loads(hurt.restore(tmp_path / "out", "--force", "--salvage", "--json", code=4).stdout)
     names = {name: (at / (name + SALVAGED)).read_bytes() for name in check(hurt, at, report)}

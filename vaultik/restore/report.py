@@ -104,11 +104,12 @@ def problem_lines(report: RestoreReport, target: Path | None = None) -> Iterator
     for _, place, lost in report.salvaged:
         yield Line(f"{printable(top + place)}: what could be read of it; {zeros(lost)}")
     if report.damaged:
-        again = "the same command tries those again that the store refused" if report.may_go_on else None
         hint = "everything else was; older snapshots may hold other copies of them"
-        yield Line(
-            f"{plural(len(report.damaged), 'file')} could not be brought back", f"{hint}; {again}" if again else hint
-        )
+        if report.may_go_on:
+            hint += "; the same command tries those again that the store refused"
+        elif target is not None:
+            hint += "; the same command with --force tries again, and with --salvage keeps what can be read"
+        yield Line(f"{plural(len(report.damaged), 'file')} could not be brought back", hint)
     if report.failed:
         n = plural(len(report.failed), "entry", "entries")
         yield Line(
