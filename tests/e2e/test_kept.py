@@ -273,6 +273,29 @@ class TestWithout:
         finally:
             subprocess.run(["chattr", "-R", "-ia", target], check=False, capture_output=True)
 
+    @pytest.mark.parametrize("way", ["left out", "unknown"])
+    def test_what_had_to_be_loosened_is_put_back(self, rich, tmp_path, way):
+        """By an update that leaves flags out, and by a snapshot of a file system that has none."""
+        (rich.source / "dir/below").write_text("x")
+        rich.backup()
+        if way == "unknown":
+            forge(rich, "UPDATE entries SET inode_flags = NULL")
+        target = tmp_path / "out"
+        rich.restore(target)
+        at = rich.restored(target)
+        (at / "dir/below").unlink()
+        (at / "file").chmod(0o600)
+        try:
+            subprocess.run(["chattr", "+i", at / "file", at / "dir"], check=True)
+            subprocess.run(["chattr", "+a", at], check=True)
+            rich.restore(target, "--force", *(["--without", "flags"] if way == "left out" else []))
+            assert ["i" in flags_of(at / name) for name in ("file", "dir")] == [True, True]
+            assert "a" in flags_of(at)
+        finally:
+            subprocess.run(["chattr", "-R", "-ia", target], check=False, capture_output=True)
+        assert (at / "dir/below").read_text() == "x"
+        assert stat.S_IMODE((at / "file").stat().st_mode) == stat.S_IMODE((rich.source / "file").stat().st_mode)
+
 
 def test_a_device_is_never_opened_to_others(site, tmp_path):
     os.mknod(site.source / "disk", stat.S_IFBLK | 0o600, os.makedev(7, 99))

@@ -117,12 +117,18 @@ class AttributeWriter:
     def loosen(self, entry: Entry, fd: int) -> None:
         """Take flags off that would forbid every change, or that the entry shall not have; its own are set last."""
         wanted = self._flags(entry)
+        if wanted is None and (forbidding := flags.forbidding(fd)):
+            # Before they are off: whoever goes on after a kill puts them back as well.
+            self._copy.execute("INSERT OR IGNORE INTO loosened VALUES (?, ?)", (entry.id, forbidding))
         flags.loosen(fd, 0 if wanted is None else flags.surplus(fd, wanted))
 
     def set_flags(self, entry: Entry, fd: int) -> None:
         """Set the inode flags, the last thing that is done to an entry. What doesn't stay set counts as refused."""
         wanted = self._flags(entry)
-        if wanted is not None and not flags.finish(fd, wanted):
+        if wanted is None:
+            row = self._copy.execute("SELECT flags FROM loosened WHERE entry = ?", (entry.id,)).fetchone()
+            flags.put_back(fd, row[0] if row else 0)
+        elif not flags.finish(fd, wanted):
             self.refuse(entry.id, FLAGS)
 
     def refuse(self, entry: int, what: str, count: int = 1) -> None:

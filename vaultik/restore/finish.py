@@ -178,7 +178,8 @@ class Finisher:
         """Set files' inode flags: nothing may be done to an immutable one after, not even a hard link to it."""
         query = (
             "SELECT entry FROM files JOIN entries AS e ON e.id = entry"
-            f" WHERE entry = prime AND e.inode_flags & {SETTABLE_FLAGS} AND entry {_NOT_FAILED} ORDER BY 1"
+            f" WHERE entry = prime AND (e.inode_flags & {SETTABLE_FLAGS} OR entry IN (SELECT entry FROM loosened))"
+            f" AND entry {_NOT_FAILED} ORDER BY 1"
         )
         for number in iter_ids(self._copy, query):
             with guarded(self._copy, number):

@@ -32,6 +32,18 @@ def begin(fd: int, wanted: int) -> None:
             linux.set_inode_flags(fd, new)
 
 
+def forbidding(fd: int) -> int:
+    """Return the flags of an open file or directory that forbid every change."""
+    return (linux.get_inode_flags(fd) or 0) & linux.FORBIDDING_FLAGS
+
+
+def put_back(fd: int, loosened: int) -> None:
+    """Set flags again that were taken off."""
+    present = linux.get_inode_flags(fd)
+    if present is not None and loosened & ~present:
+        _set(fd, present, present | loosened)
+
+
 def loosen(fd: int, also: int = 0) -> None:
     """Take flags off that would forbid every change, and others with them; where this user may not, they stay."""
     present = linux.get_inode_flags(fd)
