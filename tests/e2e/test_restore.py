@@ -494,25 +494,39 @@ class TestLuigi:
 
     def test_it_takes_what_the_command_takes(self, stored, tmp_path):
         at = stored.source
-        more = [
-            "--exclude",
-            f"{at}/many/1",
-            "--without",
-            "times,xattrs",
-            "--map-owner",
-            "*:1234",
-            "--map-group",
-            "*:5678",
-        ]
-        include = json.dumps([f"{at}/many/1", f"{at}/many/2"])
-        self.restore(stored, tmp_path / "out", "--include", include, *more, code=0)
+        lists = {
+            "include": [f"{at}/many/1", f"{at}/many/2"],
+            "exclude": [f"{at}/many/1"],
+            "without": ["times,xattrs"],
+            "map-owner": [f"*:{OWNERS[0]}"],
+            "map-group": [f"*:{OWNERS[1]}"],
+        }
+        more = [part for name, value in lists.items() for part in (f"--{name}", json.dumps(value))]
+        self.restore(stored, tmp_path / "out", *more, code=0)
         many = stored.restored(tmp_path / "out") / "many"
         assert os.listdir(many) == ["2"]
         assert {(file.stat().st_uid, file.stat().st_gid) for file in many.iterdir()} == {OWNERS}
         assert all(file.stat().st_mtime > at.stat().st_mtime for file in many.rglob("*"))
-        self.restore(stored, tmp_path / "three", "--include", f"{at}/many/3", "--no-owner", "--numeric-ids", code=2)
-        self.restore(stored, tmp_path / "three", "--include", f"{at}/many/3", code=0)
-        assert os.listdir(stored.restored(tmp_path / "three") / "many") == ["3"]
+        self.restore(stored, tmp_path / "none", "--no-owner", "--numeric-ids", code=2)
+
+    @pytest.mark.parametrize(
+        ("given", "says"),
+        [
+            (["--exclude", "['local', '*.x']"], "not a JSON list of texts"),
+            (["--exclude", "/home"], "not a JSON list of texts"),
+            (["--include", "[1]"], "not a JSON list of texts"),
+            (["--include", ""], "--include: empty"),
+            (["--Restore-include="], "--include: empty"),
+            (["--include", '["/etc", ""]'], "--include: empty"),
+            (["--exclude", '["a"]', "--excl", '["b"]'], "given 2 times"),
+        ],
+    )
+    def test_what_is_no_list_removes_nothing(self, stored, tmp_path, given, says):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/mine").write_text("mine")
+        done = self.restore(stored, tmp_path / "out", "--force", "--delete", *given, code=2)
+        assert says in done.stderr
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
     def test_a_snapshot_that_is_not_there_leaves_nothing(self, stored, tmp_path):
         done = self.restore(stored, tmp_path / "a/b", "--snapshot", "1999", code=2)

@@ -36,6 +36,7 @@ from vaultik.store.open import open_store
 from vaultik.tasks import process, runtime
 from vaultik.tasks.build import PoliteWorker
 from vaultik.tasks.luigid import Remote, reason
+from vaultik.tasks.several import check_lists
 from vaultik.told import Attendance
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ def begin_restore(task: Restore) -> RestoreSession:
     runtime.take_record(record)
     try:
         require(task, "bucket", "target")
+        check_lists(task)
         session = RestoreSession(
             lambda: open_store(task.endpoint or None, task.bucket, task.prefix, region=task.region or None),
             identities(),

@@ -11,8 +11,6 @@ Restore                       the root: yields the snapshot, the comparison, the
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import luigi
@@ -26,6 +24,7 @@ from vaultik.tasks.backup import new_run_id
 from vaultik.tasks.build import build
 from vaultik.tasks.process import Record
 from vaultik.tasks.run import Watcher
+from vaultik.tasks.several import Several
 from vaultik.tasks.visible import Status, VisibleTask
 
 if TYPE_CHECKING:
@@ -143,26 +142,6 @@ class RestoreTree(_RestoreTask):
                 )
             yield LookElsewhere(restore_id=self.restore_id)
         yield FinishTree(restore_id=self.restore_id)
-
-
-class Several(luigi.Parameter[tuple[str, ...]]):
-    """One text, or a JSON list of them: the luigi command takes an option once."""
-
-    def parse(self, text: str) -> tuple[str, ...]:
-        """Read what the command line or luigi.cfg has; what is no such list is the text itself (`[ab]*` is a pattern)."""
-        with suppress(ValueError):
-            found = json.loads(text)
-            if isinstance(found, list) and all(isinstance(one, str) for one in found):
-                return tuple(found)
-        return (text,)
-
-    def serialize(self, value: tuple[str, ...]) -> str:
-        """Return what `parse` reads again."""
-        return json.dumps(value)
-
-    def normalize(self, value: tuple[str, ...]) -> tuple[str, ...]:
-        """Return what can be a key."""
-        return tuple(value)
 
 
 class Restore(VisibleTask):
