@@ -164,6 +164,19 @@ class TestNotSigned:
         self.refused(local, "it isn't signed")
         assert verify(local) == [], "who doesn't ask isn't told"
 
+    def test_listed_for_its_host(self, local):
+        """Whoever can put a snapshot there gives it any host's name: a choice of one hides none that isn't signed."""
+        local.backup()
+        local.configure(signing_key=None)
+        local.backup()
+        listed = [*local.where, "--json", *signers(local)]
+        rows = json.loads(local.run("snapshots", *listed, code=4).stdout)
+        assert ["problem" in row for row in rows] == [False, True]
+        for host in (host_name(), rows[0]["source"]):
+            assert json.loads(local.run("snapshots", *listed, "--host", host, code=4).stdout) == rows
+        done = local.run("snapshots", *listed, "--host", "mistyped", code=2)
+        assert f"there are: {host_name()}" in done.stderr
+
     def test_by_anybody_who_may(self, local):
         local.backup()
         sign(local, "other", "others")
