@@ -42,6 +42,8 @@ _LEFT_S = 86_400
 _BROKEN = (errno.EISDIR, errno.EIO, errno.EUCLEAN)
 """This object can't be read; others may be."""
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
+"""The file system, or the kernel, has none but files with names."""
 
 
 class LocalStore:
@@ -234,9 +236,8 @@ class LocalStore:
     def _touch(self) -> None:
         self._check_endpoint()
         with self._mapped("the clock", broken=StoreUnavailableError):
-            path = self._aside() if self._bucket.is_dir() else self._endpoint / f"{_ASIDE}{secrets.token_hex(8)}"
             try:
-                fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+                fd = self._new_file()
             except OSError as exc:
                 if exc.errno not in _REFUSED:
                     raise
@@ -245,7 +246,19 @@ class LocalStore:
                 return
             self._clock.tell(os.fstat(fd).st_mtime)
             os.close(fd)
-            path.unlink()
+
+    def _new_file(self) -> int:
+        """Return a file that has no name, now or soon."""
+        directory = self._bucket if self._bucket.is_dir() else self._endpoint
+        try:
+            return os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            if exc.errno not in _NO_NAMELESS:
+                raise
+        path = directory / f"{_ASIDE}{secrets.token_hex(8)}"
+        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        path.unlink()
+        return fd
 
     def _below(self, prefix: str, start: str) -> Iterator[ObjectInfo]:
         for name, entry in self._level(prefix):
