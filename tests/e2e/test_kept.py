@@ -15,6 +15,7 @@ from tests.support.site import NO_RIGHTS, Site
 from tests.support.tree import compare, flags_of
 from vaultik.restore.asked import Asked
 from vaultik.restore.kept import Kept
+from vaultik.restore.session import RestoreSession
 from vaultik.secrets import load_identities
 from vaultik.store.open import open_store
 
@@ -273,28 +274,87 @@ class TestWithout:
         finally:
             subprocess.run(["chattr", "-R", "-ia", target], check=False, capture_output=True)
 
-    @pytest.mark.parametrize("way", ["left out", "unknown"])
-    def test_what_had_to_be_loosened_is_put_back(self, rich, tmp_path, way):
-        """By an update that leaves flags out, and by a snapshot of a file system that has none."""
+
+class TestLoosened:
+    """Immutable and append-only are no obstacle to an update, and stand again on all that stays: nothing says otherwise."""
+
+    @pytest.fixture
+    def out(self, rich, tmp_path):
         (rich.source / "dir/below").write_text("x")
+        os.link(rich.source / "dir/below", rich.source / "dir/link")
         rich.backup()
+        rich.restore(tmp_path / "out")
+        yield tmp_path / "out"
+        subprocess.run(["chattr", "-R", "-ia", tmp_path], check=False, capture_output=True)
+
+    @pytest.mark.parametrize("way", ["left out", "unknown"])
+    def test_files_and_directories(self, rich, out, way):
+        """By an update that leaves flags out, and by a snapshot of a file system that has none."""
         if way == "unknown":
             forge(rich, "UPDATE entries SET inode_flags = NULL")
-        target = tmp_path / "out"
-        rich.restore(target)
-        at = rich.restored(target)
-        (at / "dir/below").unlink()
+        at = rich.restored(out)
+        (at / "dir/link").unlink()
         (at / "file").chmod(0o600)
-        try:
-            subprocess.run(["chattr", "+i", at / "file", at / "dir"], check=True)
-            subprocess.run(["chattr", "+a", at], check=True)
-            rich.restore(target, "--force", *(["--without", "flags"] if way == "left out" else []))
-            assert ["i" in flags_of(at / name) for name in ("file", "dir")] == [True, True]
-            assert "a" in flags_of(at)
-        finally:
-            subprocess.run(["chattr", "-R", "-ia", target], check=False, capture_output=True)
-        assert (at / "dir/below").read_text() == "x"
+        chattr("+i", at / "file", at / "dir/below", at / "dir")
+        chattr("+a", at)
+        rich.restore(out, "--force", *(["--without", "flags"] if way == "left out" else []))
+        assert ["i" in flags_of(at / name) for name in ("file", "dir/below", "dir")] == [True] * 3
+        assert "a" in flags_of(at)
+        assert (at / "dir/below").samefile(at / "dir/link")
         assert stat.S_IMODE((at / "file").stat().st_mode) == stat.S_IMODE((rich.source / "file").stat().st_mode)
+
+    def test_another_name_of_what_is_replaced(self, rich, out, tmp_path):
+        at = rich.restored(out)
+        (at / "file").write_text("changed")
+        os.link(at / "file", tmp_path / "outside")
+        chattr("+i", at / "file")
+        rich.restore(out, "--force")
+        assert (at / "file").read_text() == "x"
+        assert (tmp_path / "outside").read_text() == "changed"
+        assert "i" in flags_of(tmp_path / "outside")
+
+    def test_a_directory_of_which_something_is_kept(self, rich, out):
+        at = rich.restored(out)
+        (at / "local").mkdir()
+        for name in ("kept", "gone"):
+            (at / "local" / name).write_text("mine")
+        chattr("+i", at / "local")
+        rich.restore(out, "--force", "--delete", "--exclude", "kept")
+        assert os.listdir(at / "local") == ["kept"]
+        assert "i" in flags_of(at / "local")
+
+    def test_a_try_that_is_given_up(self, rich, out):
+        """Begun without flags, given up for another choice, or by another version: it still knew what it had taken off."""
+        at = rich.restored(out)
+        for then in (["--include", str(rich.source / "file")], []):
+            (at / "dir/below").write_text("changed")
+            chattr("+i", at / "dir")
+            session = begin(rich, out)
+            session.compare()
+            assert "i" not in flags_of(at / "dir")
+            session.leave()
+            if not then:
+                begun = out / ".vaultik-restore/begun.json"
+                begun.write_text(json.dumps(json.loads(begun.read_text()) | {"shape": "another"}))
+            rich.restore(out, "--force", "--without", "flags", *then)
+            assert "i" in flags_of(at / "dir")
+            chattr("-i", at / "dir")
+        assert (at / "dir/below").read_text() == "x"
+
+
+def chattr(flags, *paths):
+    subprocess.run(["chattr", flags, *paths], check=True)
+
+
+def begin(site, target):
+    """Begin an update that leaves flags out, as far as the snapshot's plan."""
+    asked = Asked(target, "latest", force=True, keeps=Kept(without=frozenset(["flags"])))
+    session = RestoreSession(
+        lambda: open_store(site.endpoint, site.bucket, site.prefix), load_identities(site.key), asked
+    )
+    session.begin()
+    session.fetch_snapshot()
+    return session
 
 
 def test_a_device_is_never_opened_to_others(site, tmp_path):

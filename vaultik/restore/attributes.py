@@ -126,10 +126,15 @@ class AttributeWriter:
         """Set the inode flags, the last thing that is done to an entry. What doesn't stay set counts as refused."""
         wanted = self._flags(entry)
         if wanted is None:
-            row = self._copy.execute("SELECT flags FROM loosened WHERE entry = ?", (entry.id,)).fetchone()
-            flags.put_back(fd, row[0] if row else 0)
+            self.put_back(entry.id, fd)
         elif not flags.finish(fd, wanted):
             self.refuse(entry.id, FLAGS)
+
+    def put_back(self, entry: int, fd: int) -> None:
+        """Set the flags again that `loosen` took off an entry."""
+        row = self._copy.execute("SELECT flags FROM loosened WHERE entry = ?", (entry,)).fetchone()
+        if row is not None:
+            flags.put_back(fd, row[0])
 
     def refuse(self, entry: int, what: str, count: int = 1) -> None:
         """Count what could not be set of an entry."""

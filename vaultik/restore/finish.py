@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from vaultik.restore.directories import Directories
 from vaultik.restore.flags import SETTABLE_FLAGS
 from vaultik.restore.ledger import Kind, add_done, forget_written, guarded, iter_ids
 from vaultik.restore.mend import Mender
-from vaultik.restore.naming import READ, clear_way, link, stands
+from vaultik.restore.naming import READ, clear_way, stands
 from vaultik.restore.write import finish_part, write_whole
 from vaultik.snapshot.tree import get_entry
 
@@ -65,6 +66,19 @@ class Finisher:
             Directories(self._copy, self._target, self._attributes).finish,
         )
         return dict(zip(FINISH, steps, strict=True))
+
+    def put_back(self) -> None:
+        """Set the flags again that were taken off: the plan is given up, and nobody else knows of them."""
+        for number in iter_ids(self._copy, "SELECT entry FROM loosened ORDER BY 1 DESC"):
+            with suppress(OSError):
+                directory, name = (
+                    self._target.place(number) if number != self._target.root else (self._target.root_fd, b".")
+                )
+                fd = os.open(name, READ, dir_fd=directory)
+                try:
+                    self._attributes.put_back(number, fd)
+                finally:
+                    os.close(fd)
 
     def remove_temporaries(self, *, all_kinds: bool) -> None:
         """Remove what was written of files that failed: of damaged ones, whose other blobs may have held a part, or of all.
@@ -119,12 +133,24 @@ class Finisher:
             if there is not None and not (here is not None and os.path.samestat(there, here)):
                 directory, temporary = self._target.temporary(number)
                 clear_way(directory, temporary)
-                # An earlier try may have made the file immutable; `flags` comes again.
-                link(held, source, directory, temporary)
+                if stat.S_ISREG(there.st_mode):
+                    self._loosen(prime, held, source)
+                os.link(source, temporary, src_dir_fd=held, dst_dir_fd=directory, follow_symlinks=False)
                 self._name(number)
             return there is not None
         finally:
             os.close(held)
+
+    def _loosen(self, entry: int, directory: int, name: bytes) -> None:
+        """Make a file one that can be linked to: an earlier try may have made it immutable; `flags` comes again."""
+        try:
+            fd = os.open(name, READ, dir_fd=directory)
+        except OSError:
+            return
+        try:
+            self._attributes.loosen(get_entry(self._copy, entry), fd)
+        finally:
+            os.close(fd)
 
     def _name(self, number: int) -> None:
         """Give what stands under an entry's temporary name its own, or remove it."""

@@ -44,12 +44,15 @@ def put_back(fd: int, loosened: int) -> None:
         _set(fd, present, present | loosened)
 
 
-def loosen(fd: int, also: int = 0) -> None:
-    """Take flags off that would forbid every change, and others with them; where this user may not, they stay."""
-    present = linux.get_inode_flags(fd)
-    if present is not None and present & (linux.FORBIDDING_FLAGS | also):
+def loosen(fd: int, also: int = 0) -> int:
+    """Take flags off that would forbid every change, and others with them. Returns which; where this user may not, they stay."""
+    present = linux.get_inode_flags(fd) or 0
+    off = present & (linux.FORBIDDING_FLAGS | also)
+    if off:
         with suppress(OSError):
-            linux.set_inode_flags(fd, present & ~(linux.FORBIDDING_FLAGS | also))
+            linux.set_inode_flags(fd, present & ~off)
+            return off
+    return 0
 
 
 def finish(fd: int, wanted: int) -> bool:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from vaultik import linux
+from vaultik.restore import flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,19 +96,6 @@ def stands(directory: int, name: bytes) -> os.stat_result | None:
         return None
 
 
-def link(old_directory: int, old: bytes, directory: int, new: bytes) -> None:
-    """Give a file another name, even if it is immutable and this user may change that.
-
-    Raises:
-        OSError: it can't be linked to.
-    """
-    _past_flags(
-        old_directory,
-        old,
-        lambda: os.link(old, new, src_dir_fd=old_directory, dst_dir_fd=directory, follow_symlinks=False),
-    )
-
-
 def _past_flags(
     directory: int, name: bytes, act: Callable[[], None], may_be: Callable[[int], bool] = stat.S_ISREG
 ) -> None:
@@ -115,24 +103,29 @@ def _past_flags(
     try:
         act()
     except PermissionError:
-        if not _loosen(directory, name, may_be):
+        fd = _open_if(directory, name, may_be)
+        if fd is None:
             raise
-        act()
+        try:
+            loosened = flags.loosen(fd)
+            if not loosened:
+                raise
+            try:
+                act()
+            finally:
+                # It may have other names, outside the target too.
+                if os.fstat(fd).st_nlink:
+                    flags.put_back(fd, loosened)
+        finally:
+            os.close(fd)
 
 
-def _loosen(directory: int, name: bytes, may_be: Callable[[int], bool]) -> bool:
-    """Take the flags off that forbid to replace or remove what is of a kind. Returns whether that helped."""
+def _open_if(directory: int, name: bytes, may_be: Callable[[int], bool]) -> int | None:
+    """Open what stands under a name if it is of a kind; anything else (a device!) is left alone."""
+    st = stands(directory, name)
+    if st is None or not may_be(st.st_mode):
+        return None
     try:
-        fd = os.open(name, READ, dir_fd=directory)
+        return os.open(name, READ, dir_fd=directory)
     except OSError:
-        return False
-    try:
-        present = linux.get_inode_flags(fd) if may_be(os.fstat(fd).st_mode) else None
-        if present is None or not present & linux.FORBIDDING_FLAGS:
-            return False
-        linux.set_inode_flags(fd, present & ~linux.FORBIDDING_FLAGS)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    return True
+        return None

@@ -8,6 +8,7 @@ first wanted name is its prime: it gets the content, the others are linked to it
     reads     the blobs to read, in their order, and which have been
     done      what has its own name in the target, whole; nothing touches that again. `found`: it was there before
     mend      files among these whose attributes are not right, or (`apart`) whose inode has other names too: those get one of their own
+    loosened  flags that were taken off what is to be written to, and that the snapshot doesn't know: put back at the end
     written   which blobs have been written into the temporary that stands for a file of several chunks, and
               which are being written; a temporary that is made anew forgets all of them
     failures  what can't be brought back, and why
@@ -23,6 +24,7 @@ first wanted name is its prime: it gets the content, the others are linked to it
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import sqlite3
 import stat
@@ -33,7 +35,9 @@ from vaultik.model import Mark
 from vaultik.patterns import HINT, Patterns
 from vaultik.restore import owners
 from vaultik.shown import printable
+from vaultik.snapshot.read import COPY_SCHEMA
 from vaultik.snapshot.tree import ROOT, iter_tree
+from vaultik.snapshot.write import schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,6 +65,10 @@ CREATE TABLE salvaged (entry INTEGER PRIMARY KEY, name BLOB NOT NULL) STRICT;
 CREATE TABLE refused (entry INTEGER NOT NULL, what TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (entry, what)) STRICT, WITHOUT ROWID;
 CREATE TABLE steps (name TEXT PRIMARY KEY) STRICT
 """
+
+
+SHAPE = hashlib.sha256(f"{schema()}{COPY_SCHEMA}{_PLAN_SCHEMA}".encode()).hexdigest()[:16]
+"""Another for each shape that a copied snapshot with its plan has had."""
 
 
 class Totals(NamedTuple):

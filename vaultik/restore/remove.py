@@ -163,8 +163,11 @@ def _past_flags_of(directory: int, act: Callable[[], None]) -> None:
     try:
         act()
     except PermissionError:
-        flags.loosen(directory)
-        act()
+        loosened = flags.loosen(directory)
+        try:
+            act()
+        finally:
+            flags.put_back(directory, loosened)
 
 
 def inode_of(st: os.stat_result) -> tuple[int, int]:

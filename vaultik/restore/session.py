@@ -299,7 +299,9 @@ class RestoreSession:
             with target_errors(self.target):
                 if not begun.is_same(self._choice()):
                     self._give_up(begun)
-                elif not begun.is_of_this_boot:
+                elif not begun.has_plan:
+                    self._put_back(begun)
+                    self.close()
                     self._state.forget_plan()
                 elif not self.is_done(_FETCHED):
                     # Killed while it was made. Another process makes the next one: this one may keep no connection to it.
@@ -323,8 +325,16 @@ class RestoreSession:
             self.copy().execute("DELETE FROM failures")
             with closing(Target(self.copy(), self._state.home, ROOT, begun.token)) as target:
                 Sweeper(self.copy(), target, None).sweep()
+            self._put_back(begun)
         self.close()
         self._state.forget_plan()
+
+    def _put_back(self, begun: Begun) -> None:
+        """Put back what an update loosened, as far as its plan can be read."""
+        with contextlib.suppress(sqlite3.Error):
+            if self.is_done(_FETCHED):
+                with closing(Target(self.copy(), self._state.home, ROOT, begun.token)) as target:
+                    Finisher(self.copy(), target, self._asked.attributes(self.copy())).put_back()
 
     def _done(self, step: str, attributes: AttributeWriter) -> None:
         with ledger.transaction(self.copy()):

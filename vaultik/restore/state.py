@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vaultik.errors import RestoreError
+from vaultik.restore.plan import SHAPE
 from vaultik.restore.remove import names_in
 
 STATE = ".vaultik-restore"
@@ -40,6 +41,8 @@ class Begun(NamedTuple):
     token: str
     """A part of this restore's temporary names, that nobody could know before."""
     boot: str
+    shape: str = ""
+    """Of which shape the plan is (`plan.SHAPE`): one of another version is made anew."""
     doubt: bool = False
     """Whether it went on after another boot: what was written may not be as it was left, so its bytes are looked at."""
 
@@ -47,6 +50,11 @@ class Begun(NamedTuple):
     def is_in_doubt(self) -> bool:
         """Whether what was written before may not be on the disk, whatever its size and time."""
         return self.doubt or not self.is_of_this_boot
+
+    @property
+    def has_plan(self) -> bool:
+        """Whether what the plan says is so: nothing was lost since it was written, and this version understands it."""
+        return self.is_of_this_boot and self.shape == SHAPE
 
     @property
     def is_of_this_boot(self) -> bool:
@@ -142,7 +150,7 @@ class State:
         self.forget_plan()
         before = self._read()
         token = before.token if before else secrets.token_hex(8)
-        begun = Begun(choice, snapshot, key, token, _boot(), doubt=before is not None and before.is_in_doubt)
+        begun = Begun(choice, snapshot, key, token, _boot(), SHAPE, doubt=before is not None and before.is_in_doubt)
         aside = self._file.with_suffix(".new")
         with aside.open("w") as file:
             json.dump(begun._asdict(), file)
