@@ -57,16 +57,25 @@ def run_for(arguments, environment, seconds=None):
 def kill_group(group):
     """SIGKILL a group of processes, and wait until each has let go of what it held."""
     os.killpg(group, signal.SIGKILL)
-    while any(_holds_on(path, group) for path in Path("/proc").glob("[0-9]*/stat")):
+    while any(_holds_on(path, group) for path in Path("/proc").glob("[0-9]*")):
         time.sleep(0.001)
 
 
-def _holds_on(path, group):
+def _holds_on(process, group):
+    """Whether any of its threads has still to end: the first may be a zombie, and the others hold locks and files."""
     try:
-        state, _, found = path.read_text().rpartition(")")[2].split()[:3]
+        if _stat(process)[2] != str(group):
+            return False
+        states = [_stat(thread)[0] for thread in (process / "task").iterdir()]
     except (FileNotFoundError, ProcessLookupError):
-        return False
-    return int(found) == group and state not in "ZX"
+        # One has just ended: they are looked at once more.
+        return process.exists()
+    return not set(states) <= {"Z", "X"}
+
+
+def _stat(process):
+    """Its state, its parent and its group."""
+    return (process / "stat").read_text().rpartition(")")[2].split()[:3]
 
 
 class _Forker:
