@@ -129,7 +129,7 @@ def test_types_change_and_extra_names_go(stored, tmp_path):
     assert "small: a directory that isn't empty stands there; --delete" in done.stderr
     lines = stored.restore(target, "--force", "--delete", "--dry-run").stdout.splitlines()
     assert [line.replace(f" {at}/", " ") for line in lines[:-1]] == [
-        *(f"would replace {name}" for name in ("hard link to small", "link", "small")),
+        *(f"would replace {name}" for name in ("small", "link", "hard link to small")),
         *(f"would remove {name}" for name in ("extra/", "extra link", "link/", "small/", "many/3/extra")),
     ]
     report = update(stored, target, "--delete")

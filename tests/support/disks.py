@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 _IMAGE = 1 << 30
-_LOOKS_LIKE = {"ext4": ["-q", "-F"], "btrfs": ["-q", "-f"], "xfs": ["-q", "-f"]}
+_LOOKS_LIKE = {"ext2": ["-q", "-F", "-I", "128"], "ext4": ["-q", "-F"], "btrfs": ["-q", "-f"], "xfs": ["-q", "-f"]}
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from vaultik.cli.reading import Reading, reading_options
 from vaultik.errors import ConfigError, IntegrityError, RestoreError
 from vaultik.restore import plan
 from vaultik.restore.asked import Asked
-from vaultik.restore.changes import Changes, look
+from vaultik.restore.changes import Changes, looked_at
 from vaultik.restore.needs import left_reads
 from vaultik.restore.report import problem_lines, summary
 from vaultik.restore.scratch import copied_snapshot
@@ -122,9 +122,11 @@ def restore(
     if dry_run:
         with closing(session.store()) as store:
             session.check()
-            with copied_snapshot(store, identities, snapshot, host, believed) as (found, copy):
-                with tempfile.TemporaryDirectory(prefix="vaultik-") as directory:
-                    changes = look(asked, store, copy, Path(directory))
+            with (
+                copied_snapshot(store, identities, session.spec(), host, believed) as (found, copy),
+                tempfile.TemporaryDirectory(prefix="vaultik-") as directory,
+                looked_at(asked, store, copy, Path(directory)) as changes,
+            ):
                 _say_plan(found.name.snapshot, copy, changes, target, as_json=as_json)
         return
 
@@ -175,10 +177,11 @@ def exit_by(report: RestoreReport) -> None:
         sys.exit(RestoreError.exit_code)
 
 
-def _say_plan(snapshot: str, copy: sqlite3.Connection, changes: Changes, target: Path, *, as_json: bool) -> None:
+def _say_plan(snapshot: str, copy: sqlite3.Connection, changes: Changes | None, target: Path, *, as_json: bool) -> None:
     t, left = plan.totals(copy), plan.left(copy)
     requests, size = left_reads(copy)
     free = _free_bytes(target)
+    ways = {"replace": changes.replaced, "remove": changes.removed} if changes is not None else {}
     if as_json:
         fields = {
             "snapshot": snapshot,
@@ -186,16 +189,21 @@ def _say_plan(snapshot: str, copy: sqlite3.Connection, changes: Changes, target:
             "dry_run": True,
             **t._asdict(),
             "left": {**left._asdict(), "requests": requests, "fetched_bytes": size},
-            "replace": [json_path(path) for path in changes.replaced],
-            "remove": [json_path(path) for path in changes.removed],
             "free_bytes": free,
         }
-        click.echo(json.dumps(fields))
+        click.echo(json.dumps(fields)[:-1], nl=False)
+        # As they are found: there may be a million.
+        for way in ("replace", "remove"):
+            click.echo(f', "{way}": [', nl=False)
+            for n, path in enumerate(ways[way]() if way in ways else ()):
+                click.echo(f"{', ' if n else ''}{json.dumps(json_path(path))}", nl=False)
+            click.echo("]", nl=False)
+        click.echo("}")
         return
     top = os.fsencode(target).rstrip(b"/")
-    for what, paths in (("replace", changes.replaced), ("remove", changes.removed)):
-        for path in paths:
-            click.echo(f"would {what} {printable(top + path)}")
+    for way, paths in ways.items():
+        for path in paths():
+            click.echo(f"would {way} {printable(top + path)}")
     click.echo(
         f"would restore {plural(t.entries, 'entry', 'entries')}, {plural(t.files, 'file')}, {human_bytes(t.bytes)}"
         f" of snapshot {snapshot} to {printable(os.fspath(target))};"

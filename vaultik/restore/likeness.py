@@ -30,9 +30,10 @@ _CHUNKS = "SELECT ec.offset, c.size, c.hash, c.blob FROM entry_chunks AS ec JOIN
 class KeptTimes:
     """What a file system keeps of a time, found out by setting it."""
 
-    def __init__(self, directory: Path) -> None:
-        """Name a directory on that file system, in which a file may be made."""
+    def __init__(self, directory: Path, instead: Path | None = None) -> None:
+        """Name a directory on that file system, and another in which a file may be made if it takes none without a name."""
         self._directory = directory
+        self._instead = instead or directory
         self._fd: int | None = None
         self._pid = 0
 
@@ -43,12 +44,18 @@ class KeptTimes:
             OSError: no file can be made.
         """
         if self._fd is None or self._pid != os.getpid():
-            path = self._directory / f"times-{os.getpid()}"
-            self._fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            self._fd = self._new_file()
             self._pid = os.getpid()
-            path.unlink()
         os.utime(self._fd, ns=(mtime_ns, mtime_ns))
         return os.fstat(self._fd).st_mtime_ns
+
+    def _new_file(self) -> int:
+        with suppress(OSError):
+            return os.open(self._directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        path = self._instead / f"times-{os.getpid()}"
+        fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        path.unlink()
+        return fd
 
     def close(self) -> None:
         """Let go of the file."""

@@ -107,6 +107,12 @@ class RestoreSession:
             begun = self._state.peek()
         self._check_names(names, begun)
 
+    def spec(self) -> str:
+        """Return which snapshot it would be: the one that an unfinished restore of the same began with, or what is asked for."""
+        with target_errors(self.target):
+            begun = self._state.peek()
+        return begun.snapshot if begun is not None and begun.is_same(self._choice()) else self._asked.spec
+
     def begin(self) -> None:
         """Make the target ready: empty, forced, or this restore's own unfinished one.
 

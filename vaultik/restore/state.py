@@ -26,6 +26,7 @@ from vaultik.restore.plan import SHAPE
 from vaultik.restore.remove import names_in
 
 STATE = ".vaultik-restore"
+PLAN = f"{STATE}/plan.sqlite"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
