@@ -114,9 +114,9 @@ class AttributeWriter:
         finally:
             os.close(fd)
 
-    def loosen(self, entry: Entry, fd: int) -> None:
-        """Take flags off that would forbid every change, or that the entry shall not have; its own are set last."""
-        wanted = self._flags(entry)
+    def loosen(self, entry: Entry, fd: int, *, keep: bool = False) -> None:
+        """Take flags off that would forbid every change, or (but for `keep`) that the entry shall not have; its own are set last."""
+        wanted = None if keep else self._flags(entry)
         if wanted is None and (forbidding := flags.forbidding(fd)):
             # Before they are off: whoever goes on after a kill puts them back as well.
             self._copy.execute("INSERT OR IGNORE INTO loosened VALUES (?, ?)", (entry.id, forbidding))

@@ -40,6 +40,20 @@ class Directories:
         """Yield every wanted directory below the target's own, parents first: a child has a larger id than its parent."""
         return (number for number in iter_ids(self._copy, f"{_WANTED} ORDER BY 1") if number != self._target.root)
 
+    def note_standing(self) -> None:
+        """Note which of those that only lead to what is wanted stand already: they keep what they have."""
+        for number in iter_ids(self._copy, "SELECT entry FROM above ORDER BY 1"):
+            with suppress(OSError):
+                there = self._target.find(number)
+                if there is not None and stat.S_ISDIR(there.st_mode):
+                    mode = stat.S_IMODE(there.st_mode)
+                    self._copy.execute("UPDATE above SET mode = ? WHERE entry = ?", (mode, number))
+
+    def _stood(self, number: int) -> int | None:
+        """Return the mode of a directory that stood before and keeps what it has, None of any other."""
+        row = self._copy.execute("SELECT mode FROM above WHERE entry = ?", (number,)).fetchone()
+        return row[0] if row else None
+
     def make(self) -> None:
         """Make every wanted directory, parents first."""
         for number in self._below():
@@ -68,10 +82,11 @@ class Directories:
         fd = self._open(number)
         try:
             entry = get_entry(self._copy, number)
-            self._attributes.loosen(entry, fd)
+            stood = self._stood(number) is not None
+            self._attributes.loosen(entry, fd, keep=stood)
             mode = stat.S_IMODE(os.fstat(fd).st_mode)
             # Never wider than it shall be: what comes into it may be private by its directory alone.
-            wanted = mode & (entry.mode | stat.S_IRWXU) if self._attributes.keeps.has(kept.MODE) else mode
+            wanted = mode & (entry.mode | stat.S_IRWXU) if self._attributes.keeps.has(kept.MODE) and not stood else mode
             if os.geteuid():
                 wanted |= stat.S_IRWXU
             if wanted != mode:
@@ -87,9 +102,18 @@ class Directories:
             with guarded(self._copy, number):
                 fd = self._open(number)
                 try:
-                    self._finish(get_entry(self._copy, number), fd)
+                    if (mode := self._stood(number)) is None:
+                        self._finish(get_entry(self._copy, number), fd)
+                    else:
+                        self._leave(number, fd, mode)
                 finally:
                     os.close(fd)
+
+    def _leave(self, number: int, fd: int, mode: int) -> None:
+        """Put back what a directory had before it was opened up."""
+        if stat.S_IMODE(os.fstat(fd).st_mode) != mode:
+            os.fchmod(fd, mode)
+        self._attributes.put_back(number, fd)
 
     def _finish(self, entry: Entry, fd: int) -> None:
         st = os.fstat(fd)

@@ -4,6 +4,7 @@ Works on the copy in place; its tables beside the snapshot's are the plan. Of a 
 first wanted name is its prime: it gets the content, the others are linked to it.
 
     wanted    what is to be restored
+    above     directories among it that only lead there; `mode`: of those that stood before, and keep what they have
     files     the files among it, with the content of each and how many chunks and blobs hold it
     reads     the blobs to read, in their order, and which have been
     done      what has its own name in the target, whole; nothing touches that again. `found`: it was there before
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 _PLAN_SCHEMA = """
 CREATE TABLE wanted (entry INTEGER PRIMARY KEY) STRICT;
+CREATE TABLE above (entry INTEGER PRIMARY KEY, mode INTEGER) STRICT;
 CREATE TABLE files (entry INTEGER PRIMARY KEY, content INTEGER NOT NULL, prime INTEGER NOT NULL, chunks INTEGER NOT NULL,
     blobs INTEGER NOT NULL) STRICT;
 CREATE TABLE reads (place INTEGER PRIMARY KEY, blob INTEGER NOT NULL UNIQUE, done INTEGER NOT NULL DEFAULT 0) STRICT;
@@ -258,7 +260,9 @@ def _want_fitting(copy: sqlite3.Connection, root: int, include: Sequence[str], e
     copy.executemany("INSERT INTO wanted VALUES (?)", ((entry,) for entry in fitting))
     copy.execute("INSERT OR IGNORE INTO wanted VALUES (?)", (root,))
     copy.execute(
-        "INSERT OR IGNORE INTO wanted WITH RECURSIVE above (id) AS (SELECT entry FROM wanted UNION"
-        " SELECT e.parent FROM entries AS e JOIN above ON e.id = above.id WHERE e.id <> ?) SELECT id FROM above WHERE id IS NOT NULL",
+        "INSERT INTO above (entry) WITH RECURSIVE way (id) AS (SELECT entry FROM wanted UNION"
+        " SELECT e.parent FROM entries AS e JOIN way ON e.id = way.id WHERE e.id <> ?)"
+        " SELECT id FROM way WHERE id IS NOT NULL AND id NOT IN (SELECT entry FROM wanted)",
         (root,),
     )
+    copy.execute("INSERT INTO wanted SELECT entry FROM above")

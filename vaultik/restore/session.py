@@ -183,6 +183,9 @@ class RestoreSession:
             place, home = self._state.path, self._state.home
             asked.make_plan(self.copy(), lambda copy: leave_out_clashes(copy, place, home, ROOT, STATE.encode()))
             attributes = self._asked.attributes(self.copy())
+            if self._state.is_first:
+                with closing(self._open_target()) as target:
+                    Directories(self.copy(), target, attributes).note_standing()
             if left_out := plan.leave_out(self.copy(), STATE.encode()):
                 attributes.refuse(0, f"/{STATE}", left_out)
             self._done(_FETCHED, attributes)
@@ -308,7 +311,7 @@ class RestoreSession:
                 elif not begun.has_plan:
                     self._put_back(begun)
                     self.close()
-                    self._state.forget_plan()
+                    self._state.supersede_plan()
                 elif not self.is_done(_FETCHED):
                     # Killed while it was made. Another process makes the next one: this one may keep no connection to it.
                     self.close()
@@ -322,7 +325,7 @@ class RestoreSession:
                     ledger.go_on(self.copy())
         except sqlite3.DatabaseError:
             self.close()
-            self._state.forget_plan()
+            self._state.supersede_plan()
 
     def _give_up(self, begun: Begun) -> None:
         """Leave what is done to the update that follows, and nothing else."""
@@ -333,7 +336,7 @@ class RestoreSession:
                 Sweeper(self.copy(), target, None).sweep()
             self._put_back(begun)
         self.close()
-        self._state.forget_plan()
+        self._state.supersede_plan()
 
     def _put_back(self, begun: Begun) -> None:
         """Put back what an update loosened, as far as its plan can be read."""

@@ -2,6 +2,7 @@
 
     begun.json     what was asked for, the snapshot that it meant, the boot it began in
     plan.sqlite    the copied snapshot, the plan, and which steps are done
+    superseded     there was another plan before, which made some of what is there
 
 Nothing found there is believed unless the directory is this user's and closed to others; after that
 look it is reached by its descriptor alone, so that another directory in its place is not written to. What
@@ -27,6 +28,7 @@ from vaultik.restore.remove import names_in
 
 STATE = ".vaultik-restore"
 PLAN = f"{STATE}/plan.sqlite"
+_BEFORE = "superseded"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -170,6 +172,16 @@ class State:
         """Remove the plan, journals included."""
         for suffix in ("", "-wal", "-shm"):
             Path(f"{self.plan}{suffix}").unlink(missing_ok=True)
+
+    def supersede_plan(self) -> None:
+        """Remove a plan by which something may have been made already; that it was stays known."""
+        (self.path / _BEFORE).touch(mode=0o600)
+        self.forget_plan()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether nothing was made by an earlier plan."""
+        return not (self.path / _BEFORE).exists()
 
     def remove(self) -> None:
         """Remove everything and let go of the lock."""

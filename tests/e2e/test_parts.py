@@ -1,0 +1,73 @@
+"""A part of a snapshot into a tree that is in use: what only leads there is nobody's business."""
+
+import os
+import stat
+
+import pytest
+
+from tests.support.site import Site
+from vaultik.restore.asked import Asked
+from vaultik.restore.session import RestoreSession
+from vaultik.secrets import load_identities
+from vaultik.store.open import open_store
+
+
+@pytest.fixture
+def site(tmp_path):
+    """home/me/mail/letter and home/me/new/below/file, of which the target has the first."""
+    site = Site(tmp_path)
+    for way in ("home/me/mail", "home/me/new/below"):
+        (site.source / way).mkdir(parents=True)
+    (site.source / "home/me/mail/letter").write_text("x")
+    (site.source / "home/me/new/below/file").write_text("y")
+    (site.source / "home/me/new").chmod(0o711)
+    site.backup()
+    site.restore(tmp_path / "out", "--exclude", "new")
+    at = site.restored(tmp_path / "out")
+    (at / "home/me/mail/letter").write_text("changed")
+    (at / "home/me").chmod(0o700)
+    (at / "home").chmod(0o500)
+    os.utime(at / "home", ns=(1, 1))
+    os.setxattr(at / "home/me", "user.mine", b"1")
+    return site
+
+
+def facts(path):
+    st = path.stat()
+    return stat.S_IMODE(st.st_mode), st.st_uid, st.st_gid, os.listxattr(path)
+
+
+def part(site):
+    return ["--force", "--include", site.source / "home/me/mail/letter", "--include", site.source / "home/me/new/below"]
+
+
+@pytest.mark.parametrize("no_rights", [False, True])
+@pytest.mark.parametrize("ways", ["at once", "in two tries", "given up"])
+def test_directories_that_only_lead_there_keep_what_they_have(site, tmp_path, no_rights, ways):
+    at = site.restored(tmp_path / "out")
+    before = {name: facts(at / name) for name in ("home", "home/me")}
+    if ways != "at once":
+        include = [str(path) for path in part(site)[2::2]] if ways == "in two tries" else ["letter"]
+        session = RestoreSession(
+            lambda: open_store(site.endpoint, site.bucket, site.prefix),
+            load_identities(site.key),
+            Asked(tmp_path / "out", "latest", include=include, force=True),
+        )
+        session.begin()
+        session.fetch_snapshot()
+        session.compare()
+        session.leave()
+    site.restore(tmp_path / "out", *part(site), no_rights=no_rights)
+    assert (at / "home/me/mail/letter").read_text() == "x"
+    assert (at / "home/me/new/below/file").read_text() == "y"
+    assert stat.S_IMODE((at / "home/me/new").stat().st_mode) == 0o711, "it was made"
+    if ways != "given up":
+        assert {name: facts(at / name) for name in before} == before
+        assert (at / "home").stat().st_mtime_ns == 1
+
+
+def test_what_is_asked_for_itself_gets_what_the_snapshot_has(site, tmp_path):
+    site.restore(tmp_path / "out", "--force", "--include", site.source / "home")
+    at = site.restored(tmp_path / "out")
+    assert facts(at / "home") == facts(site.source / "home")
+    assert facts(at / "home/me") == facts(site.source / "home/me")
