@@ -448,6 +448,42 @@ def test_names_that_are_no_text_are_shown_in_any_locale(stored, tmp_path):
         assert b"out \\xff" in done.stdout
 
 
+def test_what_the_backup_lacks_is_told(site, tmp_path):
+    site.source.mkdir()
+    (site.source / "file").write_text("x")
+    site.backup()
+    forge(
+        site,
+        "UPDATE entries SET marks = marks | 8 WHERE type = 'f'",
+        "UPDATE entries SET marks = marks | 32 WHERE type = 'd' AND id = (SELECT parent FROM entries WHERE type = 'f')",
+    )
+    done = site.restore(tmp_path / "out")
+    assert "1 file had not been read yet when the backup was cut off" in done.stderr
+    assert "1 directory could not be looked at in full" in done.stderr
+    said = json.loads(site.restore(tmp_path / "again", "--json").stdout)
+    assert (said["complete"], said["stale"], said["gaps"]) == (True, 1, 1)
+
+
+def test_a_path_that_no_system_call_takes_is_told_in_short(site, tmp_path):
+    site.source.mkdir()
+    at = os.open(site.source, os.O_RDONLY)
+    for _ in range(40):
+        os.mkdir("d" * 200, dir_fd=at)
+        below = os.open("d" * 200, os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    with open(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=at), "w") as file:
+        file.write("x")
+    os.close(at)
+    site.backup()
+    for blob in site.blobs():
+        blob.unlink()
+    said = json.loads(site.restore(tmp_path / "out", "--json", code=4).stdout)
+    (damaged,) = said["damaged"]
+    assert len(damaged["path"]) < 4097
+    assert damaged["path"].endswith("d/file")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a device to back up")
 def test_a_device_that_can_not_be_made_is_no_success(stored, tmp_path):
     done = stored.run(

@@ -347,7 +347,8 @@ class TestDelete:
         done = site.restore(target, "--force", "--delete", snapshot=row["snapshot"], code=2)
         assert "had not ended" in done.stderr
         assert mine.read_text() == "mine"
-        site.restore(target, "--force", snapshot=row["snapshot"])
+        done = site.restore(target, "--force", snapshot=row["snapshot"])
+        assert f"snapshot {row['snapshot']} is of a backup that had not ended" in done.stderr
         assert not plan.exists()
         assert {path.name for path in mine.parent.iterdir()} == {"large", "mine"}
 

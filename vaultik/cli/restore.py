@@ -149,11 +149,14 @@ def say_report(report: RestoreReport, target: Path, *, as_json: bool, quiet: boo
         damaged, failed = ([{**json_path(p), "reason": r} for p, r in lost] for lost in (report.damaged, report.failed))
         fields = {
             "snapshot": report.snapshot,
+            "complete": report.complete,
             "target": os.fspath(target),
             **report.totals._asdict(),
             "damaged": damaged,
             "failed": failed,
             "refused": report.refused,
+            "stale": report.stale,
+            "gaps": report.gaps,
             "unchanged": report.unchanged,
             "removed": report.removed,
             "notes": [{**json_path(p), "text": text} for p, text in report.notes],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from vaultik.model import Mark
 from vaultik.restore import plan
 from vaultik.restore.attributes import SPECIAL
 from vaultik.restore.ledger import Kind, may_try_again
@@ -19,10 +20,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_LONGEST = 4096
+"""Bytes of a path that is told. A snapshot of some kilobytes can have thousands of a megabyte each."""
+
+
 class RestoreReport(NamedTuple):
     """What a restore did."""
 
     snapshot: str
+    complete: bool
+    """Whether the backup had ended that the snapshot is of."""
+    stale: int
+    """Files that come as an earlier snapshot had them."""
+    gaps: int
+    """Directories in which the backup could not look at everything."""
     totals: plan.Totals
     damaged: list[tuple[bytes, str]]
     """Path and reason of every file that could not be brought back: something stored is missing, damaged or refused."""
@@ -56,7 +67,9 @@ def make_report(copy: sqlite3.Connection) -> RestoreReport:
         "SELECT coalesce(f.entry, x.entry), x.kind, x.reason FROM failures AS x"
         " LEFT JOIN files AS f ON f.prime = x.entry ORDER BY 1"
     )
-    lost = [(path_of(copy, entry), Kind(kind), reason) for entry, kind, reason in copy.execute(query).fetchall()]
+    lost = [
+        (_shown(path_of(copy, entry)), Kind(kind), reason) for entry, kind, reason in copy.execute(query).fetchall()
+    ]
     refused = dict(copy.execute("SELECT what, sum(count) FROM refused GROUP BY what"))
     files, size = copy.execute(
         "SELECT count(*), total(CASE WHEN f.entry = f.prime THEN e.size END) FROM failures AS x"
@@ -81,8 +94,17 @@ def make_report(copy: sqlite3.Connection) -> RestoreReport:
     ).fetchone()
     (removed,) = copy.execute("SELECT coalesce(sum(count), 0) FROM removed").fetchone()
     said = [(path, text) for path, text, is_failure in notes if not is_failure]
+    meta = get_meta(copy)
+    stale, gaps = copy.execute(
+        "SELECT count(*) FILTER (WHERE e.marks & ?), count(*) FILTER (WHERE e.marks & ?)"
+        " FROM wanted AS w JOIN entries AS e ON e.id = w.entry",
+        (Mark.STALE, Mark.GAP),
+    ).fetchone()
     return RestoreReport(
-        get_meta(copy)["snapshot"],
+        meta["snapshot"],
+        bool(meta["complete"]),
+        stale,
+        gaps,
         totals,
         damaged,
         failed,
@@ -93,6 +115,12 @@ def make_report(copy: sqlite3.Connection) -> RestoreReport:
         said,
         all_salvaged(copy),
     )
+
+
+def _shown(path: bytes) -> bytes:
+    """Return a path as it is told: whole, but for one that is longer than any system call takes."""
+    half = (_LONGEST - 3) // 2
+    return path if len(path) <= _LONGEST else path[:half] + b"..." + path[-half:]
 
 
 def problem_lines(report: RestoreReport, target: Path | None = None) -> Iterator[Line]:
@@ -120,6 +148,23 @@ def problem_lines(report: RestoreReport, target: Path | None = None) -> Iterator
         )
     for what, count in report.refused.items():
         yield Line(f"{printable(what)}: could not be set {plural(count, 'time')}, no right or not supported here")
+    yield from _what_it_lacks(report)
+
+
+def _what_it_lacks(report: RestoreReport) -> Iterator[Line]:
+    """Yield what no restore of the snapshot brings, though all of it came."""
+    if not report.complete:
+        yield Line(
+            f"snapshot {report.snapshot} is of a backup that had not ended: files may be missing, or older",
+            "the next one of this host has the rest; `latest` is always complete",
+        )
+    if report.stale:
+        yield Line(
+            f"{plural(report.stale, 'file')} had not been read yet when the backup was cut off: as an earlier one has it"
+        )
+    if report.gaps:
+        n = plural(report.gaps, "directory", "directories")
+        yield Line(f"{n} could not be looked at in full when the backup was made")
     if report.totals.unreadable:
         n = plural(report.totals.unreadable, "entry", "entries")
         yield Line(f"{n} could not be read when the backup was made; no content of theirs comes back")
