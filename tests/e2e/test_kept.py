@@ -357,6 +357,17 @@ def begin(site, target):
     return session
 
 
+@pytest.mark.parametrize("who", ["uid", "gid"])
+def test_whom_nobody_can_be_owns_no_program(site, tmp_path, who):
+    """A number that chown(2) takes for "as it is": what is whoever's restores it runs as nobody else."""
+    write(site.source / "program", 0, 0, 0o6755)
+    site.backup()
+    forge(site, f"UPDATE entries SET {who} = 4294967295 WHERE type = 'f'")
+    done = site.restore(tmp_path / "out")
+    assert "owner: could not be set 1 time" in done.stderr
+    assert stat.S_IMODE((site.restored(tmp_path / "out") / "program").stat().st_mode) == 0o755
+
+
 def test_a_device_is_never_opened_to_others(site, tmp_path):
     os.mknod(site.source / "disk", stat.S_IFBLK | 0o600, os.makedev(7, 99))
     (site.source / "disk").chmod(0o660)

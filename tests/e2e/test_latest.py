@@ -66,7 +66,12 @@ def test_the_snapshots_of_one_host(site):
     manifest.chmod(0o600)
     manifest.write_bytes(b"damaged")
     assert [row[0] for row in listed("--host", "web", code=4)] == [first[0], second[0]]
+    done = site.run("fetch", *site.where, "latest", "/", "-", code=4)
+    assert f"name one by its id: {first[0]}, {second[0]}" in done.stderr
     site.env["VAULTIK_PRIVATE_KEY"] = ""
     assert listed("--host", first[1]) == [(*first[:2], None)]
     done = site.run("snapshots", *site.where, "--host", "web", code=2)
     assert "only sources are known" in done.stderr
+    (database,) = (p for p in site.objects(".sqlite.zst.age") if p.name.startswith(second[0]))
+    database.unlink()
+    assert f"note: {second[0]}: only its manifest is stored" in site.run("snapshots", *site.where).stderr

@@ -258,7 +258,7 @@ def test_the_luigi_command_fails_without_luigid(host, workers):
     assert out == ""
     assert said.splitlines() == [
         "vaultik: luigid: Connection refused",
-        "  hint: the luigi command needs it; vaultik backup goes on without it",
+        "  hint: the luigi command needs it, or --local-scheduler; `vaultik` goes on without",
     ]
     host.backup()
 

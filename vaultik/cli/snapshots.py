@@ -14,7 +14,15 @@ from vaultik.cli.progress import human_bytes
 from vaultik.cli.reading import Reading, reading_options
 from vaultik.errors import IntegrityError, NoMatchingIdentityError, SelectionError, SignatureError
 from vaultik.secrets import is_given
-from vaultik.snapshot.find import FoundSnapshot, list_snapshots, read_manifest, when, with_its_size
+from vaultik.snapshot.find import (
+    WITHOUT_DB,
+    FoundSnapshot,
+    list_snapshots,
+    read_manifest,
+    when,
+    with_its_size,
+    without_db,
+)
 from vaultik.snapshot.signed import check_signed
 
 if TYPE_CHECKING:
@@ -53,6 +61,7 @@ def snapshots(host: str | None, as_json: bool, reading: Reading) -> None:
             raise SelectionError(
                 f"no snapshot in {store.location}", hint="check bucket and prefix; vaultik backup makes the first one"
             )
+        alone = without_db(store)
         rows = [_row(store, snapshot, identities, believed) for snapshot in found]
         if host is not None:
             rows = _of_host(rows, host, store)
@@ -61,6 +70,8 @@ def snapshots(host: str | None, as_json: bool, reading: Reading) -> None:
     else:
         for line in _lines(rows, known=bool(identities)):
             click.echo(line)
+    for name in alone:
+        click.echo(f"note: {name.snapshot}: only its manifest is stored: {WITHOUT_DB}", err=True)
     problems = [row["problem"] for row in rows if "problem" in row]
     if not identities:
         click.echo("Without an identity only names, times and sizes can be seen.", err=True)

@@ -20,7 +20,7 @@ from vaultik.maintain.findings import Kind
 from vaultik.maintain.inventory import size_behind
 from vaultik.maintain.survey import Surveyor, refuse_strangers
 from vaultik.model import BlobId
-from vaultik.snapshot.find import list_snapshots, select
+from vaultik.snapshot.find import WITHOUT_DB, list_snapshots, select
 from vaultik.snapshot.listing import iter_outside_blobs
 from vaultik.snapshot.read import fetch_snapshot
 
@@ -137,9 +137,7 @@ class Looker:
             if kind == "db" and (prefix, snapshot, "manifest") not in first and not self._identities:
                 self._note(f"{key}: a snapshot without its manifest, which every backup puts first")
             if kind == "manifest" and (prefix, snapshot, "db") not in first:
-                self._note(
-                    f"{key}: a manifest without its DB, of a backup that goes on or was killed; a prune removes it in time"
-                )
+                self._note(f"{key}: a manifest without its DB: {WITHOUT_DB}; a prune removes it in time")
 
     def _list_blobs(self) -> None:
         self._emit(stage="listing blobs", objects=0, bytes=0)

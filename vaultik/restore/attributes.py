@@ -35,6 +35,8 @@ FLAGS = "inode flags"
 SPECIAL = "special file"
 
 _KEEP = 1000
+_NOBODY = (1 << 32) - 1
+"""The one number that no owner has."""
 _EVERYTHING = Kept()
 
 
@@ -159,6 +161,10 @@ class AttributeWriter:
         if not self.keeps.has(kept.OWNER):
             return False
         uid, gid = self._owner(entry)
+        if _NOBODY in (uid, gid):
+            # To chown(2) that means "as it is": whoever restores would own it, its setuid bit and all.
+            self.refuse(entry.id, OWNER)
+            return False
         if self._try(entry, OWNER, lambda: chown(uid, gid)):
             return True
         with contextlib.suppress(OSError):

@@ -136,7 +136,8 @@ def problem_lines(report: RestoreReport, target: Path | None = None) -> Iterator
         if report.may_go_on:
             hint += "; the same command tries those again that the store refused"
         elif target is not None:
-            hint += "; the same command with --force tries again, and with --salvage keeps what can be read"
+            keeps = "" if report.salvaged else ", and with --salvage keeps what can be read"
+            hint += f"; the same command with --force tries again{keeps}"
         yield Line(f"{plural(len(report.damaged), 'file')} could not be brought back", hint)
     if report.failed:
         n = plural(len(report.failed), "entry", "entries")

@@ -73,6 +73,10 @@ def list_snapshots(store: Store) -> list[FoundSnapshot]:
     return sorted(found, key=lambda s: s.name.snapshot)
 
 
+WITHOUT_DB = "of a backup that goes on or was killed, of a prune that was broken off, or the DB is lost"
+"""Why a manifest may stand alone: it is put first and removed last."""
+
+
 @contextmanager
 def digest_first(stream: Readable, sha256: bytes) -> Iterator[HashingReader]:
     """Read an object in the block; that its bytes are not what its name says comes before whatever else is wrong.
@@ -280,7 +284,10 @@ def _latest(
     fitting = [n for n in newest if host in (None, n.host, n.snapshot.source8)] or sources.newest(host)
     damaged = [exc for exc in sources.closed.values() if isinstance(exc, IntegrityError)]
     if sources.closed and (not fitting or (damaged and host is None)):
-        raise next(iter(damaged or sources.closed.values()))
+        failure = next(iter(damaged or sources.closed.values()))
+        if failure.hint is None:
+            failure.hint = f"which one is the newest can't be told; name one by its id: {_shown(found)}"
+        raise failure
     if not newest:
         raise SelectionError("latest: no complete snapshot", hint=f"name a partial one by its id: {_shown(found)}")
     if not fitting:
@@ -306,15 +313,27 @@ def _check_lost(store: Store, spec: str, found: list[FoundSnapshot]) -> None:
     Raises:
         IntegrityError: one is.
     """
-    left = [name for name, _ in iter_snapshot_objects(store) if name.snapshot.startswith(spec)]
+    left = [name for name in without_db(store) if name.snapshot.startswith(spec)]
     if len({name.snapshot for name in left}) != 1:
         return
     name = left[0]
     others = _nearest([s for s in found if s.source8 == name.source8], spec)
     raise IntegrityError(
         f"snapshot {name.snapshot}: its DB is missing, only its manifest is left",
-        hint=f"lost, or of a run that did not end; of the same source there are: {others or 'none'}",
+        hint=f"{WITHOUT_DB}; of the same source there are: {others or 'none'}",
     )
+
+
+def without_db(store: Store) -> list[SnapshotName]:
+    """Return the manifests beside which no DB is stored, by id.
+
+    Raises:
+        StoreError: the store couldn't be listed.
+    """
+    names = [name for name, _ in iter_snapshot_objects(store)]
+    whole = {(name.prefix, name.snapshot) for name in names if name.kind == "db"}
+    alone = (name for name in names if name.kind == "manifest" and (name.prefix, name.snapshot) not in whole)
+    return sorted(alone, key=lambda name: name.snapshot)
 
 
 def _nearest(found: list[FoundSnapshot], spec: str) -> str:

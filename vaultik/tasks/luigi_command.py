@@ -237,7 +237,7 @@ def say_errors(events: Sequence[dict[str, Any]]) -> int:
     if errors:
         return int(errors[0]["exit_code"])
     if _luigid_lost:
-        say(f"luigid: {_luigid_lost}", "the luigi command needs it; vaultik backup goes on without it")
+        say(f"luigid: {_luigid_lost}", "the luigi command needs it, or --local-scheduler; `vaultik` goes on without")
     elif not _signal_code:
         say(
             "Luigi ended before everything was done",
