@@ -172,7 +172,10 @@ def _content(old: Side, new: Side) -> str:
         return f"-> {printable(old.link_target)} -> {printable(new.link_target)}"
     if old.rdev is not None and new.rdev is not None:
         return f"device {_device(old.rdev)} -> {_device(new.rdev)}"
-    return human_bytes(new.size) if old.size == new.size else f"{human_bytes(old.size)} -> {human_bytes(new.size)}"
+    if old.size == new.size:
+        return human_bytes(new.size)
+    before, after = human_bytes(old.size), human_bytes(new.size)
+    return f"{before} -> {after}" if before != after else f"{old.size:,} -> {new.size:,} B"
 
 
 def _device(rdev: int) -> str:

@@ -99,7 +99,9 @@ def look_elsewhere(
     if found:
         chunks = plural(found, "chunk")
         ledger.add_note(
-            copy, b"/", f"{chunks} of snapshot {get_meta(copy)['snapshot']} had been stored anew: looked for there"
+            copy,
+            b"/",
+            f"{chunks} of snapshot {get_meta(copy)['snapshot']} had been stored anew, and are read from there",
         )
 
 

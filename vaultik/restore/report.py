@@ -132,10 +132,14 @@ def problem_lines(report: RestoreReport, target: Path | None = None) -> Iterator
     for _, place, lost in report.salvaged:
         yield Line(f"{printable(top + place)}: what could be read of it; {zeros(lost)}")
     if report.damaged:
-        hint = "everything else was; older snapshots may hold other copies of them"
+        hint = "older snapshots may hold other copies of them"
+        if report.totals.entries:
+            hint = f"everything else was; {hint}"
         if report.may_go_on:
             hint += "; the same command tries those again that the store refused"
-        elif target is not None:
+        elif target is None:
+            hint += "" if report.salvaged else "; --salvage keeps what can be read"
+        else:
             keeps = "" if report.salvaged else ", and with --salvage keeps what can be read"
             hint += f"; the same command with --force tries again{keeps}"
         yield Line(f"{plural(len(report.damaged), 'file')} could not be brought back", hint)
