@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,8 @@ from vaultik.restore.blob import write_blob
 from vaultik.restore.directories import Directories
 from vaultik.restore.elsewhere import look_elsewhere
 from vaultik.restore.finish import FINISH, LAST, Finisher
-from vaultik.restore.naming import open_directory, rename_new
+from vaultik.restore.naming import clear_way, open_directory, rename_new
+from vaultik.restore.remove import names_in
 from vaultik.restore.report import RestoreReport, make_report
 from vaultik.restore.salvage import bring_beside
 from vaultik.restore.target import Target
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from vaultik.restore.kept import Kept
     from vaultik.restore.progress import Progress
     from vaultik.store.base import Store
+
+_DIRECTORIES = "SELECT w.entry FROM wanted AS w JOIN entries AS e ON e.id = w.entry WHERE e.type = 'd'"
 
 
 def goes_into(entry: Entry, place: Path) -> bool:
@@ -79,9 +82,7 @@ class Writing:
     def into(self, place: Path) -> None:
         """Write a directory's entries into one that is there."""
         with closing(self._target(place)) as target:
-            finisher = self._content(target, Directories.ready)
-            self._finish(finisher, FINISH)
-            finisher.remove_temporaries(all_kinds=True)
+            self._finish(self._filled(target, Directories.ready), LAST)
 
     def aside(self, place: Path, *, force: bool) -> None:
         """Write aside, then rename: whatever ends this early leaves nothing behind."""
@@ -98,8 +99,7 @@ class Writing:
     def _aside(self, aside: Path, place: Path, *, force: bool) -> None:
         inner = aside / place.name
         with closing(self._target(aside if self._entry.type == "d" else inner)) as target:
-            finisher = self._content(target)
-            self._finish(finisher, [step for step in FINISH if step not in LAST])
+            finisher = self._filled(target, Directories.make)
             if self._entry.type == "d":
                 aside.rename(place)
                 self._finish(finisher, LAST)
@@ -128,7 +128,26 @@ class Writing:
         alias = (self._entry.id, os.fsencode(place.name))
         return Target(self._copy, place.parent, self._entry.parent or self._entry.id, self._token, alias)
 
-    def _content(self, target: Target, make: Callable[[Directories], None] = Directories.make) -> Finisher:
+    def _filled(self, target: Target, make: Callable[[Directories], None]) -> Finisher:
+        """Write all but what comes last. However that ends, nothing stands under a temporary name."""
+        try:
+            finisher = self._content(target, make)
+            self._finish(finisher, [step for step in FINISH if step not in LAST])
+        finally:
+            with interrupts.deferred():
+                self._remove_temporaries(target)
+        return finisher
+
+    def _remove_temporaries(self, target: Target) -> None:
+        # Nothing is written to the plan: its disk may be what is full.
+        for (number,) in self._copy.execute(_DIRECTORIES):
+            with suppress(OSError):
+                directory = target.directory(number)
+                for name in names_in(directory):
+                    if target.entry_of_temporary(name) is not None:
+                        clear_way(directory, name)
+
+    def _content(self, target: Target, make: Callable[[Directories], None]) -> Finisher:
         copy = self._copy
         totals = plan.totals(copy)
         self._progress.total(files=totals.files, bytes=totals.bytes, blobs=totals.blobs)

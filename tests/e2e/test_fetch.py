@@ -1,0 +1,84 @@
+"""Fetches into what is there already, and what is left of them however they end."""
+
+import os
+import resource
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.support.disks import small_disk
+from tests.support.restores import leftovers
+from tests.support.site import Site
+
+
+@pytest.fixture
+def site(tmp_path):
+    site = Site(tmp_path)
+    (site.source / "dir").mkdir(parents=True)
+    (site.source / "dir/small").write_text("x")
+    return site
+
+
+@pytest.fixture
+def there(tmp_path):
+    """What stands where the source goes."""
+    there = tmp_path / "there/source"
+    (there / "dir").mkdir(parents=True)
+    (there / "mine").write_text("mine")
+    return there
+
+
+def fetch(site, path, target, *arguments, **kwargs):
+    return site.run("fetch", *site.where, "latest", path, target, "--force", *arguments, **kwargs)
+
+
+def interrupt(site, there, *arguments):
+    """Fetch the source to where something stands, and break that off when it is being written."""
+    run = subprocess.Popen(
+        site.command("fetch", *site.where, "latest", site.source, there.parent, "--force", *arguments),
+        env=site.environment(),
+    )
+    while not leftovers(there) and run.poll() is None:
+        time.sleep(0.001)
+    run.send_signal(signal.SIGINT)
+    assert run.wait() == 130
+    assert (there / "mine").read_text() == "mine"
+
+
+def make_large(site, count=1):
+    for number in range(count):
+        (site.source / f"dir/large {number}").write_bytes(os.urandom(20_000_000))
+
+
+class TestNoTemporaryIsLeft:
+    def test_when_it_is_interrupted(self, site, there):
+        make_large(site, 5)
+        site.backup()
+        interrupt(site, there)
+        assert leftovers(there) == []
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+    def test_when_the_disk_is_full(self, site, there):
+        make_large(site)
+        site.backup()
+        with small_disk(there / "dir", "8m"):
+            assert "No space left" in fetch(site, site.source, there.parent, code=1).stderr
+            assert leftovers(there) == []
+
+    @pytest.mark.usefixtures("there")
+    @pytest.mark.parametrize("target", ["there", "new"])
+    def test_of_a_file_that_could_not_be_written(self, site, tmp_path, target):
+        make_large(site)
+        site.backup()
+        limit = (10_000_000, 10_000_000)
+        done = fetch(
+            site,
+            site.source,
+            tmp_path / target,
+            code=1,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+        )
+        assert "File too large" in done.stderr
+        assert leftovers(tmp_path / target) == []
