@@ -1,5 +1,6 @@
 """Fetches into what is there already, and what is left of them however they end."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -8,9 +9,10 @@ import time
 
 import pytest
 
-from tests.support.disks import small_disk
+from tests.support.disks import made, small_disk
 from tests.support.restores import leftovers
 from tests.support.site import Site
+from tests.support.tree import compare
 
 
 @pytest.fixture
@@ -82,3 +84,36 @@ class TestNoTemporaryIsLeft:
         )
         assert "File too large" in done.stderr
         assert leftovers(tmp_path / target) == []
+
+
+@contextlib.contextmanager
+def bound(folder):
+    """A directory that is mounted on another of the same file system."""
+    for path in (folder, folder.with_name("bound")):
+        path.mkdir(parents=True)
+    subprocess.run(["mount", "--bind", path, folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@contextlib.contextmanager
+def subvolume(folder):
+    with made(folder.parent, "btrfs"):
+        subprocess.run(["btrfs", "-q", "subvolume", "create", folder], check=True)
+        yield
+
+
+MOUNTS = {"another file system": lambda at: small_disk(at, "8m"), "the same one": bound, "a subvolume": subvolume}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+@pytest.mark.parametrize("mount", MOUNTS.values(), ids=MOUNTS)
+def test_an_empty_mount_point_is_gone_into(site, tmp_path, mount):
+    """Nothing can be renamed onto it."""
+    site.backup()
+    at = tmp_path / "disk/source"
+    with mount(at):
+        site.run("fetch", *site.where, "latest", site.source, at.parent)
+        assert compare(site.source, at) == []

@@ -63,8 +63,9 @@ def fetch(
 ) -> tuple[Path, RestoreReport]:
     """Bring the entry at one of `paths`, with everything below it, to `target` (into it, if that is a directory).
 
-    It is written aside and gets its name when it is complete; only into a directory that is there
-    already (`force`) is it written in place. With `salvage` what can be read of a damaged file stands beside its place.
+    It is written aside and gets its name when it is complete; only into a directory that is there already
+    (`force`), or is a mount point, is it written in place. With `salvage` what can be read of a damaged file
+    stands beside its place.
 
     Returns:
         Where it stands now, and what was done.

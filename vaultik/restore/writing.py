@@ -11,8 +11,9 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vaultik import interrupts
+from vaultik import interrupts, linux
 from vaultik.core.names import parse_snapshot_key
+from vaultik.directories import OPEN_DIRECTORY
 from vaultik.restore import ledger, plan
 from vaultik.restore.attributes import AttributeWriter
 from vaultik.restore.blob import write_blob
@@ -42,7 +43,19 @@ _DIRECTORIES = "SELECT w.entry FROM wanted AS w JOIN entries AS e ON e.id = w.en
 
 def goes_into(entry: Entry, place: Path) -> bool:
     """Tell whether an entry comes into a directory that is there, and not aside, to be renamed."""
-    return entry.type == "d" and place.is_dir() and any(place.iterdir())
+    return entry.type == "d" and place.is_dir() and (any(place.iterdir()) or _is_mount(place))
+
+
+def _is_mount(place: Path) -> bool:
+    """Tell whether a directory is a mount point, or a file system's own part (a subvolume): nothing is renamed onto it."""
+    found = set()
+    for path in (place, place.parent):
+        fd = os.open(path, OPEN_DIRECTORY & ~os.O_NOFOLLOW | os.O_PATH)
+        try:
+            found.add((linux.mount_of(fd), os.fstat(fd).st_dev))
+        finally:
+            os.close(fd)
+    return len(found) > 1
 
 
 class Writing:
