@@ -12,7 +12,7 @@ import pytest
 from tests.support.disks import made, small_disk
 from tests.support.restores import leftovers
 from tests.support.site import Site
-from tests.support.tree import compare
+from tests.support.tree import compare, flags_of
 
 
 @pytest.fixture
@@ -117,3 +117,26 @@ def test_an_empty_mount_point_is_gone_into(site, tmp_path, mount):
     with mount(at):
         site.run("fetch", *site.where, "latest", site.source, at.parent)
         assert compare(site.source, at) == []
+
+
+@pytest.fixture
+def chattr(there):
+    """Sets flags below what stands there; the test is skipped where the file system has none."""
+
+    def chattr(flags, *paths):
+        if subprocess.run(["chattr", flags, *paths], check=False, capture_output=True).returncode:
+            pytest.skip("NO FLAGS: this file system has none")
+
+    yield chattr
+    subprocess.run(["chattr", "-R", "-ia", there], check=False, capture_output=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root sets these flags")
+class TestFlags:
+    @pytest.mark.parametrize("flag", ["+i", "+a"])
+    def test_a_file_that_forbids_it_is_replaced(self, site, there, chattr, flag):
+        site.backup()
+        chattr(flag, there / "mine")
+        fetch(site, site.source / "dir/small", there / "mine")
+        assert (there / "mine").read_text() == "x"
+        assert not set("ia") & set(flags_of(there / "mine"))

@@ -20,7 +20,7 @@ from vaultik.restore.blob import write_blob
 from vaultik.restore.directories import Directories
 from vaultik.restore.elsewhere import look_elsewhere
 from vaultik.restore.finish import FINISH, LAST, Finisher
-from vaultik.restore.naming import clear_way, open_directory, rename_new
+from vaultik.restore.naming import clear_way, open_directory, rename, rename_new
 from vaultik.restore.remove import names_in
 from vaultik.restore.report import RestoreReport, make_report
 from vaultik.restore.salvage import bring_beside
@@ -198,10 +198,11 @@ class Writing:
 
 
 def _rename(aside: Path, place: Path, *, force: bool) -> None:
-    if force:
-        aside.rename(place)
-        return
+    """Give a file that was written aside, in a directory beside its place, its name there."""
+    old, new = os.fsencode(Path(*aside.parts[-2:])), os.fsencode(place.name)
     with ExitStack() as stack:
-        above = [open_directory(stack, path.parent) for path in (aside, place)]
-        if not rename_new(above[0], os.fsencode(aside.name), os.fsencode(place.name), above[1]):
+        directory = open_directory(stack, place.parent)
+        if force:
+            rename(directory, old, new)
+        elif not rename_new(directory, old, new):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(place))
