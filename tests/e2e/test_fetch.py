@@ -6,10 +6,12 @@ import resource
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.support.disks import made, small_disk
+from tests.support.forge import forge
 from tests.support.restores import leftovers
 from tests.support.site import Site
 from tests.support.tree import compare, flags_of
@@ -140,3 +142,38 @@ class TestFlags:
         fetch(site, site.source / "dir/small", there / "mine")
         assert (there / "mine").read_text() == "x"
         assert not set("ia") & set(flags_of(there / "mine"))
+
+    @pytest.mark.parametrize("way", ["left out", "unknown", "root"])
+    def test_what_is_taken_off_directories_is_put_back(self, site, there, chattr, way):
+        """Where the snapshot's aren't wanted, or it has none, and on a directory that stands for `/`."""
+        site.backup()
+        if way == "unknown":
+            forge(site, "UPDATE entries SET inode_flags = NULL")
+        chattr("+i", there / "dir")
+        chattr("+a", there)
+        path = Path("/") if way == "root" else site.source
+        fetch(
+            site, path, there if way == "root" else there.parent, *(["--without", "flags"] if way == "left out" else [])
+        )
+        assert "a" in flags_of(there)
+        if way != "root":
+            assert "i" in flags_of(there / "dir")
+            assert (there / "dir/small").read_text() == "x"
+
+    @pytest.mark.parametrize("keeps", [[], ["--without", "flags"]], ids=["kept", "left out"])
+    def test_it_is_also_when_it_is_interrupted(self, site, there, chattr, keeps):
+        make_large(site, 5)
+        site.backup()
+        chattr("+i", there / "dir")
+        chattr("+a", there)
+        interrupt(site, there, *keeps)
+        assert leftovers(there) == []
+        assert "i" in flags_of(there / "dir")
+        assert "a" in flags_of(there)
+
+    def test_the_snapshots_hold(self, site, there, chattr):
+        site.backup()
+        chattr("+i", there / "dir")
+        chattr("+a", there)
+        fetch(site, site.source, there.parent)
+        assert [flags_of(there), flags_of(there / "dir")] == [flags_of(site.source), flags_of(site.source / "dir")]

@@ -68,7 +68,7 @@ class Finisher:
         return dict(zip(FINISH, steps, strict=True))
 
     def put_back(self) -> None:
-        """Set the flags again that were taken off: the plan is given up, and nobody else knows of them."""
+        """Set the flags again that were taken off: the plan goes, and nobody else knows of them."""
         for number in iter_ids(self._copy, "SELECT entry FROM loosened ORDER BY 1 DESC"):
             with suppress(OSError):
                 directory, name = (

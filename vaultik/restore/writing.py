@@ -58,6 +58,19 @@ def _is_mount(place: Path) -> bool:
     return len(found) > 1
 
 
+class _Attributes(AttributeWriter):
+    """Notes what is taken off any entry until that has its flags: no other try gives it the snapshot's."""
+
+    def loosen(self, entry: Entry, fd: int, *, keep: bool = False) -> None:
+        super().loosen(entry, fd, keep=True)
+        if not keep:
+            super().loosen(entry, fd)
+
+    def set_flags(self, entry: Entry, fd: int) -> None:
+        super().set_flags(entry, fd)
+        self._copy.execute("DELETE FROM loosened WHERE entry = ?", (entry.id,))
+
+
 class Writing:
     """The steps of a restore for one entry."""
 
@@ -81,7 +94,7 @@ class Writing:
         self._entry = entry
         self._key = key
         self._progress = progress
-        self._attributes = AttributeWriter(copy, keeps)
+        self._attributes = _Attributes(copy, keeps)
         self._token = secrets.token_hex(8)
 
     def run(self, place: Path, *, force: bool) -> None:
@@ -93,9 +106,15 @@ class Writing:
         self._attributes.flush()
 
     def into(self, place: Path) -> None:
-        """Write a directory's entries into one that is there."""
+        """Write a directory's entries into one that is there. However that ends, no flag that forbids changes stays off by it."""
         with closing(self._target(place)) as target:
-            self._finish(self._filled(target, Directories.ready), LAST)
+            try:
+                # What stands for / gets no attributes, so nothing else takes them off it.
+                self._attributes.loosen(self._entry, target.root_fd, keep=True)
+                self._finish(self._filled(target, Directories.ready), LAST)
+            finally:
+                with interrupts.deferred():
+                    Finisher(self._copy, target, self._attributes).put_back()
 
     def aside(self, place: Path, *, force: bool) -> None:
         """Write aside, then rename: whatever ends this early leaves nothing behind."""
