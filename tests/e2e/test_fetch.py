@@ -3,7 +3,9 @@
 import contextlib
 import os
 import resource
+import shutil
 import signal
+import stat
 import subprocess
 import time
 from pathlib import Path
@@ -119,6 +121,19 @@ def test_an_empty_mount_point_is_gone_into(site, tmp_path, mount):
     with mount(at):
         site.run("fetch", *site.where, "latest", site.source, at.parent)
         assert compare(site.source, at) == []
+
+
+def test_a_new_directory_has_the_mode_of_any_new_one_unless_it_gets_its_own(site, tmp_path):
+    (site.source / "dir").chmod(0o750)
+    site.backup()
+    for path, mode, *arguments in (
+        ("/", 0o755),
+        (site.source / "dir", 0o755, "--without", "mode"),
+        (site.source / "dir", 0o750),
+    ):
+        fetch(site, path, tmp_path / "new", *arguments)
+        assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == mode
+        shutil.rmtree(tmp_path / "new")
 
 
 @pytest.fixture

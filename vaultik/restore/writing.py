@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from vaultik import interrupts, linux
 from vaultik.core.names import parse_snapshot_key
 from vaultik.directories import OPEN_DIRECTORY
-from vaultik.restore import ledger, plan
-from vaultik.restore.attributes import AttributeWriter
+from vaultik.restore import kept, ledger, plan
+from vaultik.restore.attributes import AttributeWriter, default_mode
 from vaultik.restore.blob import write_blob
 from vaultik.restore.directories import Directories
 from vaultik.restore.elsewhere import look_elsewhere
@@ -27,7 +27,7 @@ from vaultik.restore.salvage import bring_beside
 from vaultik.restore.target import Target
 from vaultik.scratch import ScratchDirectory
 from vaultik.snapshot.fetch import can_read
-from vaultik.snapshot.tree import Entry, path_of
+from vaultik.snapshot.tree import ROOT, Entry, path_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -133,6 +133,9 @@ class Writing:
         with closing(self._target(aside if self._entry.type == "d" else inner)) as target:
             finisher = self._filled(target, Directories.make)
             if self._entry.type == "d":
+                if self._entry.id == ROOT or not self._attributes.keeps.has(kept.MODE):
+                    with suppress(OSError):  # a file system that has no modes
+                        os.fchmod(target.root_fd, default_mode("d"))
                 aside.rename(place)
                 self._finish(finisher, LAST)
             elif os.path.lexists(inner):
