@@ -68,7 +68,7 @@ class Finisher:
         return dict(zip(FINISH, steps, strict=True))
 
     def put_back(self) -> None:
-        """Set the flags again that were taken off: the plan is given up, and nobody else knows of them."""
+        """Set the flags again that were taken off: the plan goes, and nobody else knows of them."""
         for number in iter_ids(self._copy, "SELECT entry FROM loosened ORDER BY 1 DESC"):
             with suppress(OSError):
                 directory, name = (
@@ -80,20 +80,19 @@ class Finisher:
                 finally:
                     os.close(fd)
 
-    def remove_temporaries(self, *, all_kinds: bool) -> None:
-        """Remove what was written of files that failed: of damaged ones, whose other blobs may have held a part, or of all.
+    def _given_up(self) -> None:
+        """Remove what was written of files that failed: of damaged ones, whose other blobs may have held a part.
 
         Of those that another try may finish, what several chunks have grown into is kept.
         """
-        kinds = "" if all_kinds else f"AND (x.kind = {int(Kind.DAMAGED)} OR f.chunks <= 1)"
-        query = f"SELECT f.entry FROM files AS f JOIN failures AS x ON x.entry = f.entry WHERE f.entry = f.prime {kinds} ORDER BY 1"
+        query = (
+            "SELECT f.entry FROM files AS f JOIN failures AS x ON x.entry = f.entry"
+            f" WHERE f.entry = f.prime AND (x.kind = {int(Kind.DAMAGED)} OR f.chunks <= 1) ORDER BY 1"
+        )
         for number in iter_ids(self._copy, query):
             with guarded(self._copy, number):
                 self._target.remove_temporary(number)
                 forget_written(self._copy, number)
-
-    def _given_up(self) -> None:
-        self.remove_temporaries(all_kinds=False)
 
     def _files(self) -> None:
         """Finish every file that no blob could finish by itself: after this each is done, or a failure."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
+from vaultik import interrupts
 from vaultik.errors import IntegrityError, RestoreError, SelectionError
 from vaultik.model import NAME_OF_TYPE, ChunkId, EntryType, Mark
 from vaultik.restore import flags, needs, plan
 from vaultik.restore.attributes import SPECIAL
 from vaultik.restore.clashes import leave_out_clashes
 from vaultik.restore.kept import Kept
+from vaultik.restore.naming import open_directory
 from vaultik.restore.progress import NoProgress, Progress
 from vaultik.restore.salvage import joined, zeros
 from vaultik.restore.scratch import copied_snapshot
@@ -63,8 +66,9 @@ def fetch(
 ) -> tuple[Path, RestoreReport]:
     """Bring the entry at one of `paths`, with everything below it, to `target` (into it, if that is a directory).
 
-    It is written aside and gets its name when it is complete; only into a directory that is there
-    already (`force`) is it written in place. With `salvage` what can be read of a damaged file stands beside its place.
+    It is written aside and gets its name when it is complete; only into a directory that is there already
+    (`force`), or is a mount point, is it written in place. With `salvage` what can be read of a damaged file
+    stands beside its place.
 
     Returns:
         Where it stands now, and what was done.
@@ -86,9 +90,12 @@ def fetch(
         _check_place(place, entry, force=force)
         with target_errors(place):
             if entry.type == "d":
-                top = _ready(place) if goes_into(entry, place) else None
+                top = place if goes_into(entry, place) else None
                 directory = top or place.parent
-                plan.make_plan(copy, entry.id, narrow=lambda copy: leave_out_clashes(copy, directory, top, entry.id))
+                with _changeable(top) if top else nullcontext():
+                    plan.make_plan(
+                        copy, entry.id, narrow=lambda copy: leave_out_clashes(copy, directory, top, entry.id)
+                    )
             else:
                 plan.make_plan(copy, entry.id)
         writing = Writing(
@@ -177,14 +184,18 @@ def _check_place(place: Path, entry: Entry, *, force: bool) -> None:
         )
 
 
-def _ready(place: Path) -> Path:
-    """Take off a directory that is to be written to what forbids that."""
-    fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        flags.loosen(fd)
-    finally:
-        os.close(fd)
-    return place
+@contextmanager
+def _changeable(directory: Path) -> Iterator[None]:
+    """Take off a directory, for the block, what forbids to make anything in it."""
+    with ExitStack() as stack:
+        fd = open_directory(stack, directory)
+        taken = flags.forbidding(fd)
+        try:
+            flags.loosen(fd)
+            yield
+        finally:
+            with interrupts.deferred():
+                flags.put_back(fd, taken)
 
 
 def _runs(copy: sqlite3.Connection, content: int) -> Iterator[tuple[int, list[tuple[WantedChunk, int]]]]:

@@ -7,25 +7,27 @@ import os
 import secrets
 import shutil
 import tempfile
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vaultik import interrupts
+from vaultik import interrupts, linux
 from vaultik.core.names import parse_snapshot_key
-from vaultik.restore import ledger, plan
-from vaultik.restore.attributes import AttributeWriter
+from vaultik.directories import OPEN_DIRECTORY
+from vaultik.restore import kept, ledger, plan
+from vaultik.restore.attributes import AttributeWriter, default_mode
 from vaultik.restore.blob import write_blob
 from vaultik.restore.directories import Directories
 from vaultik.restore.elsewhere import look_elsewhere
 from vaultik.restore.finish import FINISH, LAST, Finisher
-from vaultik.restore.naming import open_directory, rename_new
+from vaultik.restore.naming import clear_way, open_directory, rename, rename_new
+from vaultik.restore.remove import names_in
 from vaultik.restore.report import RestoreReport, make_report
 from vaultik.restore.salvage import bring_beside
 from vaultik.restore.target import Target
 from vaultik.scratch import ScratchDirectory
 from vaultik.snapshot.fetch import can_read
-from vaultik.snapshot.tree import Entry, path_of
+from vaultik.snapshot.tree import ROOT, Entry, path_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -36,10 +38,37 @@ if TYPE_CHECKING:
     from vaultik.restore.progress import Progress
     from vaultik.store.base import Store
 
+_DIRECTORIES = "SELECT w.entry FROM wanted AS w JOIN entries AS e ON e.id = w.entry WHERE e.type = 'd'"
+
 
 def goes_into(entry: Entry, place: Path) -> bool:
     """Tell whether an entry comes into a directory that is there, and not aside, to be renamed."""
-    return entry.type == "d" and place.is_dir() and any(place.iterdir())
+    return entry.type == "d" and place.is_dir() and (any(place.iterdir()) or _is_mount(place))
+
+
+def _is_mount(place: Path) -> bool:
+    """Tell whether a directory is a mount point, or a file system's own part (a subvolume): nothing is renamed onto it."""
+    found = set()
+    for path in (place, place.parent):
+        fd = os.open(path, OPEN_DIRECTORY & ~os.O_NOFOLLOW | os.O_PATH)
+        try:
+            found.add((linux.mount_of(fd), os.fstat(fd).st_dev))
+        finally:
+            os.close(fd)
+    return len(found) > 1
+
+
+class _Attributes(AttributeWriter):
+    """Notes what is taken off any entry until that has its flags: no other try gives it the snapshot's."""
+
+    def loosen(self, entry: Entry, fd: int, *, keep: bool = False) -> None:
+        super().loosen(entry, fd, keep=True)
+        if not keep:
+            super().loosen(entry, fd)
+
+    def set_flags(self, entry: Entry, fd: int) -> None:
+        super().set_flags(entry, fd)
+        self._copy.execute("DELETE FROM loosened WHERE entry = ?", (entry.id,))
 
 
 class Writing:
@@ -65,7 +94,7 @@ class Writing:
         self._entry = entry
         self._key = key
         self._progress = progress
-        self._attributes = AttributeWriter(copy, keeps)
+        self._attributes = _Attributes(copy, keeps)
         self._token = secrets.token_hex(8)
 
     def run(self, place: Path, *, force: bool) -> None:
@@ -77,11 +106,15 @@ class Writing:
         self._attributes.flush()
 
     def into(self, place: Path) -> None:
-        """Write a directory's entries into one that is there."""
+        """Write a directory's entries into one that is there. However that ends, no flag that forbids changes stays off by it."""
         with closing(self._target(place)) as target:
-            finisher = self._content(target, Directories.ready)
-            self._finish(finisher, FINISH)
-            finisher.remove_temporaries(all_kinds=True)
+            try:
+                # What stands for / gets no attributes, so nothing else takes them off it.
+                self._attributes.loosen(self._entry, target.root_fd, keep=True)
+                self._finish(self._filled(target, Directories.ready), LAST)
+            finally:
+                with interrupts.deferred():
+                    Finisher(self._copy, target, self._attributes).put_back()
 
     def aside(self, place: Path, *, force: bool) -> None:
         """Write aside, then rename: whatever ends this early leaves nothing behind."""
@@ -98,9 +131,11 @@ class Writing:
     def _aside(self, aside: Path, place: Path, *, force: bool) -> None:
         inner = aside / place.name
         with closing(self._target(aside if self._entry.type == "d" else inner)) as target:
-            finisher = self._content(target)
-            self._finish(finisher, [step for step in FINISH if step not in LAST])
+            finisher = self._filled(target, Directories.make)
             if self._entry.type == "d":
+                if self._entry.id == ROOT or not self._attributes.keeps.has(kept.MODE):
+                    with suppress(OSError):  # a file system that has no modes
+                        os.fchmod(target.root_fd, default_mode("d"))
                 aside.rename(place)
                 self._finish(finisher, LAST)
             elif os.path.lexists(inner):
@@ -128,7 +163,26 @@ class Writing:
         alias = (self._entry.id, os.fsencode(place.name))
         return Target(self._copy, place.parent, self._entry.parent or self._entry.id, self._token, alias)
 
-    def _content(self, target: Target, make: Callable[[Directories], None] = Directories.make) -> Finisher:
+    def _filled(self, target: Target, make: Callable[[Directories], None]) -> Finisher:
+        """Write all but what comes last. However that ends, nothing stands under a temporary name."""
+        try:
+            finisher = self._content(target, make)
+            self._finish(finisher, [step for step in FINISH if step not in LAST])
+        finally:
+            with interrupts.deferred():
+                self._remove_temporaries(target)
+        return finisher
+
+    def _remove_temporaries(self, target: Target) -> None:
+        # Nothing is written to the plan: its disk may be what is full.
+        for (number,) in self._copy.execute(_DIRECTORIES):
+            with suppress(OSError):
+                directory = target.directory(number)
+                for name in names_in(directory):
+                    if target.entry_of_temporary(name) is not None:
+                        clear_way(directory, name)
+
+    def _content(self, target: Target, make: Callable[[Directories], None]) -> Finisher:
         copy = self._copy
         totals = plan.totals(copy)
         self._progress.total(files=totals.files, bytes=totals.bytes, blobs=totals.blobs)
@@ -166,10 +220,11 @@ class Writing:
 
 
 def _rename(aside: Path, place: Path, *, force: bool) -> None:
-    if force:
-        aside.rename(place)
-        return
+    """Give a file that was written aside, in a directory beside its place, its name there."""
+    old, new = os.fsencode(Path(*aside.parts[-2:])), os.fsencode(place.name)
     with ExitStack() as stack:
-        above = [open_directory(stack, path.parent) for path in (aside, place)]
-        if not rename_new(above[0], os.fsencode(aside.name), os.fsencode(place.name), above[1]):
+        directory = open_directory(stack, place.parent)
+        if force:
+            rename(directory, old, new)
+        elif not rename_new(directory, old, new):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(place))
