@@ -2,14 +2,15 @@
 
 Python raises a signal's exception between any two instructions of the main thread. Inside a callback
 of compiled code, between a lock and its release, or around a fork, that does harm; such sections
-defer it and look for it themselves. Inside a destructor it is lost; so it is raised again until
-somebody took note.
+defer it and look for it themselves. Inside a destructor it is lost; so it is raised again, and nothing
+said of it, until somebody took note.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -39,6 +40,13 @@ def install() -> None:
     # Left alone where a shell's & has made it ignored.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _take)
+    tell = sys.unraisablehook
+
+    def tell_of_others(lost: sys.UnraisableHookArgs) -> None:
+        if not (_pending and isinstance(lost.exc_value, KeyboardInterrupt)):
+            tell(lost)
+
+    sys.unraisablehook = tell_of_others
 
 
 def take_hangup() -> None:

@@ -42,7 +42,10 @@ def test_of_an_unfinished_one_it_is_about_what_is_left(site, tmp_path):
     session.leave()
     (site.source / "new").write_text("new")
     site.backup()
+    state = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in (target / ".vaultik-restore").iterdir()}
     plan = dry_run(site, target)
+    after = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in (target / ".vaultik-restore").iterdir()}
+    assert after == state
     assert plan["snapshot"] == whole["snapshot"]
     assert 0 < plan["left"]["blobs"] < whole["left"]["blobs"]
     assert plan["left"]["fetched_bytes"] < whole["left"]["fetched_bytes"]
@@ -61,6 +64,22 @@ def test_what_somebody_changed_meanwhile_stays_and_is_not_said_to_go(site, tmp_p
     plan = dry_run(site, target, "--force")
     assert [path["path"] for path in plan["replace"]] == [f"{site.source}/small"]
     assert plan["left"]["files"] == 1
+
+
+def test_what_was_salvaged_stays(site, tmp_path):
+    target = tmp_path / "out"
+    at = site.restored(target)
+    (at / "small").mkdir(parents=True)
+    (at / "small/mine").write_text("mine")
+    max(site.blobs(), key=lambda path: path.stat().st_size).unlink()
+    site.restore(target, "--force", "--salvage", code=4)
+    assert (target / ".vaultik-restore").exists(), "something else failed too"
+    plan = dry_run(site, target, "--force", "--salvage")
+    assert plan["left"]["files"] == 1
+    assert plan["replace"] == [], "a directory that isn't empty doesn't give way"
+    plan = dry_run(site, target, "--force", "--salvage", "--delete")
+    assert [path["path"] for path in plan["remove"]] == [f"{site.source}/small/"]
+    assert [path["path"] for path in plan["replace"]] == [f"{site.source}/small"]
 
 
 def test_what_it_may_not_look_into_is_no_failure(site, tmp_path):

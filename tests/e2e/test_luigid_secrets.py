@@ -19,7 +19,20 @@ MARK = "Quokka"
 
 
 STEPS = {"Backup", "ScanSource", "Wave", "ChunkFile", "SealBlob", "UploadBlob", "WriteSnapshotDB"}
-PRIVATE = {"config", "bucket", "prefix", "endpoint", "region", "target", "state", "signers"}
+PRIVATE = {
+    "config",
+    "bucket",
+    "prefix",
+    "endpoint",
+    "region",
+    "target",
+    "state",
+    "signers",
+    "include",
+    "exclude",
+    "map_owner",
+    "map_group",
+}
 """What may hold a path or the name of a bucket. Luigi sends private parameters nowhere."""
 PUBLIC = {
     "host",
@@ -38,6 +51,7 @@ PUBLIC = {
     "force",
 }
 PUBLIC |= {"drop", "forget_source", "grace"}
+PUBLIC |= {"without", "numeric_ids", "no_owner"}
 PUBLIC |= {"deep", "sample", "accept", "extend_lock", "salvage", "again"}
 PUBLIC |= {f"keep_{kind}" for kind in ("last", "hourly", "daily", "weekly", "monthly", "yearly", "within")}
 

@@ -52,6 +52,24 @@ SIGNALLED_IN_AN_INNER_BLOCK = """
     print(", ".join(said))
 """
 
+SIGNALLED_IN_A_DESTRUCTOR = """
+    import os, signal, time
+    from vaultik import interrupts
+
+    class Thing:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise RuntimeError("never said: the signal came before")
+
+    interrupts.install()
+    try:
+        Thing()
+        time.sleep(30)
+    except interrupts.Terminated:
+        print("terminated")
+    interrupts.acknowledge()
+"""
+
 SIGNALLED_AS_THE_QUEUE_STARTS = """
     import atexit, multiprocessing.queues as queues, multiprocessing.util as util, os, signal
 
@@ -83,6 +101,10 @@ def test_a_signal_leaves_no_transaction_open(tmp_path):
 def test_a_signal_waits_for_the_end_of_the_outermost_block_that_defers_it():
     said = run_script(SIGNALLED_IN_AN_INNER_BLOCK)
     assert said == "after the inner block, where it is looked for, to the end, terminated\n"
+
+
+def test_a_signal_that_a_destructor_swallows_comes_again_and_nothing_is_said_of_it():
+    assert run_script(SIGNALLED_IN_A_DESTRUCTOR) == "terminated\n"
 
 
 def test_a_signal_in_luigis_own_code_cannot_keep_the_process_from_ending(local_site):

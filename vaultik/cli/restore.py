@@ -214,11 +214,11 @@ def _say_plan(snapshot: str, copy: sqlite3.Connection, changes: Changes | None, 
         f" from {plural(left.blobs, 'blob')} of {human_bytes(left.blob_bytes)}"
         f" by {plural(requests, 'request')} for {human_bytes(size)}"
     )
-    if left.bytes > free:
-        click.echo(f"note: {human_bytes(free)} are free there: holes apart, it doesn't fit")
+    if free is not None and left.bytes > free:
+        click.echo(f"note: {human_bytes(free)} are free there: it may not fit")
 
 
-def _free_bytes(target: Path) -> int:
-    """Return what a target's file system, or that of the directory it would be made in, has left for this user."""
-    at = next(path for path in (target, *target.parents) if path.exists())
-    return shutil.disk_usage(at).free
+def _free_bytes(target: Path) -> int | None:
+    """Return what a target's file system, or that of the directory it would be made in, has left, None if it doesn't say."""
+    usage = shutil.disk_usage(next(path for path in (target, *target.parents) if path.exists()))
+    return usage.free if usage.total else None

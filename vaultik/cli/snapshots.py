@@ -119,13 +119,14 @@ def _row(
 
 def _of_host(rows: list[dict[str, Any]], host: str, store: Store) -> list[dict[str, Any]]:
     """Return what is of a host, and what may be: damaged ones, and those that nobody who is believed has signed."""
-    fitting = [row for row in rows if host in (row["source"], row.get("host"))]
-    if not fitting:
-        known = sorted({row["host"] for row in rows if "host" in row})
+    is_source = any(row["source"] == host for row in rows)
+    known = sorted({row["host"] for row in rows if "host" in row})
+    open_ones = () if is_source else (_DAMAGED, _UNSIGNED)
+    kept = [row for row in rows if host in (row["source"], row.get("host")) or row.get("problem") in open_ones]
+    if not kept:
         hint = f"there are: {', '.join(known)}" if known else "without an identity only sources are known, not hosts"
         raise SelectionError(f"no snapshot of host {host!r} in {store.location}", hint=hint)
-    is_source = fitting[0]["source"] == host
-    return [row for row in rows if row in fitting or (not is_source and row.get("problem") in (_DAMAGED, _UNSIGNED))]
+    return kept
 
 
 def _lines(rows: list[dict[str, Any]], *, known: bool) -> list[str]:

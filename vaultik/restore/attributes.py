@@ -119,24 +119,24 @@ class AttributeWriter:
     def loosen(self, entry: Entry, fd: int, *, keep: bool = False) -> None:
         """Take flags off that would forbid every change, or (but for `keep`) that the entry shall not have; its own are set last."""
         wanted = None if keep else self._flags(entry)
-        if wanted is None and (forbidding := flags.forbidding(fd)):
-            # Before they are off: whoever goes on after a kill puts them back as well.
+        if forbidding := flags.forbidding(fd):
+            # Before they are off: whoever goes on after a kill, or gives this up, puts them back as well.
             self._copy.execute("INSERT OR IGNORE INTO loosened VALUES (?, ?)", (entry.id, forbidding))
         flags.loosen(fd, 0 if wanted is None else flags.surplus(fd, wanted))
 
     def set_flags(self, entry: Entry, fd: int) -> None:
         """Set the inode flags, the last thing that is done to an entry. What doesn't stay set counts as refused."""
         wanted = self._flags(entry)
-        if wanted is None:
-            self.put_back(entry.id, fd)
-        elif not flags.finish(fd, wanted):
+        self.put_back(entry.id, fd)
+        if wanted is not None and not flags.finish(fd, wanted):
             self.refuse(entry.id, FLAGS)
 
     def put_back(self, entry: int, fd: int) -> None:
-        """Set the flags again that `loosen` took off an entry."""
+        """Set the flags again that `loosen` took off an entry, and forget them: what somebody changes later is his."""
         row = self._copy.execute("SELECT flags FROM loosened WHERE entry = ?", (entry,)).fetchone()
         if row is not None:
             flags.put_back(fd, row[0])
+            self._copy.execute("DELETE FROM loosened WHERE entry = ?", (entry,))
 
     def refuse(self, entry: int, what: str, count: int = 1) -> None:
         """Count what could not be set of an entry."""

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from vaultik.directories import OPEN_DIRECTORY
 from vaultik.restore import kept
 from vaultik.restore.ledger import guarded, iter_ids
-from vaultik.snapshot.tree import get_entry
+from vaultik.snapshot.tree import get_entry, path_of
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from vaultik.restore.attributes import AttributeWriter
     from vaultik.restore.target import Target
@@ -40,19 +40,36 @@ class Directories:
         """Yield every wanted directory below the target's own, parents first: a child has a larger id than its parent."""
         return (number for number in iter_ids(self._copy, f"{_WANTED} ORDER BY 1") if number != self._target.root)
 
-    def note_standing(self) -> None:
-        """Note which of those that only lead to what is wanted stand already: they keep what they have."""
+    def note_standing(self, made: Container[bytes]) -> None:
+        """Note which of those that only lead to what is wanted stand, and not by an earlier plan: they keep what they have.
+
+        Args:
+            made: paths of those that an earlier plan may have made.
+        """
         for number in iter_ids(self._copy, "SELECT entry FROM above ORDER BY 1"):
             with suppress(OSError):
                 there = self._target.find(number)
-                if there is not None and stat.S_ISDIR(there.st_mode):
-                    mode = stat.S_IMODE(there.st_mode)
-                    self._copy.execute("UPDATE above SET mode = ? WHERE entry = ?", (mode, number))
+                if there is not None and stat.S_ISDIR(there.st_mode) and path_of(self._copy, number) not in made:
+                    self._copy.execute("UPDATE above SET stood = 1 WHERE entry = ?", (number,))
 
-    def _stood(self, number: int) -> int | None:
-        """Return the mode of a directory that stood before and keeps what it has, None of any other."""
-        row = self._copy.execute("SELECT mode FROM above WHERE entry = ?", (number,)).fetchone()
-        return row[0] if row else None
+    def leave_standing(self) -> None:
+        """Give those back what they had before they were opened up."""
+        for number in iter_ids(self._copy, "SELECT entry FROM above WHERE stood ORDER BY 1 DESC"):
+            with suppress(OSError):
+                fd = self._open(number)
+                try:
+                    self._leave(number, fd)
+                finally:
+                    os.close(fd)
+
+    def may_be_made(self) -> Iterator[bytes]:
+        """Yield the paths of all that this plan may have made."""
+        query = f"{_WANTED} AND e.id NOT IN (SELECT entry FROM above WHERE stood)"
+        return (path_of(self._copy, number) for number in iter_ids(self._copy, query))
+
+    def _stood(self, number: int) -> bool:
+        """Tell whether a directory keeps what it has."""
+        return self._copy.execute("SELECT 1 FROM above WHERE entry = ? AND stood", (number,)).fetchone() is not None
 
     def make(self) -> None:
         """Make every wanted directory, parents first."""
@@ -82,7 +99,7 @@ class Directories:
         fd = self._open(number)
         try:
             entry = get_entry(self._copy, number)
-            stood = self._stood(number) is not None
+            stood = self._stood(number)
             self._attributes.loosen(entry, fd, keep=stood)
             mode = stat.S_IMODE(os.fstat(fd).st_mode)
             # Never wider than it shall be: what comes into it may be private by its directory alone.
@@ -90,6 +107,8 @@ class Directories:
             if os.geteuid():
                 wanted |= stat.S_IRWXU
             if wanted != mode:
+                if stood:
+                    self._copy.execute("UPDATE above SET mode = ?, opened = ? WHERE entry = ?", (mode, wanted, number))
                 with suppress(PermissionError):  # somebody else's; what can't be written below says so itself
                     os.fchmod(fd, wanted)
         finally:
@@ -102,17 +121,19 @@ class Directories:
             with guarded(self._copy, number):
                 fd = self._open(number)
                 try:
-                    if (mode := self._stood(number)) is None:
-                        self._finish(get_entry(self._copy, number), fd)
+                    if self._stood(number):
+                        self._leave(number, fd)
                     else:
-                        self._leave(number, fd, mode)
+                        self._finish(get_entry(self._copy, number), fd)
                 finally:
                     os.close(fd)
 
-    def _leave(self, number: int, fd: int, mode: int) -> None:
-        """Put back what a directory had before it was opened up."""
-        if stat.S_IMODE(os.fstat(fd).st_mode) != mode:
+    def _leave(self, number: int, fd: int) -> None:
+        """Put back what a directory had before it was opened up, unless somebody has changed it since."""
+        mode, opened = self._copy.execute("SELECT mode, opened FROM above WHERE entry = ?", (number,)).fetchone()
+        if mode is not None and stat.S_IMODE(os.fstat(fd).st_mode) == opened:
             os.fchmod(fd, mode)
+        self._copy.execute("UPDATE above SET mode = NULL WHERE entry = ? AND mode IS NOT NULL", (number,))
         self._attributes.put_back(number, fd)
 
     def _finish(self, entry: Entry, fd: int) -> None:

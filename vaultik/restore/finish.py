@@ -132,9 +132,13 @@ class Finisher:
             if there is not None and not (here is not None and os.path.samestat(there, here)):
                 directory, temporary = self._target.temporary(number)
                 clear_way(directory, temporary)
-                if stat.S_ISREG(there.st_mode):
+                try:
+                    os.link(source, temporary, src_dir_fd=held, dst_dir_fd=directory, follow_symlinks=False)
+                except PermissionError:
+                    if not stat.S_ISREG(there.st_mode):
+                        raise
                     self._loosen(prime, held, source)
-                os.link(source, temporary, src_dir_fd=held, dst_dir_fd=directory, follow_symlinks=False)
+                    os.link(source, temporary, src_dir_fd=held, dst_dir_fd=directory, follow_symlinks=False)
                 self._name(number)
             return there is not None
         finally:

@@ -4,7 +4,8 @@ Works on the copy in place; its tables beside the snapshot's are the plan. Of a 
 first wanted name is its prime: it gets the content, the others are linked to it.
 
     wanted    what is to be restored
-    above     directories among it that only lead there; `mode`: of those that stood before, and keep what they have
+    above     directories among it that only lead there; those that stood before keep what they have: the mode, too,
+              if one had to be opened to be written to
     files     the files among it, with the content of each and how many chunks and blobs hold it
     reads     the blobs to read, in their order, and which have been
     done      what has its own name in the target, whole; nothing touches that again. `found`: it was there before
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 _PLAN_SCHEMA = """
 CREATE TABLE wanted (entry INTEGER PRIMARY KEY) STRICT;
-CREATE TABLE above (entry INTEGER PRIMARY KEY, mode INTEGER) STRICT;
+CREATE TABLE above (entry INTEGER PRIMARY KEY, stood INTEGER NOT NULL DEFAULT 0, mode INTEGER, opened INTEGER) STRICT;
 CREATE TABLE files (entry INTEGER PRIMARY KEY, content INTEGER NOT NULL, prime INTEGER NOT NULL, chunks INTEGER NOT NULL,
     blobs INTEGER NOT NULL) STRICT;
 CREATE TABLE reads (place INTEGER PRIMARY KEY, blob INTEGER NOT NULL UNIQUE, done INTEGER NOT NULL DEFAULT 0) STRICT;

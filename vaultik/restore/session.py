@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vaultik import linux
 from vaultik.core.names import parse_snapshot_key
-from vaultik.errors import RestoreError
+from vaultik.errors import RestoreError, VaultikError
 from vaultik.restore import ledger, plan
 from vaultik.restore.blob import write_blob
 from vaultik.restore.clashes import leave_out_clashes
@@ -183,9 +183,9 @@ class RestoreSession:
             place, home = self._state.path, self._state.home
             asked.make_plan(self.copy(), lambda copy: leave_out_clashes(copy, place, home, ROOT, STATE.encode()))
             attributes = self._asked.attributes(self.copy())
-            if self._state.is_first:
+            if (made := self._state.made_before()) is not None:
                 with closing(self._open_target()) as target:
-                    Directories(self.copy(), target, attributes).note_standing()
+                    Directories(self.copy(), target, attributes).note_standing(made)
             if left_out := plan.leave_out(self.copy(), STATE.encode()):
                 attributes.refuse(0, f"/{STATE}", left_out)
             self._done(_FETCHED, attributes)
@@ -260,6 +260,7 @@ class RestoreSession:
                 if not self.is_done(name):
                     step()
                     self._done(name, attributes)
+            Finisher(self.copy(), target, attributes).put_back()
             linux.syncfs(target.root_fd)
             self._done(_FINISHED, attributes)
 
@@ -309,9 +310,7 @@ class RestoreSession:
                 if not begun.is_same(self._choice()):
                     self._give_up(begun)
                 elif not begun.has_plan:
-                    self._put_back(begun)
-                    self.close()
-                    self._state.supersede_plan()
+                    self._supersede(begun)
                 elif not self.is_done(_FETCHED):
                     # Killed while it was made. Another process makes the next one: this one may keep no connection to it.
                     self.close()
@@ -324,8 +323,7 @@ class RestoreSession:
                 ):
                     ledger.go_on(self.copy())
         except sqlite3.DatabaseError:
-            self.close()
-            self._state.supersede_plan()
+            self._supersede(begun)
 
     def _give_up(self, begun: Begun) -> None:
         """Leave what is done to the update that follows, and nothing else."""
@@ -334,16 +332,23 @@ class RestoreSession:
             self.copy().execute("DELETE FROM failures")
             with closing(Target(self.copy(), self._state.home, ROOT, begun.token)) as target:
                 Sweeper(self.copy(), target, None).sweep()
-            self._put_back(begun)
-        self.close()
-        self._state.supersede_plan()
+        self._supersede(begun)
 
-    def _put_back(self, begun: Begun) -> None:
-        """Put back what an update loosened, as far as its plan can be read."""
-        with contextlib.suppress(sqlite3.Error):
+    def _supersede(self, begun: Begun) -> None:
+        """Give up a plan that was complete; what it loosened and opened in the target is as before."""
+        try:
             if self.is_done(_FETCHED):
+                attributes = self._asked.attributes(self.copy())
                 with closing(Target(self.copy(), self._state.home, ROOT, begun.token)) as target:
-                    Finisher(self.copy(), target, self._asked.attributes(self.copy())).put_back()
+                    directories = Directories(self.copy(), target, attributes)
+                    directories.leave_standing()
+                    Finisher(self.copy(), target, attributes).put_back()
+                    self._state.note_made(directories.may_be_made())
+        except (sqlite3.Error, OSError, VaultikError, TypeError):
+            # Torn by a power cut, or of another shape: whatever it says, another one is made.
+            self._state.note_made(None)
+        self.close()
+        self._state.forget_plan()
 
     def _done(self, step: str, attributes: AttributeWriter) -> None:
         with ledger.transaction(self.copy()):

@@ -2,7 +2,7 @@
 
     begun.json     what was asked for, the snapshot that it meant, the boot it began in
     plan.sqlite    the copied snapshot, the plan, and which steps are done
-    superseded     there was another plan before, which made some of what is there
+    made           which directories plans before it may have made: others that are there were somebody else's
 
 Nothing found there is believed unless the directory is this user's and closed to others; after that
 look it is reached by its descriptor alone, so that another directory in its place is not written to. What
@@ -20,15 +20,16 @@ import secrets
 import shutil
 import stat
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vaultik.errors import RestoreError
 from vaultik.restore.plan import SHAPE
 from vaultik.restore.remove import names_in
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 STATE = ".vaultik-restore"
-PLAN = f"{STATE}/plan.sqlite"
-_BEFORE = "superseded"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -173,15 +174,24 @@ class State:
         for suffix in ("", "-wal", "-shm"):
             Path(f"{self.plan}{suffix}").unlink(missing_ok=True)
 
-    def supersede_plan(self) -> None:
-        """Remove a plan by which something may have been made already; that it was stays known."""
-        (self.path / _BEFORE).touch(mode=0o600)
-        self.forget_plan()
+    def note_made(self, made: Iterable[bytes] | None) -> None:
+        """Remember which directories a plan that is given up may have made: by their paths, None for any."""
+        with self._made.open("a") as file:
+            for line in ("*",) if made is None else (path.hex() for path in made):
+                file.write(f"{line}\n")
+
+    def made_before(self) -> set[bytes] | None:
+        """Return which directories an earlier plan may have made, None for any."""
+        try:
+            return {bytes.fromhex(line) for line in self._made.read_text().splitlines()}
+        except FileNotFoundError:
+            return set()
+        except ValueError:  # "*", or half a line
+            return None
 
     @property
-    def is_first(self) -> bool:
-        """Whether nothing was made by an earlier plan."""
-        return not (self.path / _BEFORE).exists()
+    def _made(self) -> Path:
+        return self.path / "made"
 
     def remove(self) -> None:
         """Remove everything and let go of the lock."""

@@ -58,19 +58,6 @@ def _is_mount(place: Path) -> bool:
     return len(found) > 1
 
 
-class _Attributes(AttributeWriter):
-    """Notes what is taken off any entry until that has its flags: no other try gives it the snapshot's."""
-
-    def loosen(self, entry: Entry, fd: int, *, keep: bool = False) -> None:
-        super().loosen(entry, fd, keep=True)
-        if not keep:
-            super().loosen(entry, fd)
-
-    def set_flags(self, entry: Entry, fd: int) -> None:
-        super().set_flags(entry, fd)
-        self._copy.execute("DELETE FROM loosened WHERE entry = ?", (entry.id,))
-
-
 class Writing:
     """The steps of a restore for one entry."""
 
@@ -94,7 +81,7 @@ class Writing:
         self._entry = entry
         self._key = key
         self._progress = progress
-        self._attributes = _Attributes(copy, keeps)
+        self._attributes = AttributeWriter(copy, keeps)
         self._token = secrets.token_hex(8)
 
     def run(self, place: Path, *, force: bool) -> None:
