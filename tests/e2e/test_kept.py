@@ -252,16 +252,16 @@ class TestWithout:
 
     def test_flags_that_the_snapshots_has_not_go_in_an_update(self, rich, tmp_path):
         """Those that came by inheritance too: a file has its own only."""
-        (rich.source / "plain").write_text("x")
+        names = ("file", "plain", "plain, too", "dir")
+        for name in names[1:3]:
+            (rich.source / name).write_text(name)
         rich.backup()
         target = tmp_path / "out"
         target.mkdir()
         subprocess.run(["chattr", "+A", target], check=True)
         rich.restore(target)
         at = rich.restored(target)
-        assert [flags_of(at / name) for name in ("file", "plain", "dir")] == [
-            flags_of(rich.source / name) for name in ("file", "plain", "dir")
-        ]
+        assert [flags_of(at / name) for name in names] == [flags_of(rich.source / name) for name in names]
         try:
             subprocess.run(["chattr", "-d", "+iA", at / "file"], check=True)
             subprocess.run(["chattr", "+a", at / "dir"], check=True)

@@ -49,6 +49,8 @@ class AttributeWriter:
         self.keeps = keeps
         self._refused: Counter[tuple[int, str]] = Counter()
         self._last = 0
+        self._plain: int | None = None
+        """The directory of which it is known that its new files have no flags."""
         self._xattrs = Xattrs(copy, keeps)
 
     def on_descriptor(self, entry: Entry, fd: int) -> None:
@@ -97,8 +99,12 @@ class AttributeWriter:
 
     def on_creation(self, entry: Entry, fd: int) -> None:
         """Give what was just made, and is empty, the flags that only such a one takes, and the mode of a new one if it gets no other."""
-        if (wanted := self._flags(entry)) is not None:
-            flags.begin(fd, wanted)
+        wanted = self._flags(entry)
+        # What comes by inheritance is the same for each file of a directory: the first one tells.
+        if wanted is not None and (wanted or entry.parent != self._plain):
+            is_plain = flags.begin(fd, wanted)
+            if entry.type == EntryType.FILE and not wanted:
+                self._plain = entry.parent if is_plain else None
         if not self.keeps.has(kept.MODE):
             self._try(entry, MODE, lambda: os.fchmod(fd, default_mode(entry.type)))
 

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from vaultik.store.base import Store
 
 
+_TOLD_BYTES = 1 << 20
+"""How much is written before that is told: a word about each of many small files costs a tenth of the time."""
+
+
 def write_blob(
     store: Store,
     identities: Sequence[Identity],
@@ -51,11 +55,15 @@ def write_blob(
         OSError: the target did.
     """
     fetcher = BlobFetcher(store, identities, needs.get_blob(copy, blob), others_work)
+    untold = 0
     with closing(FileWriter(copy, target, attributes, blob)) as writer:
         for fetched in fetcher.fetch(needs.iter_chunks(copy, blob), needs.plan_blob(copy, blob)):
-            emit(bytes=_write(copy, writer, fetched, salvage=salvage))
+            untold += _write(copy, writer, fetched, salvage=salvage)
+            if untold >= _TOLD_BYTES:
+                emit(bytes=untold)
+                untold = 0
         writer.end()
-    emit(blobs=1, files=writer.finished)
+    emit(blobs=1, files=writer.finished, bytes=untold)
 
 
 def _write(copy: sqlite3.Connection, writer: FileWriter, fetched: Fetched, *, salvage: bool) -> int:

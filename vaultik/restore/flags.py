@@ -21,15 +21,20 @@ def surplus(fd: int, wanted: int) -> int:
     return (linux.get_inode_flags(fd) or 0) & _NOT_INHERITED & ~wanted
 
 
-def begin(fd: int, wanted: int) -> None:
-    """Set what only an empty file takes, and take off what came by inheritance; `finish` tells what didn't stay."""
+def begin(fd: int, wanted: int) -> bool:
+    """Set what only an empty file takes, and take off what came by inheritance; `finish` tells what didn't stay.
+
+    Returns:
+        Whether there was nothing to do, nor will be for another one in the same directory that wants no more.
+    """
     present = linux.get_inode_flags(fd)
     if present is None:
-        return
+        return not wanted
     new = present & ~(_NOT_INHERITED & ~wanted) | wanted & _WHILE_EMPTY
     if new != present:
         with suppress(OSError):
             linux.set_inode_flags(fd, new)
+    return not wanted and not present & _NOT_INHERITED
 
 
 def forbidding(fd: int) -> int:
