@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 
 import pytest
 
@@ -64,6 +65,23 @@ def test_what_somebody_changed_meanwhile_stays_and_is_not_said_to_go(site, tmp_p
     plan = dry_run(site, target, "--force")
     assert [path["path"] for path in plan["replace"]] == [f"{site.source}/small"]
     assert plan["left"]["files"] == 1
+
+
+def test_whoever_reads_it_may_stop(site, tmp_path):
+    """A reader that has gone is no fault of the target's."""
+    for n in range(3000):
+        (site.source / f"{'n' * 100} {n}").touch()
+    site.backup()
+    target = tmp_path / "out"
+    site.restore(target)
+    for path in site.restored(target).glob("n*"):
+        path.write_text("mine")
+    command = site.command("restore", *site.where, "latest", target, "--force", "--dry-run")
+    run = subprocess.Popen(command, env=site.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stdout.readline().startswith("would replace ")
+    run.stdout.close()
+    assert (run.stderr.read(), run.wait()) == ("", 141)
+    run.stderr.close()
 
 
 def test_what_was_salvaged_stays(site, tmp_path):

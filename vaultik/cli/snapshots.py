@@ -17,11 +17,10 @@ from vaultik.secrets import is_given
 from vaultik.snapshot.find import (
     WITHOUT_DB,
     FoundSnapshot,
-    list_snapshots,
+    list_all,
     read_manifest,
     when,
     with_its_size,
-    without_db,
 )
 from vaultik.snapshot.signed import check_signed
 
@@ -56,12 +55,11 @@ def snapshots(host: str | None, as_json: bool, reading: Reading) -> None:
     believed = reading.believed()
     identities = reading.identities() if believed is not None or is_given(reading.identity) else []
     with closing(reading.store()) as store:
-        found = list_snapshots(store)
+        found, alone = list_all(store)
         if not found:
             raise SelectionError(
                 f"no snapshot in {store.location}", hint="check bucket and prefix; vaultik backup makes the first one"
             )
-        alone = without_db(store)
         rows = [_row(store, snapshot, identities, believed) for snapshot in found]
         if host is not None:
             rows = _of_host(rows, host, store)

@@ -19,7 +19,7 @@ from vaultik.restore.target import target_errors
 from vaultik.snapshot.tree import ROOT, path_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from vaultik.restore.asked import Asked
@@ -49,16 +49,22 @@ class Changes:
 
     def replaced(self) -> Iterator[bytes]:
         """Yield what something else goes in the place of, in the snapshot's order; without `force` nothing of anybody's does."""
-        for number in iter_ids(self._copy, _LEFT) if self._asked.force else ():
-            with suppress(OSError):  # no way in, yet
+        with target_errors(self._asked.target):
+            for number in iter_ids(self._copy, _LEFT) if self._asked.force else ():
                 if self._is_replaced(number):
                     yield path_of(self._copy, number)
 
-    def removed(self) -> Iterable[bytes]:
+    def removed(self) -> Iterator[bytes]:
         """Yield what the snapshot doesn't have, a directory with all that is in it."""
-        return self._sweeper.iter_extra()
+        with target_errors(self._asked.target):
+            yield from self._sweeper.iter_extra()
 
     def _is_replaced(self, number: int) -> bool:
+        with suppress(OSError):  # no way in, yet
+            return self._goes_over(number)
+        return False
+
+    def _goes_over(self, number: int) -> bool:
         kind, prime, is_prime_done = self._copy.execute(_ENTRY, (number,)).fetchone()
         there = self._target.find(number)
         if there is None or (kind == "f" and prime is None):
@@ -93,21 +99,25 @@ def looked_at(asked: Asked, store: Store, copy: sqlite3.Connection, directory: P
         ConfigError, SelectionError, RestoreError: as a restore would.
     """
     asked.make_plan(copy)
-    with target_errors(asked.target), ExitStack() as stack:
-        if not asked.target.exists():
-            yield None
-            return
-        begun = None
-        if os.path.lexists(asked.target / STATE):
-            state = State(asked.target)
-            stack.callback(state.close)
-            begun = state.open()
-            if begun is not None and begun.has_plan and begun.is_same(asked.choice(store.location)):
-                _take_over(copy, state.plan, directory / "begun.sqlite")
-        likeness = asked.likeness(copy, begun, stack.enter_context(closing(KeptTimes(asked.target, directory))).kept)
-        target = stack.enter_context(closing(asked.open_target(copy, store, begun, likeness)))
-        Comparer(copy, target, asked.attributes(copy), likeness, replace=asked.force).run()
-        yield Changes(asked, copy, target, asked.sweeper(copy, store, target))
+    with ExitStack() as stack:
+        with target_errors(asked.target):
+            changes = _look(asked, store, copy, directory, stack) if asked.target.exists() else None
+        # What goes wrong in the block, such as a reader who has gone, is not the target's.
+        yield changes
+
+
+def _look(asked: Asked, store: Store, copy: sqlite3.Connection, directory: Path, stack: ExitStack) -> Changes:
+    begun = None
+    if os.path.lexists(asked.target / STATE):
+        state = State(asked.target)
+        stack.callback(state.close)
+        begun = state.open()
+        if begun is not None and begun.has_plan and begun.is_same(asked.choice(store.location)):
+            _take_over(copy, state.plan, directory / "begun.sqlite")
+    likeness = asked.likeness(copy, begun, stack.enter_context(closing(KeptTimes(asked.target, directory))).kept)
+    target = stack.enter_context(closing(asked.open_target(copy, store, begun, likeness)))
+    Comparer(copy, target, asked.attributes(copy), likeness, replace=asked.force).run()
+    return Changes(asked, copy, target, asked.sweeper(copy, store, target))
 
 
 def _take_over(copy: sqlite3.Connection, plan: Path, aside: Path) -> None:

@@ -10,7 +10,7 @@ first wanted name is its prime: it gets the content, the others are linked to it
     reads     the blobs to read, in their order, and which have been
     done      what has its own name in the target, whole; nothing touches that again. `found`: it was there before
     mend      files among these whose attributes are not right, or (`apart`) whose inode has other names too: those get one of their own
-    loosened  flags that were taken off what is to be written to, and that the snapshot doesn't know: put back at the end
+    loosened  flags that forbid every change, taken off what is to be written to, until it has its own or these again
     written   which blobs have been written into the temporary that stands for a file of several chunks, and
               which are being written; a temporary that is made anew forgets all of them
     failures  what can't be brought back, and why

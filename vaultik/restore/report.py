@@ -86,7 +86,9 @@ def make_report(copy: sqlite3.Connection) -> RestoreReport:
     )
     damaged = [(path, reason) for path, kind, reason in lost if kind in (Kind.DAMAGED, Kind.REFUSED)]
     failed = [(path, reason) for path, kind, reason in lost if kind in (Kind.TARGET, Kind.CLASH)]
-    notes = copy.execute("SELECT path, text, failed FROM notes ORDER BY path").fetchall()
+    notes = [
+        (_shown(path), *rest) for path, *rest in copy.execute("SELECT path, text, failed FROM notes ORDER BY path")
+    ]
     failed += [(path, text) for path, text, is_failure in notes if is_failure]
     may_go_on = may_try_again(copy)
     (unchanged,) = copy.execute(
@@ -113,7 +115,7 @@ def make_report(copy: sqlite3.Connection) -> RestoreReport:
         unchanged,
         removed,
         said,
-        all_salvaged(copy),
+        [s._replace(path=_shown(s.path), place=_shown(s.place)) for s in all_salvaged(copy)],
     )
 
 

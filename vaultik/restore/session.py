@@ -323,7 +323,8 @@ class RestoreSession:
                 ):
                     ledger.go_on(self.copy())
         except sqlite3.DatabaseError:
-            self._supersede(begun)
+            with target_errors(self.target):
+                self._supersede(begun)
 
     def _give_up(self, begun: Begun) -> None:
         """Leave what is done to the update that follows, and nothing else."""

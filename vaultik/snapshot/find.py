@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 LATEST = "latest"
 T = TypeVar("T")
+WITHOUT_DB = "of a backup that goes on or was killed, of a prune that was broken off, or the DB is lost"
+"""Why a manifest may stand alone: it is put first and removed last."""
 _SHOWN = 5
 
 
@@ -58,6 +60,15 @@ def list_snapshots(store: Store) -> list[FoundSnapshot]:
     Raises:
         StoreError: the store couldn't be listed.
     """
+    return list_all(store)[0]
+
+
+def list_all(store: Store) -> tuple[list[FoundSnapshot], list[SnapshotName]]:
+    """Return every snapshot in a store, as `list_snapshots`, and the manifests beside which no DB is stored, by id.
+
+    Raises:
+        StoreError: the store couldn't be listed.
+    """
     first: dict[tuple[str, str, str], tuple[SnapshotName, ObjectInfo]] = {}
     for name, info in iter_snapshot_objects(store):
         # An id is never given twice; who adds a second object of one later isn't its source.
@@ -70,11 +81,8 @@ def list_snapshots(store: Store) -> list[FoundSnapshot]:
             manifest_name, manifest_info = first.get((prefix, snapshot, "manifest"), (None, None))
             size = manifest_info.size_bytes if manifest_info else 0
             found.append(FoundSnapshot(name, info.size_bytes, info.modified, manifest_name, size))
-    return sorted(found, key=lambda s: s.name.snapshot)
-
-
-WITHOUT_DB = "of a backup that goes on or was killed, of a prune that was broken off, or the DB is lost"
-"""Why a manifest may stand alone: it is put first and removed last."""
+    alone = (name for (*at, kind), (name, _) in first.items() if kind == "manifest" and (*at, "db") not in first)
+    return sorted(found, key=lambda s: s.name.snapshot), sorted(alone, key=lambda name: name.snapshot)
 
 
 @contextmanager
@@ -199,7 +207,7 @@ def _check_one_host(store: Store, found: FoundSnapshot, identities: Sequence[Ide
 
 
 def _select(store: Store, spec: str, identities: Sequence[Identity], host: str | None) -> FoundSnapshot:
-    found = list_snapshots(store)
+    found, alone = list_all(store)
     if not found:
         raise SelectionError(
             f"no snapshot in {store.location}", hint="check bucket and prefix; vaultik backup makes the first one"
@@ -211,7 +219,7 @@ def _select(store: Store, spec: str, identities: Sequence[Identity], host: str |
         return fitting[0]
     if not fitting:
         if spec:
-            _check_lost(store, spec, found)
+            _check_lost(spec, found, alone)
         raise SelectionError(
             f"snapshot {spec!r}: there is none of that id", hint=f"there are: {_nearest(found, spec)}; or `latest`"
         )
@@ -307,13 +315,13 @@ def _named(newest: Sequence[Newest]) -> str:
     )
 
 
-def _check_lost(store: Store, spec: str, found: list[FoundSnapshot]) -> None:
+def _check_lost(spec: str, found: list[FoundSnapshot], alone: list[SnapshotName]) -> None:
     """Check that no manifest is left of what is meant.
 
     Raises:
         IntegrityError: one is.
     """
-    left = [name for name in without_db(store) if name.snapshot.startswith(spec)]
+    left = [name for name in alone if name.snapshot.startswith(spec)]
     if len({name.snapshot for name in left}) != 1:
         return
     name = left[0]
@@ -322,18 +330,6 @@ def _check_lost(store: Store, spec: str, found: list[FoundSnapshot]) -> None:
         f"snapshot {name.snapshot}: its DB is missing, only its manifest is left",
         hint=f"{WITHOUT_DB}; of the same source there are: {others or 'none'}",
     )
-
-
-def without_db(store: Store) -> list[SnapshotName]:
-    """Return the manifests beside which no DB is stored, by id.
-
-    Raises:
-        StoreError: the store couldn't be listed.
-    """
-    names = [name for name, _ in iter_snapshot_objects(store)]
-    whole = {(name.prefix, name.snapshot) for name in names if name.kind == "db"}
-    alone = (name for name in names if name.kind == "manifest" and (name.prefix, name.snapshot) not in whole)
-    return sorted(alone, key=lambda name: name.snapshot)
 
 
 def _nearest(found: list[FoundSnapshot], spec: str) -> str:
