@@ -34,7 +34,8 @@ def site(tmp_path):
     (at / "home").chmod(0o500)
     os.utime(at / "home", ns=(1, 1))
     os.setxattr(at / "home/me", "user.mine", b"1")
-    return site
+    yield site
+    subprocess.run(["chattr", "-R", "-ia", tmp_path / "out"], check=False, capture_output=True)
 
 
 def facts(path):
@@ -109,6 +110,42 @@ def test_what_somebody_does_to_them_between_two_tries_stays(site, tmp_path):
     assert (at / "home/me/mail/letter").read_text() == "x"
     assert [stat.S_IMODE((at / name).stat().st_mode) for name in ("home", "home/me")] == [0o711, 0o750]
     assert "i" not in flags_of(at / "home/me")
+
+
+@pytest.mark.parametrize("becomes", [0o500, 0o711])
+def test_one_that_a_plain_user_had_to_open_is_closed_again_unless_somebody_changed_it(
+    site, tmp_path, monkeypatch, becomes
+):
+    target, home = tmp_path / "out", site.restored(tmp_path / "out") / "home"
+    session = RestoreSession(
+        lambda: open_store(site.endpoint, site.bucket, site.prefix),
+        load_identities(site.key),
+        Asked(target, "latest", include=[os.fspath(path) for path in part(site)[2::2]], force=True),
+    )
+    session.begin()
+    session.fetch_snapshot()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: 12345)
+        session.compare()
+    session.leave()
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700, "opened"
+    if becomes != 0o500:
+        home.chmod(becomes)
+    site.restore(target, *part(site))
+    assert stat.S_IMODE(home.stat().st_mode) == becomes
+
+
+def test_no_file_inherits_flags_of_a_directory_that_keeps_its_own(site, tmp_path):
+    (site.source / "home/me/mail/another").write_text("x")
+    site.backup()
+    mail = site.restored(tmp_path / "out") / "home/me/mail"
+    (mail / "letter").unlink()
+    subprocess.run(["chattr", "+A", mail], check=True)
+    names = ("letter", "another")
+    include = [part for name in names for part in ("--include", site.source / "home/me/mail" / name)]
+    site.restore(tmp_path / "out", "--force", *include)
+    assert "A" in flags_of(mail)
+    assert ["A" in flags_of(mail / name) for name in names] == [False, False]
 
 
 def test_what_is_asked_for_itself_gets_what_the_snapshot_has(site, tmp_path):
